@@ -1,0 +1,61 @@
+# Each target first makes the virtual environment .venv, which the first time takes some minutes and, on Linux, 7 GB.
+# Needed beforehand: make and Python 3.10 or newer. Another one than python3: make test PYTHON=python3.12
+
+MINIMUM := 3.10
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < tuple(map(int, "$(MINIMUM)".split("."))))
+PYTHON ?= $(or $(shell for python in python3 python3.12 python3.11 python3.10; do \
+	"$$python" -c '$(NEW_ENOUGH)' 2>/dev/null && echo "$$python" && break; done),python3)
+
+VENV := .venv
+BIN := $(VENV)/bin
+# PIP_CONSTRAINT carries the same versions into the builds of the few packages that come as source.
+PIP_INSTALL := PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+LOG := >$(VENV)/install.log 2>&1 || { tail -n 20 $(VENV)/install.log >&2; exit 1; }
+# The tests and the demo make their own data and a tiny model: nothing is fetched from a hub, nothing reports home.
+OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 HF_EVALUATE_OFFLINE=1 TRANSFORMERS_OFFLINE=1 \
+	HF_HUB_DISABLE_TELEMETRY=1 DO_NOT_TRACK=1 WANDB_MODE=disabled TOKENIZERS_PARALLELISM=false MPLBACKEND=Agg
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test check bench clean
+
+help:  ## This list
+	@awk -F ':.*## +' '/^[a-z]+:.*## /{printf "%-8s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/installed  ## A question answered twice, with a model that is made on the spot
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(OFFLINE) bash examples/demo.sh
+
+test: $(VENV)/installed  ## The tests; some of them only: make test ARGS="tests/packaging -x"
+	@$(OFFLINE) $(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/installed-dev  ## Style, spelling and types
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/typos
+# mypy cannot follow setup.cfg's mapping of folders to packages, so it reads the wheel, installed out of the root's sight.
+	@rm -rf build
+	@$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheel .
+	@$(BIN)/python -m pip install --quiet --no-deps --no-compile --target build/site build/wheel/*.whl
+	@cd build/site && ../../$(BIN)/python -m mypy --cache-dir ../../.mypy_cache --config-file ../../pyproject.toml -p dualfocus_lmms
+
+bench: $(VENV)/installed  ## Time and tokens of every engine, as ratios to plain inference
+	@$(BIN)/dualfocus bench $(ARGS)
+
+$(BIN)/pip:
+	@$(PYTHON) -c '$(NEW_ENOUGH)' 2>/dev/null || { \
+		echo "Needed is Python $(MINIMUM) or newer, $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo missing)." >&2; \
+		echo "Name another one: make test PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: setup.cfg pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "Installing into $(VENV)" >&2
+	@$(PIP_INSTALL) -e '.[test]' $(LOG)
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	@echo "Installing the tools for check into $(VENV)" >&2
+	@$(PIP_INSTALL) -e '.[test,dev]' $(LOG)
+	@touch $@
+
+clean:  ## Remove what the targets above made
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

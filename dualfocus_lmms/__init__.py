@@ -1,0 +1,36 @@
+"""DualFocus for lmms-eval: two looks at a picture, the answer with the lower perplexity.
+
+The public interface. Nothing here imports torch; models live in `dualfocus_lmms.models`.
+"""
+
+from dualfocus_lmms._version import __version__
+from dualfocus_lmms.boxes import Box, BoxFormat
+from dualfocus_lmms.conversation import Conversation, Turn
+from dualfocus_lmms.errors import GenerationError, UserError
+from dualfocus_lmms.family import Family
+from dualfocus_lmms.flow import Settings, answer_batch
+from dualfocus_lmms.prompts import bare_question
+from dualfocus_lmms.trace import Trace, read_traces
+from dualfocus_lmms.types import Answer, Backend, Limits, Question, Selection, Usage
+
+__all__ = [
+    "Answer",
+    "Backend",
+    "Box",
+    "BoxFormat",
+    "Conversation",
+    "Family",
+    "GenerationError",
+    "Limits",
+    "Question",
+    "Selection",
+    "Settings",
+    "Trace",
+    "Turn",
+    "Usage",
+    "UserError",
+    "__version__",
+    "answer_batch",
+    "bare_question",
+    "read_traces",
+]

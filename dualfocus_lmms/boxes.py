@@ -1,0 +1,175 @@
+"""Boxes, and how each model family writes one. Knows nothing about images, prompts or models.
+
+A `Box` is always in fractions of the ORIGINAL image. What a model reads and writes is a `BoxFormat`; its
+frame (the original image, the image padded to a square, or the resized input) is data with a round trip.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+Frame = Literal["original", "square", "resized"]
+
+NO_BOX = "no_box"  # fallback reason: no four numbers in the reply
+
+# A number that stands alone: not a part of a word, a version or a percentage.
+_NUMBER = r"(?<![\w.+-])([-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)(?!\w|\.\d|\s*%)"
+_PAIR = rf"{_NUMBER}[\"']?(?:\s*[,;]\s*|\s+)[\"']?{_NUMBER}"
+_FOUR = re.compile(rf"{_PAIR}[\s,;()\[\]\"']+{_PAIR}")  # x, y, x, y with any brackets between the corners
+_NAMED = re.compile(
+    rf"\b([xy]_?(?:0|1|2|min|max)|left|top|right|bottom)\b[\"']?\s*[:=]\s*[\"']?{_NUMBER}", re.IGNORECASE
+)
+_LARGEST = 1e9  # no coordinate is larger: a run of digits that a model cannot stop writing is no box
+_NAMED_ORDERS = (
+    ("x1", "y1", "x2", "y2"),
+    ("x0", "y0", "x1", "y1"),
+    ("xmin", "ymin", "xmax", "ymax"),
+    ("left", "top", "right", "bottom"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A region of an image, corners (x0, y0) top left and (x1, y1) bottom right.
+
+    Coordinates are fractions of the original, unpadded image. A box that a model wrote may reach outside
+    0..1; `clip` cuts it to the image. Corners must be finite and in order (ValueError otherwise).
+    """
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+    def __post_init__(self) -> None:
+        if not all(math.isfinite(value) for value in self.xyxy):
+            raise ValueError(f"A box needs four finite numbers, got {self.xyxy}.")
+        if self.x0 > self.x1 or self.y0 > self.y1:
+            raise ValueError(f"A box needs x0 <= x1 and y0 <= y1, got {self.xyxy}.")
+
+    @classmethod
+    def from_corners(cls, xa: float, ya: float, xb: float, yb: float) -> Box:
+        """The box between two opposite corners, given in any order."""
+        return cls(min(xa, xb), min(ya, yb), max(xa, xb), max(ya, yb))
+
+    @property
+    def xyxy(self) -> tuple[float, float, float, float]:
+        """(x0, y0, x1, y1), fractions of the original image."""
+        return (self.x0, self.y0, self.x1, self.y1)
+
+    @property
+    def area(self) -> float:
+        """Share of the image that the box covers, when it lies inside the image."""
+        return (self.x1 - self.x0) * (self.y1 - self.y0)
+
+    def clip(self) -> Box:
+        """The part inside the image; a box wholly outside becomes a line or a point on the border."""
+        return Box(*(min(max(value, 0.0), 1.0) for value in self.xyxy))
+
+    def iou(self, other: Box) -> float:
+        """Intersection over union, 0 to 1; 0 when both boxes are empty."""
+        width = min(self.x1, other.x1) - max(self.x0, other.x0)
+        height = min(self.y1, other.y1) - max(self.y0, other.y0)
+        shared = max(width, 0.0) * max(height, 0.0)
+        union = self.area + other.area - shared
+        return shared / union if union > 0 else 0.0
+
+
+WHOLE = Box(0.0, 0.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class BoxFormat:
+    """How one model family writes a box.
+
+    template: Python format string with four fields, e.g. "[{:.2f}, {:.2f}, {:.2f}, {:.2f}]".
+    scale: what the far edge of the frame is called: 1 for fractions, 1000 for thousandths. Ignored for
+        frame "resized", whose unit is the pixel of the resized input.
+    frame: "original" (the unpadded image), "square" (the image centred on a square of its longer side) or
+        "resized" (the model's resized input; `input_size` must then be given).
+    """
+
+    template: str = "[{:.2f}, {:.2f}, {:.2f}, {:.2f}]"
+    scale: float = 1.0
+    frame: Frame = "original"
+
+    def write(self, box: Box, image_size: tuple[int, int], input_size: tuple[int, int] | None = None) -> str:
+        """The text for `box`. Sizes are (width, height) in pixels: the original image, the resized input."""
+        offset_x, offset_y, scale_x, scale_y = self._affine(image_size, input_size)
+        values = [
+            value * scale + offset
+            for value, scale, offset in zip(
+                box.xyxy, (scale_x, scale_y) * 2, (offset_x, offset_y) * 2, strict=True
+            )
+        ]
+        if "d}" in self.template:
+            values = [round(value) for value in values]
+        return self.template.format(*values)
+
+    def read(
+        self, text: str, image_size: tuple[int, int], input_size: tuple[int, int] | None = None
+    ) -> Box | None:
+        """The first box in a reply, or None when there is none.
+
+        Accepts what models really write: any brackets or tags, JSON lists and named corners, no leading
+        zero, corners in any order. Integers from 2 to 1000 in a reply to a fraction format are thousandths,
+        and a reply to any other format whose numbers all lie below 2 gives fractions of the frame. Values
+        outside the frame are kept. Percentages are no box.
+        """
+        values, integers = _four_numbers(text)
+        if values is None:
+            return None
+        offset_x, offset_y, scale_x, scale_y = self._affine(image_size, input_size)
+        edges = (self.scale, self.scale) if input_size is None or self.frame != "resized" else input_size
+        largest = max(abs(value) for value in values)
+        if edges == (1, 1) and integers and 1 < largest <= 1000:
+            values = [value / 1000 for value in values]
+        elif min(edges) > 1 and largest < 2:
+            values = [value * edge for value, edge in zip(values, edges * 2, strict=True)]
+        xa, ya, xb, yb = (
+            (value - offset) / scale
+            for value, scale, offset in zip(
+                values, (scale_x, scale_y) * 2, (offset_x, offset_y) * 2, strict=True
+            )
+        )
+        return Box.from_corners(xa, ya, xb, yb)
+
+    def _affine(
+        self, image_size: tuple[int, int], input_size: tuple[int, int] | None
+    ) -> tuple[float, float, float, float]:
+        """(offset_x, offset_y, scale_x, scale_y) with written = fraction * scale + offset."""
+        width, height = image_size
+        if self.frame == "original":
+            return (0.0, 0.0, self.scale, self.scale)
+        if self.frame == "square":
+            side = max(width, height)
+            return (
+                (side - width) / 2 / side * self.scale,
+                (side - height) / 2 / side * self.scale,
+                width / side * self.scale,
+                height / side * self.scale,
+            )
+        if input_size is None:
+            raise ValueError("A box in the frame of the resized input needs input_size=(width, height).")
+        return (0.0, 0.0, float(input_size[0]), float(input_size[1]))
+
+
+def _four_numbers(text: str) -> tuple[list[float] | None, bool]:
+    """The first four coordinates in a reply (x, y, x, y), and whether all were written as integers."""
+    named = {name.lower().replace("_", ""): value for name, value in reversed(_NAMED.findall(text))}
+    for order in _NAMED_ORDERS:
+        if all(name in named for name in order):
+            written = [named[name] for name in order]
+            break
+    else:
+        match = _FOUR.search(text)
+        if match is None:
+            return None, False
+        written = list(match.groups())
+    values = [float(value) for value in written]
+    if max(abs(value) for value in values) > _LARGEST:
+        return None, False
+    return values, all(value.strip("+-.").isdigit() for value in written)

@@ -1,0 +1,245 @@
+"""The two passes of DualFocus over one batch of questions (section 3.4, figure 6, appendix C).
+
+Each step takes a list and returns a list. Knows nothing about models beyond the `Backend` protocol, and
+nothing about the host that asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+from PIL import Image
+
+from dualfocus_lmms.boxes import NO_BOX, Box
+from dualfocus_lmms.conversation import Conversation
+from dualfocus_lmms.errors import UserError, choose
+from dualfocus_lmms.plugins import load_rule
+from dualfocus_lmms.protocol import Protocol, load_protocol
+from dualfocus_lmms.selection import Rule, select
+from dualfocus_lmms.trace import Trace, image_hash
+from dualfocus_lmms.types import Answer, Backend, Limits, Question
+from dualfocus_lmms.zoom import EMPTY_REGION, Rectangle
+
+SKIPPED = "skip_confidence"  # fallback reason: the macro answer was certain enough (appendix C)
+MACRO_ONLY = "pathway_macro"  # fallback reason: only the baseline was asked for
+
+Pathway = Literal["both", "macro"]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How DualFocus answers: everything besides the model that decides an answer.
+
+    pathway "macro" runs the plain model alone. skip_confidence, 0 to 1: locate and micro are skipped where
+    the macro answer's confidence (geometric mean of its tokens' probabilities, 1/PPL) is above it; 1 never
+    skips. Build it with `Settings.of`, which checks the values.
+    """
+
+    protocol: Protocol
+    pathway: Pathway
+    rule_name: str
+    rule: Rule
+    skip_confidence: float
+    box_margin: int
+    count_eos: bool
+
+    @classmethod
+    def of(
+        cls,
+        protocol: str = "paper",
+        pathway: str = "both",
+        select: str | None = None,
+        skip_confidence: float = 1.0,
+        box_margin: int | None = None,
+        count_eos: bool | None = None,
+    ) -> Settings:
+        """Settings from plain values; None means the protocol's own. UserError for an impossible value."""
+        chosen = load_protocol(protocol)
+        if pathway not in get_args(Pathway):
+            raise choose("pathway", pathway, get_args(Pathway))
+        if not _is_number(skip_confidence) or not 0 <= skip_confidence <= 1:
+            raise UserError(
+                "skip_confidence is a probability from 0 (always skip) to 1 (never skip), "
+                f"got {skip_confidence!r}."
+            )
+        if box_margin is not None and (type(box_margin) is not int or box_margin < 0):
+            raise UserError(f"box_margin is a number of pixels, 0 or more, got {box_margin!r}.")
+        if count_eos is not None and not isinstance(count_eos, bool):
+            raise UserError(f"count_eos is True or False, got {count_eos!r}.")
+        rule_name = chosen.rule if select is None else select
+        return cls(
+            protocol=chosen,
+            pathway=pathway,  # type: ignore[arg-type]
+            rule_name=rule_name,
+            rule=load_rule(rule_name),
+            skip_confidence=float(skip_confidence),
+            box_margin=chosen.margin if box_margin is None else box_margin,
+            count_eos=chosen.count_eos if count_eos is None else count_eos,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as plain values, all defaults filled in."""
+        return {
+            "protocol": self.protocol.name,
+            "pathway": self.pathway,
+            "select": self.rule_name,
+            "skip_confidence": self.skip_confidence,
+            "box_margin": self.box_margin,
+            "count_eos": self.count_eos,
+        }
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Region:
+    """What the locate reply led to: a crop to look at, or the reason why there is none."""
+
+    box: Box | None = None
+    crop: Rectangle | None = None
+    picture: Image.Image | None = None
+    fallback: str | None = None
+
+
+def answer_batch(
+    backend: Backend, questions: Sequence[Question], limits: Sequence[Limits], settings: Settings
+) -> list[Trace]:
+    """Answer a batch: macro, then locate and micro where needed, then selection. One trace per question.
+
+    limits bound the two answers; the locate reply has the protocol's own bound. The traces come in the order
+    of the questions.
+    """
+    if len(questions) != len(limits):
+        raise ValueError(f"Each question needs its limits: {len(questions)} questions, {len(limits)} limits.")
+    two_passes = settings.pathway == "both"
+    try:
+        macros = _macro(backend, questions, limits, keep=two_passes)
+        regions: list[Region] = [Region(fallback=MACRO_ONLY)] * len(questions)
+        locates: list[Answer | None] = [None] * len(questions)
+        micros: list[Answer | None] = [None] * len(questions)
+        if two_passes:
+            regions = [Region(fallback=_skip_reason(macro, settings)) for macro in macros]
+            open_rows = [row for row, region in enumerate(regions) if region.fallback is None]
+            asked = _locate(backend, _take(questions, open_rows), settings)
+            for row, reply in zip(open_rows, asked, strict=True):
+                locates[row] = reply
+                regions[row] = _zoom(backend, questions[row], reply, settings)
+            rows = [row for row in open_rows if regions[row].fallback is None]
+            answers = _micro(
+                backend, _take(questions, rows), _take(locates, rows), _take(regions, rows),
+                _take(limits, rows), settings,
+            )  # fmt: skip
+            for row, answer in zip(rows, answers, strict=True):
+                micros[row] = answer
+    finally:
+        backend.forget()
+    return [
+        _trace(*sample, settings) for sample in zip(questions, macros, locates, micros, regions, strict=True)
+    ]
+
+
+def locate_prompt(question: Question, protocol: Protocol) -> str:
+    """Q1: asks for the region, with the bare question."""
+    return protocol.prompts.locate.format(question=question.text)
+
+
+def micro_prompt(question: Question, protocol: Protocol) -> str:
+    """Q2: asks for the answer, with the task's full prompt."""
+    return protocol.prompts.micro.format(prompt=question.prompt)
+
+
+def _macro(
+    backend: Backend, questions: Sequence[Question], limits: Sequence[Limits], keep: bool
+) -> list[Answer]:
+    conversations = [Conversation().user(question.prompt, question.image) for question in questions]
+    return backend.generate("macro", conversations, limits, keep="image" if keep else None)
+
+
+def _skip_reason(macro: Answer, settings: Settings) -> str | None:
+    return SKIPPED if macro.confidence(settings.count_eos) > settings.skip_confidence else None
+
+
+def _locate_conversation(question: Question, settings: Settings) -> Conversation:
+    return Conversation().user(locate_prompt(question, settings.protocol), question.image)
+
+
+def _locate(backend: Backend, questions: Sequence[Question], settings: Settings) -> list[Answer]:
+    if not questions:
+        return []
+    conversations = [_locate_conversation(question, settings) for question in questions]
+    limits = [Limits(settings.protocol.locate_tokens)] * len(questions)
+    return backend.generate("locate", conversations, limits, keep="conversation")
+
+
+def _zoom(backend: Backend, question: Question, reply: Answer, settings: Settings) -> Region:
+    size = question.image.size
+    box = backend.box_format.read(reply.text, size)
+    if box is None:
+        return Region(fallback=NO_BOX)
+    crop = settings.protocol.geometry(box, size, settings.box_margin)
+    if crop is None:
+        return Region(box=box, fallback=EMPTY_REGION)
+    return Region(box=box, crop=crop, picture=question.image.crop(crop))
+
+
+def _micro(
+    backend: Backend,
+    questions: Sequence[Question],
+    replies: Sequence[Answer],
+    regions: Sequence[Region],
+    limits: Sequence[Limits],
+    settings: Settings,
+) -> list[Answer]:
+    if not questions:
+        return []
+    conversations = [
+        _locate_conversation(question, settings)
+        .assistant(reply.text, reply.tokens)
+        .user(micro_prompt(question, settings.protocol), region.picture)  # type: ignore[arg-type]
+        for question, reply, region in zip(questions, replies, regions, strict=True)
+    ]
+    return backend.generate("micro", conversations, limits)
+
+
+def _trace(
+    question: Question,
+    macro: Answer,
+    locate: Answer | None,
+    micro: Answer | None,
+    region: Region,
+    settings: Settings,
+) -> Trace:
+    prompts = {"macro": question.prompt}
+    if locate is not None:
+        prompts["locate"] = locate_prompt(question, settings.protocol)
+    if micro is not None:
+        prompts["micro"] = micro_prompt(question, settings.protocol)
+    answers = [answer for answer in (macro, micro) if answer is not None]
+    return Trace(
+        key=question.key or {"id": question.id},
+        question_id=question.id,
+        prompts=prompts,
+        image_size=question.image.size,
+        image_hash=image_hash(question.image),
+        selection=select(settings.rule_name, settings.rule, macro, micro, settings.count_eos),
+        macro=macro,
+        locate=locate,
+        micro=micro,
+        box=region.box.xyxy if region.box else None,
+        crop=region.crop,
+        fallback=region.fallback,
+        ppl={answer.pathway: min(answer.ppl(settings.count_eos), 1e300) for answer in answers},
+    )
+
+
+def _take(items: Sequence[Any], rows: Sequence[int]) -> list[Any]:
+    return [items[row] for row in rows]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def with_key(question: Question, **key: Any) -> Question:
+    """A copy of `question` whose trace is found by `key`."""
+    return replace(question, key=key)

@@ -1,0 +1,60 @@
+"""Families and selection rules by name, ours and other packages', found through entry points alone."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
+
+from dualfocus_lmms.errors import UserError, choose
+
+if TYPE_CHECKING:
+    from dualfocus_lmms.family import Family
+    from dualfocus_lmms.selection import Rule
+
+FAMILIES = "dualfocus_lmms.families"
+RULES = "dualfocus_lmms.rules"
+
+
+def names(group: str) -> list[str]:
+    """The names that installed packages registered in an entry-point group, sorted."""
+    return sorted({entry.name for entry in entry_points(group=group)})
+
+
+def load_rule(name: str) -> Rule:
+    """The selection rule called `name`; UserError lists the known ones."""
+    return _load(RULES, "selection rule", name)  # type: ignore[return-value]
+
+
+def load_family(name: str) -> Family:
+    """The model family called `name`; UserError lists the known ones."""
+    return _load(FAMILIES, "model family", name)  # type: ignore[return-value]
+
+
+def family_for(model_type: str) -> Family:
+    """The family that handles a checkpoint's `model_type` (config.json); UserError lists what is handled."""
+    families = [load_family(name) for name in names(FAMILIES)]
+    for family in families:
+        if model_type in family.model_types:
+            return family
+    known = ", ".join(sorted(kind for family in families for kind in family.model_types))
+    raise UserError(
+        f"No family handles model type {model_type!r}: this installation handles {known}. "
+        f"A package can add one through the entry-point group {FAMILIES!r}."
+    )
+
+
+def _load(group: str, what: str, name: str) -> object:
+    found = entry_points(group=group, name=name)
+    if not found:
+        raise choose(what, name, names(group))
+    if len({entry.value for entry in found}) > 1:
+        packages = ", ".join(sorted(entry.dist.name for entry in found if entry.dist))
+        raise UserError(f"More than one package brings a {what} {name!r}: {packages}. Remove all but one.")
+    (entry, *_) = found
+    try:
+        return entry.load()
+    except Exception as error:  # another package's code may raise anything: say whose it is
+        package = entry.dist.name if entry.dist else "?"
+        raise UserError(
+            f"The {what} {name!r} of package {package} cannot be loaded ({entry.value}): {error!r}."
+        ) from error

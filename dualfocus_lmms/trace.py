@@ -1,0 +1,197 @@
+"""Traces: everything one sample did, one line of JSON each, safe against a kill at any moment.
+
+A trace folder holds `run.json` (the settings that decide answers) and one `rank<N>.jsonl` per process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.types import Answer, Selection, Usage
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What one sample did.
+
+    key: how a run finds it (task, split, doc_id). prompts: the text of each stage that ran. image_size:
+    (width, height) in pixels. image_hash: of the decoded pixels. box: the located region as fractions of the
+    original image, before any clipping. crop: left, top, right, bottom in pixels. fallback: why there is no
+    micro answer ("no_box", "empty_region", "skip_confidence", "pathway_macro"), else None.
+    """
+
+    key: dict[str, Any]
+    question_id: str
+    prompts: dict[str, str]
+    image_size: tuple[int, int]
+    image_hash: str
+    selection: Selection
+    macro: Answer
+    locate: Answer | None = None
+    micro: Answer | None = None
+    box: tuple[float, float, float, float] | None = None
+    crop: tuple[int, int, int, int] | None = None
+    fallback: str | None = None
+    ppl: dict[str, float] = field(default_factory=dict)
+    version: int = VERSION
+
+    def to_json(self) -> str:
+        """One line of JSON without a line break."""
+        return json.dumps(asdict(self), ensure_ascii=False, allow_nan=False, default=str)
+
+    @classmethod
+    def from_json(cls, line: str) -> Trace:
+        """The trace that `to_json` wrote. ValueError when the line is damaged or of another version."""
+        data = json.loads(line)
+        if not isinstance(data, dict) or data.get("version") != VERSION:
+            raise ValueError(f"not a trace of version {VERSION}")
+        try:
+            if data["macro"] is None:
+                raise TypeError("it has no macro answer")
+            data["selection"] = Selection(**data["selection"])
+            for stage in ("macro", "locate", "micro"):
+                data[stage] = _answer(data[stage])
+            for name in ("image_size", "box", "crop"):
+                data[name] = tuple(data[name]) if data[name] is not None else None
+            return cls(**data)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a trace: {error}") from error
+
+    @property
+    def answers(self) -> list[Answer]:
+        """The answers of the stages that ran, in order."""
+        return [answer for answer in (self.macro, self.locate, self.micro) if answer is not None]
+
+
+def _answer(data: Mapping[str, Any] | None) -> Answer | None:
+    if data is None:
+        return None
+    fields = dict(data)
+    fields["usage"] = Usage(**fields["usage"])
+    fields["tokens"], fields["logprobs"] = tuple(fields["tokens"]), tuple(fields["logprobs"])
+    return Answer(**fields)
+
+
+def image_hash(image: Image.Image) -> str:
+    """A fingerprint of the decoded RGB pixels, the same for every file format that decodes to them."""
+    digest = hashlib.blake2b(f"{image.size}".encode(), digest_size=8)
+    digest.update(image.convert("RGB").tobytes())
+    return digest.hexdigest()
+
+
+def trace_key(key: Mapping[str, Any]) -> str:
+    """A trace's key as a string that sorts and compares."""
+    return json.dumps(dict(key), sort_keys=True, default=str)
+
+
+def read_traces(folder: str | Path) -> tuple[list[Trace], list[str]]:
+    """(traces, damaged) of a folder, in file order, the last of equal keys kept.
+
+    damaged names every line that could not be read ("rank0.jsonl:17: ..."), as a kill leaves one behind; the
+    samples they belonged to are simply not there. UserError when the folder does not exist.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"No trace folder at {folder}: give the folder that a run wrote with trace=<folder>.")
+    traces: dict[str, Trace] = {}
+    damaged = []
+    for path in sorted(folder.glob("rank*.jsonl")):
+        with path.open(encoding="utf-8", errors="replace") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                try:
+                    trace = Trace.from_json(line)
+                except ValueError as error:
+                    damaged.append(f"{path.name}:{number}: {error}")
+                    continue
+                traces[trace_key(trace.key)] = trace
+    return list(traces.values()), damaged
+
+
+class TraceWriter:
+    """Appends traces to a folder, each one handed to the operating system before `write` returns."""
+
+    def __init__(self, folder: str | Path, rank: int = 0) -> None:
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"rank{rank}.jsonl"
+        self._file = path.open("ab+")
+        if self._file.tell() > 0:  # a kill can leave half a line: close it, so that the next one stands alone
+            self._file.seek(-1, os.SEEK_END)
+            if self._file.read(1) != b"\n":
+                self._file.write(b"\n")
+
+    def write(self, traces: Iterable[Trace]) -> None:
+        for trace in traces:
+            self._file.write(trace.to_json().encode("utf-8", "backslashreplace") + b"\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def claim_folder(folder: str | Path, settings: Mapping[str, Any], resume: bool) -> None:
+    """Make `folder` the trace folder of a run with `settings`; call it from one process only.
+
+    A folder with traces is taken again only with `resume`, and only by the same settings: UserError names
+    those that differ.
+    """
+    folder = Path(folder)
+    run = folder / "run.json"
+    used = run.exists() or any(folder.glob("rank*.jsonl"))
+    if used and not resume:
+        raise UserError(
+            f"The trace folder {folder} already holds a run. "
+            "Add resume=True to continue it, or give another folder."
+        )
+    if run.exists():
+        _compare(folder, read_settings(folder), json.loads(json.dumps(dict(settings))))
+        return
+    if used:
+        raise UserError(
+            f"{folder} holds traces but no run.json: it cannot be resumed safely. Give another folder."
+        )
+    half = run.with_suffix(".tmp")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        half.write_text(json.dumps(dict(settings), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        half.replace(run)
+    except OSError as error:
+        raise UserError(f"Cannot make the trace folder {folder}: {error}. Give another folder.") from error
+
+
+def read_settings(folder: str | Path) -> dict[str, Any]:
+    """The settings of the run that wrote a trace folder."""
+    path = Path(folder) / "run.json"
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"Cannot read the settings of a run from {path}: {error}") from error
+    if not isinstance(settings, dict):
+        raise UserError(f"Cannot read the settings of a run from {path}: it holds no JSON object.")
+    return settings
+
+
+def _compare(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    differing = [
+        f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
+        for name in sorted({*before, *now})
+        if before.get(name) != now.get(name)
+    ]
+    if differing:
+        raise UserError(
+            f"The run in {folder} cannot be resumed with other settings: {'; '.join(differing)}. "
+            "Use the same settings, or give another folder."
+        )

@@ -1,0 +1,79 @@
+"""From a box to the picture the micro pathway sees. Knows Pillow, nothing about models.
+
+Two geometries exist: the paper mentions none beyond "crop and zoom" (section 3.2), the authors' release
+squares and grows the box, in training and in inference alike.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable
+
+from PIL import Image
+
+from dualfocus_lmms.boxes import Box
+
+EMPTY_REGION = "empty_region"  # fallback reason: the box covers no pixel of the image
+
+Rectangle = tuple[int, int, int, int]  # left, top, right, bottom in pixels, right and bottom exclusive
+Geometry = Callable[[Box, tuple[int, int], int], "Rectangle | None"]
+
+
+def paper_rectangle(box: Box, image_size: tuple[int, int], margin: int) -> Rectangle | None:
+    """Every pixel that `box` touches, grown by `margin` pixels and cut to the image (section 3.2).
+
+    image_size is (width, height). None when the box, cut to the image, has no area.
+    """
+    width, height = image_size
+    inside = box.clip()
+    if inside.area == 0:
+        return None
+    left, top = math.floor(_pixels(inside.x0, width)), math.floor(_pixels(inside.y0, height))
+    right, bottom = math.ceil(_pixels(inside.x1, width)), math.ceil(_pixels(inside.y1, height))
+    left, top = max(left - margin, 0), max(top - margin, 0)
+    right, bottom = min(right + margin, width), min(bottom + margin, height)
+    return (left, top, right, bottom) if right > left and bottom > top else None
+
+
+def release_rectangle(box: Box, image_size: tuple[int, int], margin: int) -> Rectangle | None:
+    """The authors' release: square of the longer side, clip to W-1 and H-1, grow, clip, truncate.
+
+    Every step rounds to float32 as the release does: in doubles, one corner in a few would truncate to the
+    pixel before. None when no pixel is left (an image one pixel wide or high), and for a box within the
+    first pixel, which the release refuses.
+    """
+    width, height = image_size
+    xa, ya, xb, yb = (_f32(value * side) for value, side in zip(box.xyxy, (width, height) * 2, strict=True))
+    if max(xa, ya, xb, yb) <= 1:
+        return None
+    half = max(_f32(xb - xa), _f32(yb - ya)) / 2
+    centre_x, centre_y = _f32(xa + xb) / 2, _f32(ya + yb) / 2
+    corners = [centre_x - half, centre_y - half, centre_x + half, centre_y + half]
+    for grow in (0, margin):
+        corners = [
+            min(max(_f32(value + sign * grow), 0), side - 1)
+            for value, sign, side in zip(corners, (-1, -1, 1, 1), (width, height) * 2, strict=True)
+        ]
+    left, top, right, bottom = (int(value) for value in corners)
+    return (left, top, right, bottom) if right > left and bottom > top else None
+
+
+def pad_to_square(image: Image.Image, color: tuple[int, int, int]) -> Image.Image:
+    """`image` centred on a square of its longer side filled with `color` (RGB, 0-255), as LLaVA-1.5 does."""
+    side = max(image.size)
+    if image.size == (side, side):
+        return image
+    square = Image.new("RGB", (side, side), color)
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square
+
+
+def _f32(value: float) -> float:
+    """`value` rounded to single precision."""
+    return struct.unpack("f", struct.pack("f", value))[0]
+
+
+def _pixels(fraction: float, side: int) -> float:
+    """`fraction` of `side`, without the dust that would push a whole number over to the next pixel."""
+    return round(fraction * side, 6)

@@ -1,0 +1,136 @@
+"""The lmms-eval model classes `dualfocus`: a chat and a simple adapter over one core.
+
+lmms-eval --model dualfocus --model_args pretrained=CHECKPOINT --tasks df_pope
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any, NoReturn
+
+import torch
+import transformers
+from accelerate import Accelerator
+from lmms_eval.api.instance import GenerationResult, TokenCounts
+from lmms_eval.api.model import lmms
+from loguru import logger
+
+from dualfocus_lmms._version import __version__
+from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.models.engines import make_engine
+from dualfocus_lmms.models.loading import load_checkpoint
+from dualfocus_lmms.models.options import ModelOptions
+from dualfocus_lmms.models.requests import read_request
+from dualfocus_lmms.models.runner import Runner, open_traces
+from dualfocus_lmms.trace import Trace, claim_folder
+
+
+@dataclass
+class SampleExtras(TokenCounts):
+    """The host's token counts with what DualFocus did, so that both reach the samples file of any task."""
+
+    dualfocus: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, trace: Trace) -> SampleExtras:
+        extras = {
+            "pathway": trace.selection.pathway,
+            "margin": trace.selection.margin,
+            "fallback": trace.fallback,
+            "box": trace.box,
+            "crop": trace.crop,
+            "ppl": trace.ppl,
+            **{answer.pathway: answer.text for answer in trace.answers},
+        }
+        return cls(
+            input_tokens=sum(answer.usage.tokens for answer in trace.answers),
+            output_tokens=sum(len(answer.logprobs) for answer in trace.answers),
+            dualfocus=extras,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**super().to_dict(), "dualfocus": self.dualfocus}
+
+
+class DualFocus(lmms):
+    """Chat adapter. Model arguments: see `options.ModelOptions`."""
+
+    is_simple = False
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__()
+        options = ModelOptions.of(given)
+        settings = options.settings()
+        self.accelerator = Accelerator()
+        self._rank = self.accelerator.process_index
+        self._world_size = self.accelerator.num_processes
+        device = options.device
+        if device is None or self._world_size > 1:
+            device = str(self.accelerator.device)
+        writer, finished = self._open_traces(options)
+        checkpoint = load_checkpoint(
+            options.pretrained, options.revision, options.dtype, device, options.attn_implementation
+        )
+        self.device = checkpoint.device
+        backend = make_engine(options.engine, checkpoint)
+        self._runner: Runner | None = Runner(backend, settings, options.batch_size, writer, finished)
+        logger.info(f"DualFocus on {self.device}: {options.identity()}")
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: dict | None = None) -> DualFocus:
+        """As the host's, but what `--model_args` says wins over the host's own options of the same name."""
+        from lmms_eval.utils import simple_parse_args_string
+
+        given = {name: value for name, value in (additional_config or {}).items() if value is not None}
+        return cls(**(given | simple_parse_args_string(arg_string)))
+
+    def generate_until(self, requests: Sequence[Any]) -> list[GenerationResult]:
+        if self._runner is None:
+            raise RuntimeError("This model was cleaned up by the host: make a new one.")
+        read = [read_request(instance, self.task_dict, chat=not self.is_simple) for instance in requests]
+        traces = self._runner.run(read, show_progress=self._rank == 0)
+        return [GenerationResult(trace.selection.text, SampleExtras.of(trace)) for trace in traces]
+
+    def generate_until_multi_round(self, requests: Sequence[Any]) -> NoReturn:
+        raise UserError("DualFocus answers one question at a time: multi-round tasks are not supported.")
+
+    def loglikelihood(self, requests: Sequence[Any]) -> NoReturn:
+        raise UserError(
+            "DualFocus generates its answers: choose a task with output_type generate_until, "
+            "such as df_pope (`dualfocus eval --tasks list` names them)."
+        )
+
+    def clean(self) -> None:
+        """Free the model before the host scores; its judges may need the memory."""
+        self._runner = None
+        super().clean()
+
+    def _open_traces(self, options: ModelOptions) -> tuple[Any, list[Trace]]:
+        if options.trace is None:
+            return None, []
+        if self._rank == 0:
+            claim_folder(options.trace, {**options.identity(), "versions": _versions()}, options.resume)
+        self.accelerator.wait_for_everyone()
+        writer, finished, damaged = open_traces(options.trace, self._rank, options.resume)
+        for line in damaged:
+            logger.warning(f"Unreadable trace, its sample is answered again: {line}")
+        if options.resume:
+            logger.info(f"Resuming {options.trace}: {len(finished)} samples are finished.")
+        return writer, finished
+
+
+class DualFocusSimple(DualFocus):
+    """Simple adapter, for tasks without messages (`--force_simple`)."""
+
+    is_simple = True
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "dualfocus_lmms": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "lmms_eval": version("lmms_eval"),
+    }

@@ -1,0 +1,83 @@
+"""From a checkpoint's name or folder to a model ready to answer, and nowhere else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+
+from dualfocus_lmms.errors import UserError, choose
+from dualfocus_lmms.family import Family
+from dualfocus_lmms.plugins import family_for
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A loaded model with what belongs to it. The model is in evaluation mode on its device."""
+
+    model: Any
+    tokenizer: Any
+    image_processor: Any
+    family: Family
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+
+def load_checkpoint(
+    pretrained: str,
+    revision: str | None = None,
+    dtype: str = "auto",
+    device: str | None = None,
+    attn_implementation: str | None = None,
+) -> Checkpoint:
+    """Load a checkpoint folder or hub name in the Hugging Face format.
+
+    dtype "auto" is the checkpoint's own on a GPU and float32 on a CPU. device None is the first GPU if there
+    is one. UserError when the checkpoint is missing, of a type that no family handles, or cannot be placed.
+    """
+    place = torch_device(device)
+    model_dtype = torch_dtype(dtype, place)
+    try:
+        config = AutoConfig.from_pretrained(pretrained, revision=revision)
+        family = family_for(config.model_type)
+        model = AutoModelForImageTextToText.from_pretrained(
+            pretrained, revision=revision, dtype=model_dtype, attn_implementation=attn_implementation
+        )
+        tokenizer = AutoTokenizer.from_pretrained(pretrained, revision=revision)
+        image_processor = AutoImageProcessor.from_pretrained(pretrained, revision=revision, backend="pil")
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(
+            f"Cannot load the checkpoint {pretrained!r}: {error}\n"
+            "Give a folder or hub name with config.json, weights, tokenizer and preprocessor_config.json."
+        ) from error
+    return Checkpoint(model.to(place).eval(), tokenizer, image_processor, family)
+
+
+def torch_device(device: str | None) -> torch.device:
+    """The device called `device`; None is the first GPU if there is one, else the CPU."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"Device {device!r} is not usable here ({reason}). Give cpu, cuda or cuda:<number>."
+        ) from error
+    return place
+
+
+def torch_dtype(dtype: str, device: torch.device) -> torch.dtype | str:
+    """The dtype called `dtype`; "auto" is float32 on a CPU and the checkpoint's own elsewhere."""
+    if dtype == "auto":
+        return torch.float32 if device.type == "cpu" else "auto"
+    if dtype not in DTYPES:
+        raise choose("dtype", dtype, ["auto", *DTYPES])
+    return DTYPES[dtype]

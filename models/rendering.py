@@ -1,0 +1,107 @@
+"""From a conversation to token ids, for every engine and for training alike. Knows nothing about weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from PIL import Image
+
+from dualfocus_lmms.conversation import Conversation, Turn
+from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.family import Family
+
+_ANCHOR = "\n"
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Rendered:
+    """Token ids of a conversation up to the point where the model speaks.
+
+    ids: with one placeholder id for every image token. spans: (start, length) of each image, in order.
+    """
+
+    ids: tuple[int, ...]
+    images: tuple[Image.Image, ...]
+    spans: tuple[tuple[int, int], ...] = field(default=())
+
+
+class Renderer:
+    """Applies the tokenizer's chat template, or the family's when the tokenizer brings none."""
+
+    def __init__(self, tokenizer: Any, family: Family, image_token_id: int) -> None:
+        self._tokenizer = tokenizer
+        self._template = tokenizer.chat_template or family.chat_template
+        self._image_token_id = image_token_id
+        self._image_token = tokenizer.convert_ids_to_tokens(image_token_id)
+        bos = tokenizer.bos_token_id
+        self._adds_bos = bos is not None and tokenizer("a").input_ids[:1] == [bos]
+
+    def render(self, conversation: Conversation, image_length: Callable[[Image.Image], int]) -> Rendered:
+        """Ids of `conversation` followed by the opening of an assistant turn.
+
+        image_length gives the number of tokens of an image. Assistant turns that carry tokens appear with
+        exactly these; the text around them is tokenised as it was when they were generated.
+        """
+        ids: list[int] = []
+        for position, turn in enumerate(conversation.turns):
+            if turn.tokens is not None:
+                ids += self._tokens(self._text(conversation.turns[:position]), first=not ids)
+                ids += turn.tokens
+        ids += self._tokens(self._text(conversation.turns), first=not ids)
+        return self._expand(ids, conversation.images, image_length)
+
+    def _text(self, turns: Sequence[Turn]) -> str:
+        """The rendered text after the last assistant turn that carries tokens."""
+        marker = f"\ue000{len(turns)}\ue001"
+        spoken = [position for position, turn in enumerate(turns) if turn.tokens is not None]
+        marked = [
+            Turn(turn.role, marker, turn.images) if spoken and position == spoken[-1] else turn
+            for position, turn in enumerate(turns)
+        ]
+        text: str = self._tokenizer.apply_chat_template(
+            Conversation(tuple(marked)).messages(),
+            chat_template=self._template,
+            add_generation_prompt=True,
+            tokenize=False,
+        )
+        return text.split(marker)[-1]
+
+    def _tokens(self, text: str, first: bool) -> list[int]:
+        """Ids of a piece of text; a piece that is not the first continues a text and opens with no blank."""
+        if first:
+            ids = self._tokenizer(text, add_special_tokens=False).input_ids
+            bos = self._tokenizer.bos_token_id
+            return [bos, *ids] if self._adds_bos and ids[:1] != [bos] else ids
+        return self.continuation(text)
+
+    def continuation(self, text: str) -> list[int]:
+        """Ids of `text` as it stands after other text, without the blank that some tokenizers put first."""
+        anchor = self._tokenizer(_ANCHOR, add_special_tokens=False).input_ids
+        ids: list[int] = self._tokenizer(_ANCHOR + text, add_special_tokens=False).input_ids
+        return ids[len(anchor) :]
+
+    def _expand(
+        self,
+        ids: Sequence[int],
+        images: tuple[Image.Image, ...],
+        image_length: Callable[[Image.Image], int],
+    ) -> Rendered:
+        """One placeholder for each image becomes one for each of its tokens."""
+        found = sum(token == self._image_token_id for token in ids)
+        if found != len(images):
+            raise UserError(
+                f"The rendered prompt has {found} image placeholders for {len(images)} images: "
+                f"the text of a question must not contain {self._image_token!r}."
+            )
+        expanded: list[int] = []
+        spans = []
+        waiting = iter(images)
+        for token in ids:
+            length = 1
+            if token == self._image_token_id:
+                length = image_length(next(waiting))
+                spans.append((len(expanded), length))
+            expanded += [token] * length
+        return Rendered(tuple(expanded), images, tuple(spans))

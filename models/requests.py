@@ -1,0 +1,119 @@
+"""From the host's requests to questions. Both of its request forms are read here, and nowhere else."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.prompts import bare_question
+from dualfocus_lmms.types import Limits, Question
+
+DEFAULT_NEW_TOKENS = 128  # as the release decodes
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Request:
+    """One request of the host. Reading the question opens the image, so that is put off until needed.
+
+    key: task, split, doc_id, and the fingerprint of the prompt, by which a resumed run notices that a task
+    has changed. question: opens the image and builds the question.
+    """
+
+    key: dict[str, Any]
+    limits: Limits
+    question: Callable[[], Question]
+
+
+def read_request(instance: Any, task_dict: Mapping[str, Any], chat: bool) -> Request:
+    """A request of the simple form (context, gen_kwargs, doc_to_visual, doc_id, task, split) or of the chat
+    form (context, doc_to_messages, gen_kwargs, doc_id, task, split)."""
+    if chat:
+        context, to_content, gen_kwargs, doc_id, task, split = instance.args
+    else:
+        context, gen_kwargs, to_content, doc_id, task, split = instance.args
+    fingerprint = hashlib.blake2b(str(context).encode(), digest_size=8).hexdigest()
+    key = {"task": task, "split": split, "doc_id": doc_id, "context": fingerprint}
+
+    def question() -> Question:
+        doc = task_dict[task][split][doc_id]
+        prompt, images = _chat_content(to_content(doc), key) if chat else (context, to_content(doc))
+        return Question(
+            id=f"{task}/{split}/{doc_id}",
+            image=_only_image(images, key),
+            text=_bare_text(doc, instance.metadata, prompt),
+            prompt=prompt,
+            key=key,
+        )
+
+    return Request(key, read_limits(gen_kwargs), question)
+
+
+def read_limits(gen_kwargs: Mapping[str, Any]) -> Limits:
+    """The limits in a task's generation settings. Only greedy decoding is defined for DualFocus.
+
+    Settings without effect on greedy decoding (temperature 0, top_p) are ignored. UserError for the others.
+    """
+    if gen_kwargs.get("do_sample") or (gen_kwargs.get("num_beams") or 1) > 1:
+        raise UserError(
+            f"The task asks for sampling or beam search ({dict(gen_kwargs)}), but perplexities are compared "
+            "between greedy answers. Run it with --gen_kwargs do_sample=False,num_beams=1."
+        )
+    until = gen_kwargs.get("until") or ()
+    stops = (until,) if isinstance(until, str) else tuple(until)
+    return Limits(int(gen_kwargs.get("max_new_tokens") or DEFAULT_NEW_TOKENS), stops)
+
+
+def _bare_text(doc: Mapping[str, Any], metadata: Mapping[str, Any], prompt: str) -> str:
+    """The question without options and instruction: the column the task names, else found in the prompt."""
+    column = (metadata.get("dualfocus") or {}).get("question")
+    if column is None:
+        return bare_question(prompt)
+    if column not in doc:
+        raise UserError(
+            f"The task's metadata names {column!r} as the column of the bare question (dualfocus: question), "
+            f"but its documents have {', '.join(sorted(doc))}."
+        )
+    return str(doc[column])
+
+
+def _chat_content(messages: Any, key: Mapping[str, Any]) -> tuple[str, list[Any]]:
+    """Text and images of a chat request, which must be one user turn."""
+    turns = [message for message in messages if message["role"] != "system"]
+    if len(turns) != 1 or turns[0]["role"] != "user":
+        roles = [message["role"] for message in turns]
+        raise UserError(
+            f"{_name(key)} is a conversation {roles}: DualFocus answers one question. Use a one-turn task."
+        )
+    content = turns[0]["content"]
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    text = "".join(part["text"] for part in parts if part["type"] == "text")
+    media = [part for part in parts if part["type"] != "text"]
+    return text, [part.get("url", part.get("image")) if part["type"] == "image" else part for part in media]
+
+
+def _only_image(images: Any, key: Mapping[str, Any]) -> Image.Image:
+    """The one picture of a request, in RGB."""
+    if isinstance(images, Image.Image):
+        images = [images]
+    if images is None or len(images) != 1:
+        raise UserError(
+            f"{_name(key)} has {len(images or [])} images: DualFocus answers questions about one image."
+        )
+    image = images[0]
+    if not isinstance(image, Image.Image):
+        raise UserError(
+            f"{_name(key)} brings {type(image).__name__} instead of an image. Choose an image task."
+        )
+    try:
+        return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"The image of {_name(key)} cannot be read: {error}") from error
+
+
+def _name(key: Mapping[str, Any]) -> str:
+    return f"Document {key['doc_id']} of {key['task']} ({key['split']})"

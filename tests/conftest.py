@@ -1,0 +1,42 @@
+"""What tests of every room use."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--update-golden",
+        action="store_true",
+        help="write the files in tests/golden anew instead of comparing",
+    )
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data: $DUALFOCUS_SHARED/data, or ../shared/data beside the project."""
+    shared = Path(os.environ.get("DUALFOCUS_SHARED", HERE.parent.parent / "shared"))
+    if not (shared / "data").is_dir():
+        pytest.skip(f"no real data in {shared}: set DUALFOCUS_SHARED to the folder that holds data/")
+    return shared / "data"
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """Compare a text with a file of tests/golden; `pytest --update-golden` writes the file instead."""
+
+    def check(name: str, text: str) -> None:
+        path = HERE / "golden" / name
+        if request.config.getoption("--update-golden"):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8", newline="\n")
+        assert path.read_text(encoding="utf-8") == text
+
+    return check

@@ -1,0 +1,237 @@
+"""Traces on disk: nothing lost, nothing damaged taken for a trace, no two runs mixed."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dualfocus_lmms import Answer, Selection, Trace, Usage, UserError, read_traces
+from dualfocus_lmms.trace import TraceWriter, claim_folder, image_hash, read_settings
+
+SETTINGS = {"protocol": "paper", "select": "ppl", "skip_confidence": 1.0, "box_margin": 0}
+LINE_BREAKS = "a\nb\rc\u2028d\u0085e\x0bf\x1cg"
+
+
+def trace(doc_id: int = 0, text: str = "red") -> Trace:
+    macro = Answer("macro", text, (5, 6), (-0.1, -1 / 3, -1e-12), True, Usage(40, 1, 0.25))
+    return Trace(
+        key={"task": "df_gqa", "split": "test", "doc_id": doc_id},
+        question_id=f"q{doc_id}",
+        prompts={"macro": "What is it?", "locate": "Where?", "micro": "So?"},
+        image_size=(640, 480),
+        image_hash="00ff",
+        selection=Selection("micro", text, "ppl", -0.125),
+        macro=macro,
+        locate=Answer("locate", "[0.1, 0.2, 0.3, 0.4]", (7,), (-0.5,), False, Usage(9, 0, 0.125)),
+        micro=replace(macro, pathway="micro", usage=Usage(700, 1, 1 / 3)),
+        box=(0.1, 0.2, -0.3, 1.4),
+        crop=(1, 2, 3, 4),
+        ppl={"macro": math.exp(0.1), "micro": 1e300},
+    )
+
+
+def fill(folder: Path, *traces: Trace, rank: int = 0) -> None:
+    writer = TraceWriter(folder, rank)
+    writer.write(traces)
+    writer.close()
+
+
+TEXTS = ["red", "", "żółć 猫 🐈", 'quote " and \\ backslash', LINE_BREAKS, "\ud83d alone", "NaN"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_there_and_back(tmp_path: Path, text: str) -> None:
+    given = trace(text=text)
+    assert Trace.from_json(given.to_json()) == given
+    assert "\n" not in given.to_json()
+    fill(tmp_path, given)
+    assert read_traces(tmp_path) == ([given], [])
+
+
+def test_a_trace_of_the_macro_pathway_alone(tmp_path: Path) -> None:
+    given = replace(trace(), locate=None, micro=None, box=None, crop=None, fallback="pathway_macro")
+    fill(tmp_path, given)
+    assert read_traces(tmp_path) == ([given], [])
+    assert given.answers == [given.macro]
+    assert [answer.pathway for answer in trace().answers] == ["macro", "locate", "micro"]
+
+
+def test_one_line_for_each_trace(tmp_path: Path) -> None:
+    fill(tmp_path, *(trace(n, text) for n, text in enumerate(TEXTS)))
+    assert (tmp_path / "rank0.jsonl").read_bytes().count(b"\n") == len(TEXTS)
+
+
+def test_every_cut_of_the_last_line(tmp_path: Path) -> None:
+    fill(tmp_path, trace(0), trace(1, "猫🐈"))
+    path = tmp_path / "rank0.jsonl"
+    whole = path.read_bytes()
+    second = whole.index(b"\n") + 1
+    for cut in (
+        second + 1,
+        second + 100,
+        len(whole) // 2 + second // 2,
+        whole.index("猫".encode()) + 1,
+        len(whole) - 2,
+    ):
+        path.write_bytes(whole[:cut])
+        traces, damaged = read_traces(tmp_path)
+        assert traces == [trace(0)]
+        assert [line.split(" ")[0] for line in damaged] == ["rank0.jsonl:2:"]
+    path.write_bytes(whole[:-1])  # all but the line break
+    assert read_traces(tmp_path) == ([trace(0), trace(1, "猫🐈")], [])
+
+
+GARBAGE = [
+    "garbage",
+    "{",
+    "[]",
+    "null",
+    "3",
+    "{}",
+    '{"version": 1}',
+    '{"version": 99}',
+    "\x00\x00",
+    trace().to_json().replace('"version": 1', '"version": 2'),
+    trace().to_json().replace('"ended": true', '"ended": false'),
+    trace().to_json().replace("-0.1,", "NaN,"),
+    json.dumps(json.loads(trace().to_json()) | {"macro": None}),
+    json.dumps(json.loads(trace().to_json()) | {"selection": None}),
+    json.dumps(json.loads(trace().to_json()) | {"micro": "red"}),
+    json.dumps(json.loads(trace().to_json()) | {"more": 1}),
+]
+
+
+@pytest.mark.parametrize("line", GARBAGE)
+def test_garbage_in_the_middle(tmp_path: Path, line: str) -> None:
+    lines = [trace(0).to_json(), line, "", trace(1).to_json()]
+    (tmp_path / "rank0.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    traces, damaged = read_traces(tmp_path)
+    assert traces == [trace(0), trace(1)]
+    assert [entry.split(" ")[0] for entry in damaged] == ["rank0.jsonl:2:"]
+
+
+def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+    (tmp_path / "rank0.jsonl").write_bytes(b"\xff\xfe\x00\n" + trace().to_json().encode() + b"\n")
+    traces, damaged = read_traces(tmp_path)
+    assert traces == [trace()]
+    assert len(damaged) == 1
+
+
+def test_of_equal_keys_the_last(tmp_path: Path) -> None:
+    fill(tmp_path, trace(0, "old"), trace(1), trace(0, "new"))
+    traces, damaged = read_traces(tmp_path)
+    assert {each.key["doc_id"]: each.selection.text for each in traces} == {0: "new", 1: "red"}
+    assert len(traces) == 2
+    assert damaged == []
+
+
+def test_two_ranks(tmp_path: Path) -> None:
+    writers = [TraceWriter(tmp_path, rank) for rank in range(2)]
+    for doc_id in range(6):
+        writers[doc_id % 2].write([trace(doc_id)])
+    traces, _ = read_traces(tmp_path)  # written, though no writer is closed
+    assert [each.key["doc_id"] for each in traces] == [0, 2, 4, 1, 3, 5]
+    for writer in writers:
+        writer.close()
+
+
+def test_a_writer_after_a_kill(tmp_path: Path) -> None:
+    fill(tmp_path, trace(0), trace(1))
+    path = tmp_path / "rank0.jsonl"
+    path.write_bytes(path.read_bytes()[:-30])
+    fill(tmp_path, trace(1, "again"), trace(2))
+    traces, damaged = read_traces(tmp_path)
+    assert traces == [trace(0), trace(1, "again"), trace(2)]
+    assert len(damaged) == 1
+
+
+def test_a_writer_continues_a_whole_file(tmp_path: Path) -> None:
+    fill(tmp_path, trace(0))
+    fill(tmp_path)
+    fill(tmp_path, trace(1))
+    assert (tmp_path / "rank0.jsonl").read_text().count("\n") == 2
+    assert read_traces(tmp_path) == ([trace(0), trace(1)], [])
+
+
+def test_no_folder_to_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="gone"):
+        read_traces(tmp_path / "gone")
+
+
+def test_a_new_folder_is_claimed(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "one"
+    claim_folder(folder, SETTINGS, resume=False)
+    assert read_settings(folder) == SETTINGS
+    assert sorted(path.name for path in folder.iterdir()) == ["run.json"]
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_an_empty_folder_is_claimed(tmp_path: Path, resume: bool) -> None:
+    claim_folder(tmp_path, SETTINGS, resume)
+    assert read_settings(tmp_path) == SETTINGS
+
+
+def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
+    claim_folder(tmp_path, SETTINGS, resume=False)
+    with pytest.raises(UserError, match="resume"):
+        claim_folder(tmp_path, SETTINGS, resume=False)
+
+
+def test_a_run_is_resumed(tmp_path: Path) -> None:
+    claim_folder(tmp_path, SETTINGS, resume=False)
+    fill(tmp_path, trace(0))
+    claim_folder(tmp_path, dict(reversed(SETTINGS.items())), resume=True)
+    assert read_traces(tmp_path) == ([trace(0)], [])
+    assert read_settings(tmp_path) == SETTINGS
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"select": "macro"}, ["select", "ppl", "macro"]),
+        ({"box_margin": 25, "protocol": "release"}, ["box_margin", "25", "protocol", "release"]),
+        ({"new_option": 3}, ["new_option", "3"]),
+    ],
+)
+def test_other_settings_do_not_resume(tmp_path: Path, changed: dict, named: list[str]) -> None:
+    claim_folder(tmp_path, SETTINGS, resume=False)
+    with pytest.raises(UserError) as caught:
+        claim_folder(tmp_path, SETTINGS | changed, resume=True)
+    assert all(word in str(caught.value) for word in named)
+    assert "skip_confidence" not in str(caught.value)
+    assert read_settings(tmp_path) == SETTINGS
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_traces_of_unknown_settings(tmp_path: Path, resume: bool) -> None:
+    fill(tmp_path, trace())
+    with pytest.raises(UserError, match=r"traces|already"):
+        claim_folder(tmp_path, SETTINGS, resume)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '"paper"'])
+def test_damaged_settings(tmp_path: Path, content: str) -> None:
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(UserError, match=r"run\.json"):
+        claim_folder(tmp_path, SETTINGS, resume=True)
+
+
+def test_a_file_in_the_folder_s_place(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(UserError, match="taken"):
+        claim_folder(tmp_path / "taken", SETTINGS, resume=False)
+
+
+def test_image_hash_is_of_the_pixels(tmp_path: Path) -> None:
+    image = Image.linear_gradient("L").resize((8, 6)).convert("RGB")
+    image.save(tmp_path / "a.png")
+    image.save(tmp_path / "a.bmp")
+    hashes = {image_hash(Image.open(tmp_path / name)) for name in ("a.png", "a.bmp")} | {image_hash(image)}
+    assert len(hashes) == 1
+    assert image_hash(image.transpose(Image.Transpose.ROTATE_180)) not in hashes
+    assert image_hash(Image.new("RGB", (2, 3))) != image_hash(Image.new("RGB", (3, 2)))

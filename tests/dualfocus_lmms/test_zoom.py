@@ -1,0 +1,170 @@
+"""From a box to pixels, by hand and against a slow second writing of both geometries."""
+
+from __future__ import annotations
+
+import math
+import random
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dualfocus_lmms import Box
+from dualfocus_lmms.zoom import Rectangle, pad_to_square, paper_rectangle, release_rectangle
+
+GREY = (122, 116, 104)
+
+
+def slow_paper(box: Box, size: tuple[int, int], margin: int) -> Rectangle | None:
+    """Walks along both axes: the pixels that share some length with the box, then the margin."""
+    spans = []
+    for low, high, side in ((box.x0, box.x1, size[0]), (box.y0, box.y1, size[1])):
+        low, high = round(max(low, 0) * side, 6), round(min(high, 1) * side, 6)
+        touched = [pixel for pixel in range(side) if min(high, pixel + 1) > max(low, pixel)]
+        if not touched:
+            return None
+        spans.append((max(touched[0] - margin, 0), min(touched[-1] + 1 + margin, side)))
+    (left, right), (top, bottom) = spans
+    return (left, top, right, bottom)
+
+
+def slow_release(box: Box, size: tuple[int, int], margin: int) -> Rectangle | None:
+    """Scale, square, clip, grow, clip, truncate, each in float32 arrays of (x, y)."""
+    last = np.array(size, np.float32) - 1  # (2,): W-1, H-1
+    low = (np.array(box.xyxy[:2]) * size).astype(np.float32)  # (2,): x0, y0
+    high = (np.array(box.xyxy[2:]) * size).astype(np.float32)  # (2,): x1, y1
+    if (low <= 1).all() and (high <= 1).all():
+        return None
+    centre, half = (low + high) / np.float32(2), (high - low).max() / np.float32(2)
+    low, high = np.clip(centre - half, 0, last), np.clip(centre + half, 0, last)
+    low, high = np.clip(low - np.float32(margin), 0, last), np.clip(high + np.float32(margin), 0, last)
+    assert low.dtype == high.dtype == np.float32
+    (left, top), (right, bottom) = low.astype(int).tolist(), high.astype(int).tolist()
+    return (left, top, right, bottom) if right > left and bottom > top else None
+
+
+def random_cases(decimals: int | None) -> list[tuple[Box, tuple[int, int], int]]:
+    """Boxes inside and outside, lines and points among them, on pictures from 1 x 1 pixel up."""
+    rng = random.Random(decimals or 0)
+    cases = []
+    for _ in range(500):
+        corners = [rng.uniform(-0.3, 1.3) for _ in range(4)]
+        if decimals is not None:
+            corners = [round(value, decimals) for value in corners]
+        if rng.random() < 0.1:
+            corners[2] = corners[0]
+        if rng.random() < 0.1:
+            corners[3] = corners[1]
+        width, height = (rng.choice((1, 2, 7, 100, 333, 640, 1024, rng.randint(1, 1500))) for _ in range(2))
+        cases.append((Box.from_corners(*corners), (width, height), rng.choice((0, 1, 25, 200))))
+    return cases
+
+
+@pytest.mark.parametrize("decimals", [None, 2, 1])
+def test_paper_on_random_boxes(decimals: int | None) -> None:
+    for box, size, margin in random_cases(decimals):
+        assert paper_rectangle(box, size, margin) == slow_paper(box, size, margin), (box, size, margin)
+
+
+@pytest.mark.parametrize("decimals", [None, 2, 1])
+def test_release_on_random_boxes(decimals: int | None) -> None:
+    for box, size, margin in random_cases(decimals):
+        assert release_rectangle(box, size, margin) == slow_release(box, size, margin), (box, size, margin)
+
+
+@pytest.mark.parametrize("geometry", [paper_rectangle, release_rectangle])
+def test_every_crop_has_pixels_of_the_image(geometry) -> None:
+    found = 0
+    for box, (width, height), margin in random_cases(None) + random_cases(2):
+        rectangle = geometry(box, (width, height), margin)
+        if rectangle is not None:
+            left, top, right, bottom = rectangle
+            assert 0 <= left < right <= width
+            assert 0 <= top < bottom <= height
+            found += 1
+    assert found > 500
+
+
+@pytest.mark.parametrize(
+    ("box", "size", "margin", "expected"),
+    [
+        (Box(0.1, 0.2, 0.3, 0.4), (100, 50), 0, (10, 10, 30, 20)),
+        (Box(0.1, 0.2, 0.3, 0.4), (100, 50), 5, (5, 5, 35, 25)),
+        (Box(0.1, 0.2, 0.3, 0.4), (100, 50), 15, (0, 0, 45, 35)),
+        (Box(0.101, 0.2, 0.301, 0.4), (100, 50), 0, (10, 10, 31, 20)),  # every pixel it touches
+        (Box(0.29, 0.57, 0.58, 0.6), (100, 100), 0, (29, 57, 58, 60)),  # 0.29 * 100 = 28.999999999999996
+        (Box(0, 0, 1, 1), (100, 50), 25, (0, 0, 100, 50)),
+        (Box(-1, -1, 2, 2), (100, 50), 0, (0, 0, 100, 50)),
+        (Box(0, 0.5, 1, 0.75), (1, 8), 0, (0, 4, 1, 6)),
+        (Box(0.4, 0.1, 0.41, 0.9), (1, 10), 0, (0, 1, 1, 9)),
+        (Box(0.5, 0.2, 0.5, 0.4), (100, 50), 0, None),  # a line
+        (Box(0.5, 0.2, 0.5, 0.4), (100, 50), 25, None),
+        (Box(1.2, 0.2, 1.4, 0.4), (100, 50), 25, None),  # beside the image
+        (Box(-0.4, 0.2, 0, 0.4), (100, 50), 0, None),
+        (Box(0.5 - 1e-12, 0, 0.5 + 1e-12, 1), (100, 50), 0, None),  # thinner than rounding shows
+    ],
+)
+def test_paper_by_hand(box, size, margin, expected) -> None:
+    assert paper_rectangle(box, size, margin) == expected
+
+
+@pytest.mark.parametrize(
+    ("box", "size", "margin", "expected"),
+    [
+        # 10..30 x 10..20 -> a square of 20: 10..30 x 5..25 -> + 25: -15..55 x -20..50 -> clipped
+        (Box(0.1, 0.2, 0.3, 0.4), (100, 50), 25, (0, 0, 55, 49)),
+        # 400..600 x 400..500 -> 400..600 x 350..550 -> 375..625 x 325..575
+        (Box(0.4, 0.4, 0.6, 0.5), (1000, 1000), 25, (375, 325, 625, 575)),
+        # the square is clipped before it grows: 900..1000 -> 900..999 -> 875..999
+        (Box(0.9, 0, 1, 0.1), (1000, 1000), 25, (875, 0, 999, 125)),
+        # the last row and column are lost
+        (Box(0, 0, 1, 1), (640, 480), 25, (0, 0, 639, 479)),
+        # 28.999999999999996 in doubles is 29 in single precision
+        (Box(0.29, 0.29, 0.58, 0.58), (100, 100), 0, (29, 29, 58, 58)),
+        # a point grows to the margin
+        (Box(0.5, 0.5, 0.5, 0.5), (200, 200), 25, (75, 75, 125, 125)),
+        (Box(0.5, 0.5, 0.5, 0.5), (200, 200), 0, None),
+        # beside the image: the margin at its edge
+        (Box(1.5, 0, 1.6, 0.1), (200, 200), 25, (174, 0, 199, 45)),
+        # within the first pixel, which the release refuses
+        (Box(0, 0, 0, 0), (200, 200), 25, None),
+        (Box(0, 0, 0.005, 0.005), (200, 200), 25, None),
+        (Box(-0.5, -0.5, -0.1, -0.1), (200, 200), 25, None),
+        # one pixel wide or high: no pixel is left
+        (Box(0, 0, 1, 1), (1, 100), 25, None),
+        (Box(0, 0, 1, 1), (100, 1), 25, None),
+        (Box(0, 0, 1, 1), (2, 100), 25, (0, 0, 1, 99)),
+    ],
+)
+def test_release_by_hand(box, size, margin, expected) -> None:
+    assert release_rectangle(box, size, margin) == expected
+
+
+def test_two_decimals_meet_the_pixel_grid() -> None:
+    """Every corner that two decimals can name, against exact arithmetic."""
+    for side in (100, 333, 640, 1000):
+        for hundredths in range(100):
+            box = Box(hundredths / 100, 0, 1, 1)
+            exact = math.floor(Fraction(hundredths, 100) * side)
+            assert paper_rectangle(box, (side, side), 0) == (exact, 0, side, side)
+
+
+@pytest.mark.parametrize(
+    ("size", "corner"), [((6, 2), (0, 2)), ((2, 6), (2, 0)), ((5, 2), (0, 1)), ((1, 4), (1, 0))]
+)
+def test_pad_to_square(size: tuple[int, int], corner: tuple[int, int]) -> None:
+    image = Image.new("RGB", size, "red")
+    square = pad_to_square(image, GREY)
+    side = max(size)
+    assert square.size == (side, side)
+    inside = (*corner, corner[0] + size[0], corner[1] + size[1])
+    assert square.crop(inside).tobytes() == image.tobytes()
+    assert sum(
+        square.getpixel((x, y)) == GREY for x in range(side) for y in range(side)
+    ) == side**2 - math.prod(size)
+
+
+def test_a_square_stays_as_it_is() -> None:
+    image = Image.new("RGB", (3, 3), "red")
+    assert pad_to_square(image, GREY) is image

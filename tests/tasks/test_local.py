@@ -1,0 +1,111 @@
+"""df_local through the host, and every kind of line it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from dualfocus_lmms import UserError
+from dualfocus_lmms.tasks import local_docs, sources
+
+GOOD = {"image": "red.png", "question": "What colour is it?", "answer": "red"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, save_picture: Callable[[Path], None]) -> Path:
+    save_picture(tmp_path / "red.png")
+    return tmp_path
+
+
+def test_documents(
+    load_task: Callable[[str], dict[Any, Any]],
+    folder: Path,
+    write_lines: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    choice = {**GOOD, "answer": ["a dog", "C"], "options": ["a cat", "a dog", "a cow"]}
+    file = write_lines(folder / "mine.jsonl", [{**GOOD, "answer": ["red", "crimson"]}, choice, GOOD])
+    monkeypatch.setenv("DUALFOCUS_LOCAL", str(file))
+    task = load_task("df_local")["df_local"]
+    words, letters, _ = task.test_docs()
+    assert words[task.config.metadata["dualfocus"]["question"]] == "What colour is it?"
+    assert task.doc_to_text(words) == "What colour is it?\nAnswer the question using a single word or phrase."
+    assert task.doc_to_text(letters) == (
+        "What colour is it?\nA. a cat\nB. a dog\nC. a cow\n"
+        "Answer with the option's letter from the given choices directly."
+    )
+    assert (words["answers"], letters["answers"]) == (["red", "crimson"], ["B", "C"])
+    assert task.doc_to_visual(words)[0].size == (6, 4)
+    assert task.process_results(words, ["Crimson."]) == {"accuracy": 100.0}
+    assert task.process_results(letters, ["The answer is C."]) == {"accuracy": 100.0}
+    assert task.process_results(letters, ["a cat"]) == {"accuracy": 0.0}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{not json",
+        "[1, 2]",
+        '{"question": "q", "answer": "a"}',
+        '{"image": "gone.png", "question": "q", "answer": "a"}',
+        '{"image": "red.png", "question": " ", "answer": "a"}',
+        '{"image": "red.png", "question": "q"}',
+        '{"image": "red.png", "question": "q", "answer": []}',
+        '{"image": "red.png", "question": "q", "answer": 3}',
+        '{"image": "red.png", "question": "q", "answer": "."}',
+        '{"image": "red.png", "question": "q", "answer": "c", "options": ["a cat", "a dog"]}',
+        '{"image": "red.png", "question": "q", "answer": "C", "options": ["a cat", "a dog"]}',
+        '{"image": "red.png", "question": "q", "answer": "a cat", "options": ["a cat"]}',
+        '{"image": "red.png", "question": "q", "answer": "a cat", "options": ["a cat", "A cat."]}',
+        '{"image": "red.png", "question": "q", "answer": "a cat", "options": "a cat"}',
+    ],
+)
+def test_a_bad_line_is_named(folder: Path, line: str) -> None:
+    good = '{"image": "red.png", "question": "q", "answer": "a"}\n\n'
+    file = folder / "mine.jsonl"
+    file.write_text(good + line + "\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"mine\.jsonl:3"):
+        local_docs.read_questions(file)
+
+
+def test_without_the_variable_the_task_stops_at_once(
+    load_task: Callable[[str], dict[Any, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DUALFOCUS_LOCAL", raising=False)
+    with pytest.raises(UserError, match="set DUALFOCUS_LOCAL"):
+        load_task("df_local")
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", None])
+def test_an_empty_or_missing_file_is_an_error(tmp_path: Path, content: str | None) -> None:
+    file = tmp_path / "mine.jsonl"
+    if content is not None:
+        file.write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=r"mine\.jsonl"):
+        local_docs.read_questions(file)
+
+
+def test_a_file_that_is_no_text_is_an_error(tmp_path: Path) -> None:
+    file = tmp_path / "mine.jsonl"
+    file.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match=r"mine\.jsonl"):
+        local_docs.read_questions(file)
+
+
+def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"broken\.jpg"):
+        sources.images({"image": str(broken)})
+
+
+def test_images_are_turned_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # taken with the camera on its side
+    Image.new("RGB", (6, 4)).save(tmp_path / "turned.jpg", exif=exif)
+    (image,) = sources.images({"image": str(tmp_path / "turned.jpg")})
+    assert image.size == (4, 6)
