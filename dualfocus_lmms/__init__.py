@@ -3,6 +3,9 @@
 The public interface. Nothing here imports torch; models live in `dualfocus_lmms.models`.
 """
 
+from importlib import import_module
+from typing import Any
+
 from dualfocus_lmms._version import __version__
 from dualfocus_lmms.boxes import Box, BoxFormat
 from dualfocus_lmms.conversation import Conversation, Turn
@@ -19,6 +22,7 @@ __all__ = [
     "Box",
     "BoxFormat",
     "Conversation",
+    "DualFocusModel",
     "Family",
     "GenerationError",
     "Limits",
@@ -34,3 +38,10 @@ __all__ = [
     "bare_question",
     "read_traces",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`DualFocusModel` belongs to the top layer, which nothing below imports: it is loaded when asked for."""
+    if name == "DualFocusModel":
+        return import_module("dualfocus_lmms.api").DualFocusModel
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,6 @@
-"""`dualfocus eval`: lmms-eval in this process, with an exit code that tells and messages without a traceback.
+"""`dualfocus eval`: lmms-eval in this process, with an exit code that tells and messages without traceback.
 
-Everything is passed on to the host unchanged. What this adds: `--model dualfocus` by default, start-up without
+Everything is passed on to the host unchanged. This adds: `--model dualfocus` by default, start-up without
 the host's own tasks when only ours are asked for, and a stop at the first failure (the host itself prints a
 traceback, goes on and exits with 0).
 """
@@ -57,9 +57,7 @@ def _checked(arguments: list[str]) -> list[str]:
     """The arguments with our model as default. UserError for what the host would misread."""
     if _value(arguments, "--config") is None:
         if _value(arguments, "--tasks") is None:
-            raise UserError(
-                "No task: give --tasks, for example --tasks df_pope (--tasks list names them all)."
-            )
+            raise UserError("No task: give --tasks, for example --tasks df_pope (--tasks list names all).")
         if _value(arguments, "--model") is None:
             arguments = ["--model", "dualfocus", *arguments]
     limit = _value(arguments, "--limit")

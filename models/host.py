@@ -20,7 +20,7 @@ from loguru import logger
 from dualfocus_lmms._version import __version__
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.models.engines import make_engine
-from dualfocus_lmms.models.loading import load_checkpoint
+from dualfocus_lmms.models.loading import fingerprint, load_checkpoint
 from dualfocus_lmms.models.options import ModelOptions
 from dualfocus_lmms.models.requests import read_request
 from dualfocus_lmms.models.runner import Runner, open_traces
@@ -111,7 +111,12 @@ class DualFocus(lmms):
         if options.trace is None:
             return None, []
         if self._rank == 0:
-            claim_folder(options.trace, {**options.identity(), "versions": _versions()}, options.resume)
+            identity = {
+                **options.identity(),
+                "checkpoint": fingerprint(options.pretrained),
+                "versions": _versions(),
+            }
+            claim_folder(options.trace, identity, options.resume)
         self.accelerator.wait_for_everyone()
         writer, finished, damaged = open_traces(options.trace, self._rank, options.resume)
         for line in damaged:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +16,8 @@ from dualfocus_lmms.family import Family
 from dualfocus_lmms.plugins import family_for
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+_TAIL_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +62,24 @@ def load_checkpoint(
             "Give a folder or hub name with config.json, weights, tokenizer and preprocessor_config.json."
         ) from error
     return Checkpoint(model.to(place).eval(), tokenizer, image_processor, family)
+
+
+def fingerprint(pretrained: str) -> str | None:
+    """What tells one local checkpoint from another at the same place, None for a hub name.
+
+    Read from the configuration and the last bytes of every weight file, so that it takes no time.
+    """
+    folder = Path(pretrained)
+    if not folder.is_dir():
+        return None
+    digest = hashlib.blake2b(digest_size=8)
+    for path in sorted([folder / "config.json", *folder.glob("*.safetensors"), *folder.glob("*.bin")]):
+        if path.exists():
+            with path.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(-min(size, _TAIL_BYTES), os.SEEK_END)
+                digest.update(f"{path.name} {size}".encode() + file.read())
+    return digest.hexdigest()
 
 
 def torch_device(device: str | None) -> torch.device:

@@ -190,7 +190,7 @@ def load_tokenizer(source: str) -> Any:
     bare = model_file.exists() and not (model_file.parent / "tokenizer_config.json").exists()
     try:
         words = (
-            LlamaTokenizer.from_pretrained(str(model_file.parent), legacy=True)
+            LlamaTokenizer.from_pretrained(str(model_file.parent), legacy=True, add_bos_token=True)
             if bare
             else AutoTokenizer.from_pretrained(source)
         )

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for models this small, threads only wait for each other
+
 HERE = Path(__file__).resolve().parent
 
 
@@ -40,3 +42,11 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
         assert path.read_text(encoding="utf-8") == text
 
     return check
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LLaVA checkpoint with random weights that has learned the form of the replies (12 s, once)."""
+    from dualfocus_lmms.models.tiny import save_tiny
+
+    return save_tiny(tmp_path_factory.mktemp("tiny"), steps=150)

@@ -1,0 +1,120 @@
+"""DualFocus from Python: a checkpoint, a picture, a question. Loads torch only when a model is made.
+
+from dualfocus_lmms import DualFocusModel
+model = DualFocusModel("path/or/hub-name")
+trace = model.ask("photo.jpg", "What is on the sign?")
+print(trace.selection.text, trace.ppl)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from os import PathLike
+from typing import Any
+
+from PIL import Image, ImageOps
+
+from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.flow import Settings, answer_batch
+from dualfocus_lmms.trace import Trace
+from dualfocus_lmms.types import Backend, Limits, Question
+
+Source = str | PathLike[str] | Image.Image
+
+
+class DualFocusModel:
+    """A model that answers questions about pictures.
+
+    backend: what does the work. settings: how it answers; the keywords of `Settings.of`.
+    """
+
+    def __init__(
+        self,
+        pretrained: str | PathLike[str],
+        *,
+        revision: str | None = None,
+        dtype: str = "auto",
+        device: str | None = None,
+        attn_implementation: str | None = None,
+        engine: str = "shared",
+        **settings: Any,
+    ) -> None:
+        """Load a checkpoint folder or hub name; UserError when that is impossible."""
+        self.settings = Settings.of(**settings)
+        from dualfocus_lmms.models.engines import make_engine
+        from dualfocus_lmms.models.loading import load_checkpoint
+
+        checkpoint = load_checkpoint(str(pretrained), revision, dtype, device, attn_implementation)
+        self.backend: Backend = make_engine(engine, checkpoint)
+
+    @classmethod
+    def on(cls, backend: Backend, **settings: Any) -> DualFocusModel:
+        """The same on a backend that is there already, such as `testing.FakeBackend`."""
+        model = cls.__new__(cls)
+        model.settings, model.backend = Settings.of(**settings), backend
+        return model
+
+    def ask(
+        self, image: Source, question: str, instruction: str | None = None, max_new_tokens: int = 128
+    ) -> Trace:
+        """Everything the model did with one question: `trace.selection.text` is the answer.
+
+        image: a path or a picture. instruction: how to answer, put on a line of its own after the question in
+        both pathways; None asks for a single word or phrase, "" for nothing.
+        """
+        return self.ask_many([(image, question)], 1, instruction, max_new_tokens)[0]
+
+    def ask_many(
+        self,
+        pairs: Iterable[tuple[Source, str]],
+        batch_size: int = 1,
+        instruction: str | None = None,
+        max_new_tokens: int = 128,
+    ) -> list[Trace]:
+        """One trace for each pair (image, question), in order; key {"id": "0"}, {"id": "1"}, ...
+
+        Pictures are opened batch by batch.
+        """
+        if batch_size < 1:
+            raise UserError(f"batch_size is a number of questions, 1 or more, got {batch_size}.")
+        from dualfocus_lmms.tasks.prompts import SHORT_ANSWER
+
+        if instruction is None:
+            instruction = SHORT_ANSWER
+        limits, asked = Limits(max_new_tokens), list(pairs)
+        traces: list[Trace] = []
+        for start in range(0, len(asked), batch_size):
+            questions = [
+                Question(
+                    id=str(number),
+                    image=load_image(image),
+                    text=text,
+                    prompt=f"{text}\n{instruction}" if instruction else text,
+                )
+                for number, (image, text) in enumerate(asked[start : start + batch_size], start)
+            ]
+            traces += answer_batch(self.backend, questions, [limits] * len(questions), self.settings)
+        return traces
+
+
+def load_image(source: Source) -> Image.Image:
+    """A picture as people see it: turned upright as its EXIF data say, in RGB.
+
+    source is a path or a picture. UserError when there is no such file, or it holds no picture.
+    """
+    if isinstance(source, Image.Image):
+        return _as_seen(source)
+    try:
+        with Image.open(source) as opened:
+            return _as_seen(opened)
+    except FileNotFoundError as error:
+        raise UserError(f"There is no image at {str(source)!r}: check the path.") from error
+    # Pillow raises SyntaxError and ValueError for some broken files.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(
+            f"The image {str(source)!r} cannot be read ({error}): give a picture file such as PNG or JPEG."
+        ) from error
+
+
+def _as_seen(image: Image.Image) -> Image.Image:
+    return ImageOps.exif_transpose(image).convert("RGB")

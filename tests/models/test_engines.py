@@ -1,0 +1,208 @@
+"""The shared-prefix engine against the naive oracle, and how much work each does."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from PIL import Image
+
+from dualfocus_lmms import BoxFormat, Conversation, GenerationError, Limits, Question, Settings, answer_batch
+from dualfocus_lmms.models.engines import make_engine
+from dualfocus_lmms.models.loading import Checkpoint
+from dualfocus_lmms.models.shared import SharedBackend
+from dualfocus_lmms.models.tiny import character_tokenizer, llava_config
+
+TOLERANCE = 1e-4  # nats, float32
+
+
+def assert_same_answers(traces, others):
+    assert [trace.key for trace in traces] == [other.key for other in others]
+    for trace, other in zip(traces, others, strict=True):
+        assert (trace.selection.pathway, trace.selection.text) == (
+            other.selection.pathway,
+            other.selection.text,
+        )
+        assert (trace.box, trace.crop, trace.fallback) == (other.box, other.crop, other.fallback)
+        assert [answer.pathway for answer in trace.answers] == [answer.pathway for answer in other.answers]
+        for answer, oracle in zip(trace.answers, other.answers, strict=True):
+            assert (answer.text, answer.tokens, answer.ended) == (oracle.text, oracle.tokens, oracle.ended)
+            assert answer.logprobs == pytest.approx(oracle.logprobs, abs=TOLERANCE)
+
+
+def in_batches(backend, questions, limits, settings, size):
+    traces = []
+    for start in range(0, len(questions), size):
+        batch = slice(start, start + size)
+        traces += answer_batch(backend, questions[batch], limits[batch], settings)
+    return traces
+
+
+def test_shared_prefixes_equal_the_naive_engine_on_100_ragged_samples(engine, ragged):
+    questions, limits = ragged(100)
+    settings = Settings.of()
+    oracle = in_batches(engine("naive"), questions, limits, settings, 100)
+    for size in (1, 7, 100):
+        assert_same_answers(in_batches(engine("shared"), questions, limits, settings, size), oracle)
+    # The comparison is worth something: regions differ, both pathways win, some samples have no region.
+    assert len({trace.box for trace in oracle}) >= 4
+    assert {trace.selection.pathway for trace in oracle} == {"macro", "micro"}
+    assert sum(trace.micro is not None for trace in oracle) >= 50
+
+
+def test_engines_agree_where_some_samples_are_skipped_and_under_the_release_protocol(engine, ragged):
+    questions, limits = ragged(40, seed=1)
+    confidences = sorted(
+        trace.macro.confidence() for trace in answer_batch(engine("shared"), questions, limits, Settings.of())
+    )
+    middle = (confidences[19] + confidences[20]) / 2
+    for settings in (Settings.of(skip_confidence=middle), Settings.of(protocol="release")):
+        traces = in_batches(engine("shared"), questions, limits, settings, 8)
+        assert_same_answers(traces, in_batches(engine("naive"), questions, limits, settings, 8))
+        if settings.skip_confidence < 1:
+            assert sum(trace.fallback == "skip_confidence" for trace in traces) == 20
+
+
+def test_every_picture_is_encoded_once(engine, ragged):
+    questions, limits = ragged(12)
+    backend = engine("shared")
+    traces = answer_batch(backend, questions, limits, Settings.of())
+    micros = sum(trace.micro is not None for trace in traces)
+    assert backend.counts.encodes == len(questions) + micros
+    for trace in traces:
+        assert [answer.usage.encodes for answer in trace.answers] == [1, 0, 1][: len(trace.answers)]
+
+
+def test_tokens_are_counted_without_padding_and_shared_prefixes_cost_nothing(engine, ragged):
+    questions, limits = ragged(12)
+    backend = engine("shared")
+    traces = answer_batch(backend, questions, limits, Settings.of())
+    per_sample = sum(answer.usage.tokens for trace in traces for answer in trace.answers)
+    assert backend.counts.tokens == per_sample
+    for trace, question in zip(traces, questions, strict=True):
+        one = engine("shared")
+        answer_batch(one, [question], [limits[questions.index(question)]], Settings.of())
+        assert one.counts.tokens == sum(answer.usage.tokens for answer in trace.answers)
+
+
+def llava_with_576_image_tokens(checkpoint):
+    """A tiny language model behind LLaVA-1.5's number of image tokens."""
+    from transformers import CLIPImageProcessorPil, LlavaForConditionalGeneration
+
+    words = character_tokenizer()
+    config = llava_config("tiny", words)
+    config.vision_config.image_size, config.image_seq_length = 336, 576
+    torch.manual_seed(0)
+    model = LlavaForConditionalGeneration(config).eval()
+    model.generation_config.eos_token_id = words.eos_token_id
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336})
+    return Checkpoint(model, words, processor, checkpoint.family)
+
+
+class FixedBox(BoxFormat):
+    """A model with random weights writes no box: this one is read from any reply."""
+
+    def read(self, text, image_size, input_size=None):
+        return super().read("[0.20, 0.20, 0.60, 0.60]", image_size)
+
+
+def test_dualfocus_computes_at_most_2_1_times_the_tokens_of_macro_at_576_image_tokens(checkpoint):
+    """A 24-token box and 3-token answers, counts alone: 2.07 is the floor (DESIGN: the engine)."""
+    backend = make_engine("shared", llava_with_576_image_tokens(checkpoint))
+    backend.eos_ids = frozenset()
+    backend.box_format = FixedBox()
+    prompt = "Is there a snowboard in the image?\nAnswer the question using a single word or phrase."
+    questions = [
+        Question(
+            str(number), Image.new("RGB", (64, 48), (number * 60, 90, 200)), prompt.split("\n")[0], prompt
+        )
+        for number in range(4)
+    ]
+    settings = Settings.of()
+    settings = dataclasses.replace(
+        settings, protocol=dataclasses.replace(settings.protocol, locate_tokens=24)
+    )
+    limits = [Limits(3)] * 4
+    answer_batch(backend, questions, limits, Settings.of(pathway="macro"))
+    macro = dataclasses.replace(backend.counts)
+    traces = answer_batch(backend, questions, limits, settings)
+    both = backend.counts.tokens - macro.tokens
+    assert all(trace.micro is not None and len(trace.locate.tokens) == 24 for trace in traces)
+    assert both / macro.tokens <= 2.1
+    assert macro.forwards == 3  # one to read, two to speak three tokens
+    assert backend.counts.forwards - macro.forwards == 3 + 24 + 3
+    assert backend.counts.encodes - macro.encodes == 2 * macro.encodes
+
+
+def test_keep_is_a_hint_that_never_changes_an_answer(engine, ragged):
+    questions, limits = ragged(6)
+    conversations = [Conversation().user(question.prompt, question.image) for question in questions]
+    backend = engine("shared")
+    plain = backend.generate("macro", conversations, limits)
+    backend.forget()
+    kept = backend.generate("macro", conversations, limits, keep="image")
+    others = [Conversation().user("else " + question.prompt, question.image) for question in questions]
+    used = backend.generate("locate", others[::-1], limits[::-1], keep="conversation")[::-1]
+    backend.forget()
+    fresh = backend.generate("locate", others, limits)
+    for one, other in zip([*plain, *used], [*kept, *fresh], strict=True):
+        assert one.tokens == other.tokens
+        assert one.logprobs == pytest.approx(other.logprobs, abs=TOLERANCE)
+    assert sum(answer.usage.tokens for answer in used) < sum(answer.usage.tokens for answer in fresh)
+
+
+def test_a_conversation_that_extends_nothing_kept_is_read_from_its_start(engine, ragged):
+    questions, limits = ragged(4)
+    backend = engine("shared")
+    first, second = (
+        [Conversation().user(question.prompt, question.image) for question in pair]
+        for pair in (questions[:2], questions[2:])
+    )
+    backend.generate("macro", first, limits[:2], keep="conversation")
+    answers = backend.generate("macro", second, limits[2:])
+    backend.forget()
+    again = backend.generate("macro", second, limits[2:])
+    assert [answer.tokens for answer in answers] == [answer.tokens for answer in again]
+    assert [answer.usage.tokens for answer in answers] == [answer.usage.tokens for answer in again]
+
+
+@pytest.mark.parametrize("name", ["shared", "naive"])
+def test_stop_strings_cut_the_text_and_what_follows(engine, ragged, name):
+    questions, _ = ragged(1)
+    backend = engine(name)
+    conversation = Conversation().user(questions[0].prompt, questions[0].image)
+    whole = backend.generate("macro", [conversation], [Limits(12)])[0]
+    backend.forget()
+    stop = whole.text[1:]
+    cut = backend.generate("macro", [conversation], [Limits(12, (stop,))])[0]
+    assert whole.text.startswith(cut.text)
+    assert stop not in cut.text
+    assert cut.logprobs == pytest.approx(whole.logprobs[: len(cut.tokens)], abs=TOLERANCE)
+    assert not cut.ended
+
+
+@pytest.mark.parametrize("name", ["shared", "naive"])
+def test_logits_that_are_not_numbers_stop_the_run(checkpoint, ragged, name):
+    questions, limits = ragged(2)
+    backend = make_engine(name, checkpoint)
+    weight = checkpoint.model.lm_head.weight
+    healthy = weight.detach().clone()
+    try:
+        with torch.no_grad():
+            weight[5, 0] = math.nan
+        with pytest.raises(GenerationError):
+            answer_batch(backend, questions, limits, Settings.of())
+    finally:
+        with torch.no_grad():
+            weight.copy_(healthy)
+
+
+def test_padding_to_a_square_uses_the_mean_colour_and_keeps_the_sides_of_wide_pictures(checkpoint):
+    backend = SharedBackend(checkpoint)
+    wide = Image.new("RGB", (100, 20), (255, 0, 0))
+    pixels = backend.pixels([wide])
+    assert tuple(pixels.shape) == (1, 3, 56, 56)
+    assert pixels[0, :, 0, 0].abs().max() < 0.02  # mean colour: zero once normalised, up to rounding
+    left, right = pixels[0, :, 28, 1], pixels[0, :, 28, -2]
+    assert torch.allclose(left, right)
+    assert left[0] > 1.5

@@ -1,0 +1,64 @@
+"""Checkpoints that load, and those that cannot, each with a message for the user."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from dualfocus_lmms import UserError
+from dualfocus_lmms.models.loading import fingerprint, load_checkpoint, torch_device, torch_dtype
+
+
+def test_a_checkpoint_loads_in_float32_on_a_cpu_and_in_another_type_on_request(tiny_checkpoint):
+    loaded = load_checkpoint(str(tiny_checkpoint), device="cpu")
+    assert (loaded.model.dtype, loaded.model.device.type, loaded.model.training) == (
+        torch.float32,
+        "cpu",
+        False,
+    )
+    assert loaded.family.name == "llava"
+    assert load_checkpoint(str(tiny_checkpoint), device="cpu", dtype="bfloat16").model.dtype == torch.bfloat16
+
+
+def test_a_missing_checkpoint_is_the_users_mistake(tmp_path):
+    for missing in (str(tmp_path / "nothing"), "no-such-organisation/no-such-model"):
+        with pytest.raises(UserError, match="no"):
+            load_checkpoint(missing, device="cpu")
+
+
+@pytest.mark.parametrize("model_type", ["bert", "an_architecture_of_tomorrow"])
+def test_a_model_type_without_a_family_is_refused_and_the_known_ones_are_named(tmp_path, model_type):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    with pytest.raises(UserError, match="llava|" + model_type):
+        load_checkpoint(str(tmp_path), device="cpu")
+
+
+@pytest.mark.parametrize("part", ["model.safetensors", "tokenizer.json", "preprocessor_config.json"])
+def test_a_checkpoint_without_one_of_its_parts_is_refused(tmp_path, tiny_checkpoint, part):
+    folder = tmp_path / "half"
+    shutil.copytree(tiny_checkpoint, folder)
+    (folder / part).unlink()
+    with pytest.raises(UserError):
+        load_checkpoint(str(folder), device="cpu")
+
+
+def test_impossible_devices_and_types_are_refused():
+    for device in ("cuda:99", "toaster"):
+        with pytest.raises(UserError):
+            torch_device(device)
+    with pytest.raises(UserError):
+        torch_dtype("float8", torch.device("cpu"))
+    assert torch_dtype("auto", torch.device("cpu")) == torch.float32
+
+
+def test_the_fingerprint_tells_retrained_weights_apart(tmp_path, tiny_checkpoint):
+    folder = tmp_path / "copy"
+    shutil.copytree(tiny_checkpoint, folder)
+    assert fingerprint(str(folder)) == fingerprint(str(tiny_checkpoint))
+    weights = folder / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-5] ^= 1
+    weights.write_bytes(content)
+    assert fingerprint(str(folder)) != fingerprint(str(tiny_checkpoint))
+    assert fingerprint("organisation/model") is None

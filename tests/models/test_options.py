@@ -1,0 +1,64 @@
+"""Model arguments: defaults, types, and every impossible value refused before anything is loaded."""
+
+import pytest
+
+from dualfocus_lmms import UserError
+from dualfocus_lmms.models.options import ModelOptions
+
+
+def test_defaults_are_the_paper_with_both_pathways():
+    options = ModelOptions.of({"pretrained": "somewhere"})
+    assert options.settings().to_dict() == {
+        "protocol": "paper",
+        "pathway": "both",
+        "select": "ppl",
+        "skip_confidence": 1.0,
+        "box_margin": 0,
+        "count_eos": False,
+    }
+    assert (options.batch_size, options.engine, options.dtype) == (1, "shared", "auto")
+
+
+def test_the_release_brings_its_own_defaults_and_each_can_be_overridden():
+    given = {"pretrained": "somewhere", "protocol": "release"}
+    settings = ModelOptions.of(given).settings()
+    assert (settings.box_margin, settings.count_eos, settings.rule_name) == (25, True, "ppl_tie_macro")
+    settings = ModelOptions.of(given | {"box_margin": 3, "count_eos": False, "select": "micro"}).settings()
+    assert (settings.box_margin, settings.count_eos, settings.rule_name) == (3, False, "micro")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"protocol": "papre"},
+        {"pathway": "micro"},
+        {"select": "loudest"},
+        {"skip_confidence": 1.5},
+        {"skip_confidence": "often"},
+        {"box_margin": -1},
+        {"box_margin": 2.5},
+        {"count_eos": "maybe"},
+        {"batch_size": 0},
+        {"batch_size": "auto"},
+        {"batch_size": 2.5},
+        {"resume": True},
+        {"resume": "yes", "trace": "somewhere"},
+        {"skip_confidense": 0.8},
+        {"pretrained": ""},
+    ],
+)
+def test_impossible_values_are_refused(wrong):
+    with pytest.raises(UserError):
+        ModelOptions.of({"pretrained": "somewhere"} | wrong).settings()
+
+
+def test_a_checkpoint_is_needed():
+    with pytest.raises(UserError):
+        ModelOptions.of({})
+
+
+def test_only_what_decides_answers_is_part_of_a_runs_identity():
+    first = ModelOptions.of({"pretrained": "somewhere", "batch_size": "8", "engine": "naive", "trace": "a"})
+    second = ModelOptions.of({"pretrained": "somewhere", "box_margin": 0, "trace": "b", "device": "cpu"})
+    third = ModelOptions.of({"pretrained": "somewhere", "box_margin": 1})
+    assert first.identity() == second.identity() != third.identity()

@@ -1,0 +1,107 @@
+"""The host's two request forms become the same questions."""
+
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from dualfocus_lmms import UserError
+from dualfocus_lmms.models.requests import DEFAULT_NEW_TOKENS, read_limits, read_request
+
+PICTURE = Image.new("L", (7, 5), 99)
+DOC = {"picture": PICTURE, "asked": "What is it?"}
+PROMPT = "What is it?\nA. cat\nB. dog\nAnswer with the option's letter from the given choices directly."
+DOCS = {"task": {"test": [DOC]}}
+GREEDY = {"max_new_tokens": 16, "temperature": 0, "do_sample": False, "until": ["\n\n"]}
+
+
+def simple(prompt=PROMPT, images=None, gen_kwargs=GREEDY, metadata=None):
+    images = [PICTURE] if images is None else images
+    arguments = (prompt, gen_kwargs, lambda doc: images, 0, "task", "test")
+    return read_request(SimpleNamespace(args=arguments, metadata=metadata or {}), DOCS, chat=False)
+
+
+def chat(messages, metadata=None):
+    arguments = (PROMPT, lambda doc: messages, GREEDY, 0, "task", "test")
+    return read_request(SimpleNamespace(args=arguments, metadata=metadata or {}), DOCS, chat=True)
+
+
+def turn(*parts, role="user"):
+    return {"role": role, "content": list(parts)}
+
+
+IMAGE, TEXT = {"type": "image", "url": PICTURE}, {"type": "text", "text": PROMPT}
+
+
+def test_both_forms_give_the_same_question():
+    questions = [simple().question(), chat([turn(IMAGE, TEXT)]).question()]
+    for question in questions:
+        assert (question.prompt, question.text) == (PROMPT, "What is it?")
+        assert (question.image.mode, question.image.size) == ("RGB", (7, 5))
+        assert {name: question.key[name] for name in ("task", "split", "doc_id")} == {
+            "task": "task",
+            "split": "test",
+            "doc_id": 0,
+        }
+    assert questions[0].key == questions[1].key
+
+
+def test_the_task_itself_says_what_the_bare_question_is():
+    metadata = {"dualfocus": {"question": "asked"}}
+    odd = "Regard the picture. What is it? Thank you."
+    assert simple(odd, metadata=metadata).question().text == "What is it?"
+    assert simple(odd).question().text == odd
+    with pytest.raises(UserError):
+        simple(odd, metadata={"dualfocus": {"question": "no_such_column"}}).question()
+
+
+def test_another_prompt_gives_another_context():
+    assert simple().key["context"] != simple(PROMPT + " ").key["context"]
+
+
+@pytest.mark.parametrize("images", [[], [PICTURE, PICTURE], ["video.mp4"], [{"audio": 1}]])
+def test_a_request_without_exactly_one_picture_is_refused(images):
+    with pytest.raises(UserError):
+        simple(images=images).question()
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [turn(TEXT)],
+        [turn(IMAGE, IMAGE, TEXT)],
+        [turn(IMAGE, TEXT), turn(TEXT, role="assistant"), turn(TEXT)],
+        [turn({"type": "video", "url": "video.mp4"}, TEXT)],
+    ],
+)
+def test_a_chat_request_that_is_not_one_question_about_one_picture_is_refused(messages):
+    with pytest.raises(UserError):
+        chat(messages).question()
+
+
+def test_a_truncated_picture_is_named(tmp_path):
+    path = tmp_path / "broken.png"
+    Image.new("RGB", (400, 400), (9, 200, 30)).save(path)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError):
+        simple(images=[Image.open(path)]).question()
+
+
+def test_an_empty_question_is_refused():
+    with pytest.raises(UserError):
+        simple(prompt="  ").question()
+
+
+def test_limits_come_from_the_tasks_generation_settings_which_stay_untouched():
+    settings = {"max_new_tokens": 16, "until": "\n", "temperature": 0}
+    limits = read_limits(settings)
+    assert (limits.max_new_tokens, limits.stop) == (16, ("\n",))
+    assert settings == {"max_new_tokens": 16, "until": "\n", "temperature": 0}
+    assert read_limits({}).max_new_tokens == DEFAULT_NEW_TOKENS
+    assert read_limits({"until": ["a", "b"]}).stop == ("a", "b")
+
+
+@pytest.mark.parametrize("settings", [{"do_sample": True}, {"num_beams": 4}, {"max_new_tokens": -3}])
+def test_sampling_beams_and_impossible_lengths_are_refused(settings):
+    with pytest.raises(UserError):
+        read_limits(settings)
