@@ -1,4 +1,4 @@
-"""Start-up of `dualfocus eval` against the bare host, interleaved: one question each, from process start to exit.
+"""Start-up of `dualfocus eval` against the bare host, interleaved: from process start to the first question.
 
     python examples/startup.py CHECKPOINT [--repeats 5]
 
@@ -18,6 +18,20 @@ COMMANDS = {
 }
 
 
+READY = "Running generate_until requests"  # the host's last line before the first question
+
+
+def start_up(command: list[str]) -> float:
+    """Seconds from the start of a process to the line that says it is ready."""
+    started = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        ready = [time.perf_counter() - started for line in process.stdout if READY in line]
+    if process.returncode or not ready:
+        sys.exit(f"Failed, with exit code {process.returncode}: {' '.join(command)}")
+    return ready[0]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("checkpoint")
@@ -26,9 +40,7 @@ def main() -> None:
     seconds: dict[str, list[float]] = {name: [] for name in COMMANDS}
     for _ in range(given.repeats):
         for name, command in COMMANDS.items():
-            started = time.perf_counter()
-            subprocess.run([*command, f"pretrained={given.checkpoint}"], check=True, capture_output=True)
-            seconds[name].append(time.perf_counter() - started)
+            seconds[name].append(start_up([*command, f"pretrained={given.checkpoint}"]))
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     for name, times in seconds.items():
         print(
