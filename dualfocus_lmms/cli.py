@@ -193,6 +193,7 @@ def bench(
         str | None, typer.Option(help="Checkpoint: a folder or a hub name.", show_default="a random one")
     ] = None,
     new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer.")] = 3,
+    box_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the reply with the box.")] = 24,
     skip_share: Annotated[
         float,
         typer.Option(min=0, max=1, help="Share of questions that skip the second look."),
@@ -202,4 +203,15 @@ def bench(
     """Time and tokens of every engine, as ratios to plain inference."""
     from dualfocus_lmms.models.bench import bench
 
-    print(bench(size, batch_size, samples, repeats, pretrained, new_tokens, skip_share, out))
+    report = bench(
+        size=size,
+        batch_sizes=batch_size,
+        samples=samples,
+        repeats=repeats,
+        pretrained=pretrained,
+        new_tokens=new_tokens,
+        box_tokens=box_tokens,
+        skip_share=skip_share,
+        out=out,
+    )
+    print(report)

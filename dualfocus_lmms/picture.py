@@ -5,6 +5,7 @@ Knows Pillow and traces; nothing about models or where a photo comes from.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -34,7 +35,7 @@ MOST_LINES = 16  # of an answer or a question
 WHY = {
     NO_BOX: "the reply to the locate question holds no box",
     EMPTY_REGION: "the box covers no pixel of the picture",
-    SKIPPED: "the macro answer was certain enough to skip it",
+    SKIPPED: "the first answer was certain enough",
     MACRO_ONLY: "only the macro pathway was asked for",
 }
 
@@ -274,11 +275,12 @@ class _Block:
 
 def _wrap(text: str, length: Callable[[str], float], width: int, most: int) -> list[str]:
     """`text` in lines no longer than `width`; a word that alone is longer is broken."""
-    lines, line = [], ""
+    lines: list[str] = []
+    line = ""
     for word in text.split(" "):
         while length(word) > width and len(word) > 1 and len(lines) <= most:
             room = width if not line else width - length(f"{line} ")
-            fitting = next((n for n in range(len(word) - 1, 0, -1) if length(word[:n]) <= room), 0)
+            fitting = bisect_right(range(1, len(word)), room, key=lambda n, word=word: length(word[:n]))
             if not fitting and not line:
                 fitting = 1
             lines.append(f"{line} {word[:fitting]}".strip() if fitting else line)

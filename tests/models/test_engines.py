@@ -9,7 +9,7 @@ from PIL import Image
 
 from dualfocus_lmms import BoxFormat, Conversation, GenerationError, Limits, Question, Settings, answer_batch
 from dualfocus_lmms.models.engines import make_engine
-from dualfocus_lmms.models.loading import Checkpoint
+from dualfocus_lmms.models.loading import Checkpoint, load_checkpoint
 from dualfocus_lmms.models.shared import SharedBackend
 from dualfocus_lmms.models.tiny import character_tokenizer, llava_config
 
@@ -206,3 +206,15 @@ def test_padding_to_a_square_uses_the_mean_colour_and_keeps_the_sides_of_wide_pi
     left, right = pixels[0, :, 28, 1], pixels[0, :, 28, -2]
     assert torch.allclose(left, right)
     assert left[0] > 1.5
+
+
+@pytest.mark.parametrize("choice", [{"attn_implementation": "eager"}, {"dtype": "bfloat16"}])
+def test_other_attention_code_and_half_precision_run_the_same_way(tiny_checkpoint, engine, ragged, choice):
+    questions, limits = ragged(12)
+    loaded = load_checkpoint(str(tiny_checkpoint), device="cpu", **choice)
+    traces = answer_batch(make_engine("shared", loaded), questions, limits, Settings.of())
+    plain = answer_batch(engine("shared"), questions, limits, Settings.of())
+    if "dtype" not in choice:
+        assert_same_answers(traces, plain)
+    for trace, other in zip(traces, plain, strict=True):
+        assert trace.macro.logprobs[0] == pytest.approx(other.macro.logprobs[0], abs=0.2)

@@ -195,7 +195,7 @@ def test_a_run_that_was_killed_resumes_and_answers_nothing_twice(environment, ru
     [
         (["--tasks", "df_pope_random", "--limit", "0"], "", 2),
         ([], "", 2),
-        (["--tasks", "df_pope_random"], "skip_confidense=0.5", 2),
+        (["--tasks", "df_pope_random"], "skip_confidences=0.5", 2),
         (["--tasks", "df_pope_random"], "pretrained=no/such/checkpoint", 2),
         (["--tasks", "df_no_such_task"], "", 1),
     ],

@@ -43,7 +43,7 @@ def test_the_release_brings_its_own_defaults_and_each_can_be_overridden():
         {"batch_size": 2.5},
         {"resume": True},
         {"resume": "yes", "trace": "somewhere"},
-        {"skip_confidense": 0.8},
+        {"skip_confidences": 0.8},
         {"pretrained": ""},
     ],
 )

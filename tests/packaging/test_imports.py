@@ -25,7 +25,7 @@ METHOD_LIBRARIES = {"PIL", "pandas", "tabulate", "matplotlib", "jinja2", "tqdm"}
 
 # The top layer of the method's room: what a user calls. It may reach everything, but the other rooms only
 # inside functions, and nothing below imports it.
-TOP_LAYER = re.compile(r"dualfocus_lmms\.(cli|api)(_\w+|\..+)?")
+TOP_LAYER = re.compile(r"dualfocus_lmms\.(__main__|(cli|api)(_\w+|\..+)?)")
 TOP_LIBRARIES = METHOD_LIBRARIES | {"typer"}
 
 

@@ -1,0 +1,159 @@
+"""Questions from Python: what reaches the model, in which order, and what comes back."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import dualfocus_lmms
+from dualfocus_lmms import DualFocusModel, GenerationError, UserError
+from dualfocus_lmms.api import load_image
+from dualfocus_lmms.conversation import Conversation
+from dualfocus_lmms.tasks.prompts import SHORT_ANSWER
+from dualfocus_lmms.testing import FakeBackend, Reply
+
+SCRIPT = {"macro": Reply("red", (-0.7,)), "locate": "[0.25, 0.25, 0.50, 0.75]", "micro": "blue"}
+IMAGE = Image.new("RGB", (40, 20), "red")
+
+
+def test_ask_returns_a_trace():
+    backend = FakeBackend(SCRIPT)
+    trace = DualFocusModel.on(backend).ask(IMAGE, "What colour is it?")
+    assert trace.selection.text == "blue"
+    assert trace.ppl == pytest.approx({"macro": 2.01375, "micro": 1.10517}, abs=1e-5)
+    assert (trace.box, trace.crop) == ((0.25, 0.25, 0.5, 0.75), (10, 5, 20, 15))
+    assert [call.stage for call in backend.calls] == ["macro", "locate", "micro"]
+    assert [call.limits[0].max_new_tokens for call in backend.calls] == [128, 64, 128]
+
+
+@pytest.mark.parametrize(
+    ("instruction", "added"),
+    [(None, f"\n{SHORT_ANSWER}"), ("", ""), ("Answer in French.", "\nAnswer in French.")],
+)
+def test_the_instruction_follows_the_question_in_both_pathways_and_not_in_locate(
+    instruction: str | None, added: str
+):
+    prompts = DualFocusModel.on(FakeBackend(SCRIPT)).ask(IMAGE, "What?", instruction, 5).prompts
+    assert prompts["macro"] == f"What?{added}"
+    assert prompts["locate"].endswith(": What?")
+    assert prompts["micro"].endswith(f": What?{added}")
+
+
+def test_the_settings_are_those_of_settings_of():
+    model = DualFocusModel.on(FakeBackend(SCRIPT), protocol="release", select="macro", box_margin=3)
+    assert (model.settings.protocol.name, model.settings.rule_name, model.settings.box_margin) == (
+        "release",
+        "macro",
+        3,
+    )
+    assert model.ask(IMAGE, "What?").selection.text == "red"
+
+
+def test_ask_many_asks_in_batches_and_answers_in_order(tmp_path: Path):
+    def echo(stage: str, conversation: Conversation) -> str:
+        return conversation.turns[0].text if stage == "macro" else "no box"
+
+    IMAGE.save(tmp_path / "a.png")
+    backend = FakeBackend(echo)
+    pairs = [(IMAGE, "one"), (tmp_path / "a.png", "two"), (str(tmp_path / "a.png"), "three")]
+    traces = DualFocusModel.on(backend).ask_many(iter(pairs), batch_size=2, instruction="")
+    assert [trace.selection.text for trace in traces] == ["one", "two", "three"]
+    assert [trace.key for trace in traces] == [{"id": "0"}, {"id": "1"}, {"id": "2"}]
+    assert len({trace.image_hash for trace in traces}) == 1
+    assert [len(call.conversations) for call in backend.calls if call.stage == "macro"] == [2, 1]
+
+
+def test_ask_many_of_nothing():
+    assert DualFocusModel.on(FakeBackend(SCRIPT)).ask_many([], 4) == []
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda model: model.ask("none.png", "What?"), "There is no image at 'none.png': check the path"),
+        (lambda model: model.ask(IMAGE, " "), "Question '0' is empty"),
+        (lambda model: model.ask(IMAGE, "What?", max_new_tokens=0), "max_new_tokens must be at least 1"),
+        (lambda model: model.ask_many([(IMAGE, "What?")], 0), "batch_size is a number of questions, 1 or mo"),
+        (lambda model: DualFocusModel("none", protocol="papr"), "Unknown protocol 'papr': choose one of pap"),
+        (lambda model: DualFocusModel("/none/here"), "Cannot load the checkpoint '/none/here'"),
+        (lambda model: DualFocusModel("/none/here", device="abacus"), "Device 'abacus' is not usable here"),
+    ],
+)
+def test_mistakes_are_user_errors(ask, message: str):
+    with pytest.raises(UserError, match=message):
+        ask(DualFocusModel.on(FakeBackend(SCRIPT)))
+
+
+def test_a_failure_of_the_model_is_passed_on():
+    def broken(stage: str, conversation: Conversation) -> str:
+        raise GenerationError("no numbers")
+
+    with pytest.raises(GenerationError, match="no numbers"):
+        DualFocusModel.on(FakeBackend(broken)).ask(IMAGE, "What?")
+
+
+def test_a_picture_is_turned_upright(tmp_path: Path):
+    """A photo taken with the camera held sideways: 40 x 20 stored, 20 x 40 seen."""
+    stored = Image.new("RGB", (40, 20), "red")
+    stored.paste((0, 0, 255), (0, 0, 10, 20))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: turn by 90 degrees clockwise
+    stored.save(tmp_path / "turned.png", exif=exif)
+    seen = load_image(tmp_path / "turned.png")
+    assert seen.size == (20, 40)
+    assert (seen.getpixel((10, 2)), seen.getpixel((10, 30))) == ((0, 0, 255), (255, 0, 0))
+    with Image.open(tmp_path / "turned.png") as opened:
+        assert load_image(opened).tobytes() == seen.tobytes()
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I", "I;16", "F"])
+def test_any_mode_becomes_rgb(mode: str, tmp_path: Path):
+    image = Image.new(mode, (3, 2))
+    image.save(tmp_path / "a.tiff")
+    assert load_image(tmp_path / "a.tiff").mode == load_image(image).mode == "RGB"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"not a picture", b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", "half", "folder"],
+)
+def test_an_unreadable_picture_is_named(content: bytes | str, tmp_path: Path):
+    path = tmp_path / "a.png"
+    if content == "folder":
+        path.mkdir()
+    elif content == "half":
+        Image.effect_noise((50, 50), 90).save(path)
+        path.write_bytes(path.read_bytes()[:1000])
+    else:
+        path.write_bytes(content)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"The image '.*a\.png' cannot be read \(.*: give a picture file"):
+        load_image(path)
+
+
+def test_the_name_is_public_and_loads_no_torch():
+    code = "import sys; from dualfocus_lmms import DualFocusModel; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+    assert "DualFocusModel" in dualfocus_lmms.__all__
+    with pytest.raises(AttributeError, match="has no attribute 'DualFocusModels'"):
+        _ = dualfocus_lmms.DualFocusModels
+
+
+def test_on_a_real_checkpoint(tiny_checkpoint: Path):
+    """Asked one by one or together, by either engine, the answers and their perplexities are the same."""
+    pictures = [Image.new("RGB", (60, 40), color) for color in ("red", "blue", "white")]
+    pairs = [(picture, f"Is it {word}?") for picture, word in zip(pictures, "abc", strict=True)]
+    model = DualFocusModel(tiny_checkpoint, device="cpu")
+    alone = [model.ask(*pair, max_new_tokens=6) for pair in pairs]
+    together = model.ask_many(pairs, 3, max_new_tokens=6)
+    naive = DualFocusModel(tiny_checkpoint, device="cpu", engine="naive").ask_many(pairs, max_new_tokens=6)
+    assert all(trace.selection.text for trace in alone)
+    for other in (together, naive):
+        assert [trace.selection.text for trace in other] == [trace.selection.text for trace in alone]
+        assert [trace.box for trace in other] == [trace.box for trace in alone]
+        for one, two in zip(alone, other, strict=True):
+            assert two.ppl == pytest.approx(one.ppl, rel=1e-4)

@@ -1,0 +1,87 @@
+"""Scenes: the same from the same seed, never shared by splits, true to their own words."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dualfocus_lmms import UserError
+from dualfocus_lmms.boxes import WHOLE
+from dualfocus_lmms.train.scenes import COLORS, SIDE, make_scene, make_scenes, write_visual_genome
+
+
+def test_a_scene_is_the_same_whenever_it_is_made():
+    first, again = make_scene("test", 3, 7), make_scene("test", 3, 7)
+    assert first == again
+    assert first.picture().tobytes() == again.picture().tobytes()
+    assert first.picture().size == (SIDE, SIDE)
+
+
+def test_splits_and_seeds_share_no_scene():
+    halves = [(split, seed) for split in ("train", "validation", "test") for seed in (0, 1)]
+    scenes = [scene for split, seed in halves for scene in make_scenes(split, seed, 60)]
+    assert len({scene.things for scene in scenes}) == len(scenes)
+    with pytest.raises(UserError):
+        make_scene("tset", 0, 0)
+
+
+def test_answers_are_true_and_yes_and_no_are_balanced():
+    verdicts = []
+    for scene in make_scenes("test", 0, 200):
+        names = {thing.name: thing for thing in scene.things}
+        assert len(names) == len(scene.things)
+        for asked in scene.asked:
+            words = asked.question.rstrip("?").split()
+            if asked.kind == "detail":
+                assert asked.answer == names[" ".join(words[-2:])].digit
+            elif asked.kind == "exist":
+                there = " ".join(words[3:5]) in names
+                assert asked.answer == ("yes" if there else "no")
+                verdicts.append(there)
+            elif words[0] == "How":
+                assert asked.answer == str(len(scene.things))
+            else:
+                first, second = names[" ".join(words[2:4])], names[" ".join(words[-2:])]
+                holds = first.x < second.x if "left" in words else first.y < second.y
+                assert asked.answer == ("yes" if holds else "no")
+    assert sum(verdicts) * 2 == len(verdicts)
+
+
+def test_boxes_hold_the_things_and_their_colour():
+    for scene in make_scenes("train", 0, 20):
+        pixels = np.asarray(scene.picture())
+        for thing in scene.things:
+            left, top, right, bottom = (round(value * SIDE) for value in thing.box.xyxy)
+            same = np.all(pixels == COLORS[thing.color], axis=2)
+            inside = same[top:bottom, left:right]
+            assert inside.mean() > 0.35
+            assert same.sum() >= inside.sum()
+            assert same[bottom - 2, thing.x]
+        for asked in scene.asked:
+            assert asked.box == (WHOLE if not asked.things else asked.things[0].box)
+
+
+def test_a_digit_is_small_in_the_scene_and_large_in_its_crop():
+    thing = make_scene("train", 0, 0).things[0]
+    assert thing.digit_height / SIDE * 96 < 4  # pixels of an encoder that sees 96
+    assert thing.digit_height / (2 * thing.radius) * 96 > 11
+
+
+def test_the_files_are_visual_genomes(tmp_path):
+    scenes = list(make_scenes("train", 0, 3))
+    write_visual_genome(tmp_path, scenes, first_id=10)
+    images, objects, questions = (
+        json.loads((tmp_path / f"{name}.json").read_text())
+        for name in ("image_data", "objects", "question_answers")
+    )
+    assert [image["image_id"] for image in images] == [10, 11, 12]
+    for scene, image, things, asked in zip(scenes, images, objects, questions, strict=True):
+        with Image.open(tmp_path / "VG_100K" / f"{image['image_id']}.png") as picture:
+            assert picture.size == (image["width"], image["height"]) == (SIDE, SIDE)
+        assert [record["names"] for record in things["objects"]] == [[thing.name] for thing in scene.things]
+        assert [qa["answer"] for qa in asked["qas"]] == [one.answer for one in scene.asked]
+        known = {record["object_id"] for record in things["objects"]}
+        assert all(record["object_id"] in known for qa in asked["qas"] for record in qa["q_objects"])
+    with pytest.raises(UserError):
+        write_visual_genome(tmp_path, scenes)
