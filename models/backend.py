@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from dualfocus_lmms.errors import GenerationError
+from dualfocus_lmms.family import Family
 from dualfocus_lmms.models.loading import Checkpoint
 from dualfocus_lmms.models.rendering import Renderer
 from dualfocus_lmms.types import Answer, Limits, Stage, Usage
@@ -30,6 +31,29 @@ class Counts:
     encodes: int = 0
 
 
+class Pictures:
+    """Encoder input of pictures, padded to a square first where the family says so. Needs no weights."""
+
+    def __init__(self, family: Family, image_processor: Any) -> None:
+        self._square = family.image == "square"
+        self._processor = image_processor
+        mean = getattr(image_processor, "image_mean", None) or (0.0, 0.0, 0.0)
+        self._pad_color = tuple(int(value * 255) for value in mean)
+
+    def __call__(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """(N, 3, H, W) of N pictures, float32 on the CPU."""
+        pictures = [image.convert("RGB") for image in images]
+        if self._square:
+            pictures = [pad_to_square(picture, self._pad_color) for picture in pictures]  # type: ignore[arg-type]
+        return self._processor(images=pictures, return_tensors="pt")["pixel_values"]
+
+
+def image_tokens(config: Any) -> int:
+    """Tokens of one picture, from a LLaVA configuration alone: one for each patch of the encoder's input."""
+    patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+    return patches if config.vision_feature_select_strategy == "default" else patches + 1
+
+
 class ModelBackend:
     """A checkpoint with its renderer and image handling; engines add `generate`."""
 
@@ -42,16 +66,11 @@ class ModelBackend:
         self.renderer = Renderer(checkpoint.tokenizer, checkpoint.family, self.image_token_id)
         self.counts = Counts()
         self.eos_ids = _eos_ids(self.model, self.tokenizer)
-        mean = getattr(checkpoint.image_processor, "image_mean", None) or (0.0, 0.0, 0.0)
-        self._pad_color = tuple(int(value * 255) for value in mean)
+        self._to_pixels = Pictures(checkpoint.family, checkpoint.image_processor)
 
     def pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """Encoder input (N, 3, H, W) of N pictures, padded to a square first where the family says so."""
-        pictures = [image.convert("RGB") for image in images]
-        if self.checkpoint.family.image == "square":
-            pictures = [pad_to_square(picture, self._pad_color) for picture in pictures]  # type: ignore[arg-type]
-        pixels = self.checkpoint.image_processor(images=pictures, return_tensors="pt")["pixel_values"]
-        return pixels.to(self.model.device, self.model.dtype)
+        """Encoder input (N, 3, H, W) of N pictures, on the model's device and in its type."""
+        return self._to_pixels(images).to(self.model.device, self.model.dtype)
 
     def stopped(self, tokens: Sequence[int], limits: Limits) -> bool:
         """Whether the text of `tokens` contains a stop string."""

@@ -14,7 +14,7 @@ from PIL import Image
 from transformers import GenerationConfig
 
 from dualfocus_lmms.conversation import Conversation
-from dualfocus_lmms.models.backend import ModelBackend
+from dualfocus_lmms.models.backend import ModelBackend, image_tokens
 from dualfocus_lmms.models.loading import Checkpoint
 from dualfocus_lmms.types import Answer, Keep, Limits, Stage, Usage
 
@@ -89,10 +89,7 @@ class NaiveBackend(ModelBackend):
         )
 
     def _image_length(self, image: Image.Image) -> int:
-        """Tokens of one image, from the configuration alone: one for each patch of the encoder's input."""
-        config = self.model.config
-        patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
-        return patches if config.vision_feature_select_strategy == "default" else patches + 1
+        return image_tokens(self.model.config)
 
     def _count_forward(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         self.counts.forwards += 1

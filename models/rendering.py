@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from PIL import Image
@@ -20,11 +21,13 @@ class Rendered:
     """Token ids of a conversation up to the point where the model speaks.
 
     ids: with one placeholder id for every image token. spans: (start, length) of each image, in order.
+    replies: (start, length) of each assistant turn that carries tokens, in order.
     """
 
     ids: tuple[int, ...]
     images: tuple[Image.Image, ...]
     spans: tuple[tuple[int, int], ...] = field(default=())
+    replies: tuple[tuple[int, int], ...] = field(default=())
 
 
 class Renderer:
@@ -45,12 +48,31 @@ class Renderer:
         exactly these; the text around them is tokenised as it was when they were generated.
         """
         ids: list[int] = []
+        replies = []
         for position, turn in enumerate(conversation.turns):
             if turn.tokens is not None:
                 ids += self._tokens(self._text(conversation.turns[:position]), first=not ids)
+                replies.append((len(ids), len(turn.tokens)))
                 ids += turn.tokens
         ids += self._tokens(self._text(conversation.turns), first=not ids)
-        return self._expand(ids, conversation.images, image_length)
+        return self._expand(ids, replies, conversation.images, image_length)
+
+    def reply(self, text: str) -> tuple[int, ...]:
+        """Ids of `text` as a model says it: after the opening of its turn, the closing token left out."""
+        return tuple(self.continuation(self._blank + text.strip()))
+
+    @cached_property
+    def _blank(self) -> str:
+        """What stands between the opening of an assistant turn and its text: a blank, or nothing."""
+        asked, marker = Conversation().user("?"), "\ue000\ue001"
+        opened = self._template_text(asked, open_turn=True)
+        said = self._template_text(asked.assistant(marker), open_turn=False).partition(marker)[0]
+        if not said.startswith(opened):
+            raise UserError(
+                f"The chat template opens an assistant turn with {opened[-20:]!r} before it is said and with "
+                f"{said[-20:]!r} after: what a model says cannot be found in it again."
+            )
+        return said[len(opened) :]
 
     def _text(self, turns: Sequence[Turn]) -> str:
         """The rendered text after the last assistant turn that carries tokens."""
@@ -60,13 +82,15 @@ class Renderer:
             Turn(turn.role, marker, turn.images) if spoken and position == spoken[-1] else turn
             for position, turn in enumerate(turns)
         ]
-        text: str = self._tokenizer.apply_chat_template(
-            Conversation(tuple(marked)).messages(),
+        return self._template_text(Conversation(tuple(marked)), open_turn=True).split(marker)[-1]
+
+    def _template_text(self, conversation: Conversation, open_turn: bool) -> str:
+        return self._tokenizer.apply_chat_template(
+            conversation.messages(),
             chat_template=self._template,
-            add_generation_prompt=True,
+            add_generation_prompt=open_turn,
             tokenize=False,
         )
-        return text.split(marker)[-1]
 
     def _tokens(self, text: str, first: bool) -> list[int]:
         """Ids of a piece of text; a piece that is not the first continues a text and opens with no blank."""
@@ -85,6 +109,7 @@ class Renderer:
     def _expand(
         self,
         ids: Sequence[int],
+        replies: Sequence[tuple[int, int]],
         images: tuple[Image.Image, ...],
         image_length: Callable[[Image.Image], int],
     ) -> Rendered:
@@ -96,12 +121,15 @@ class Renderer:
                 f"the text of a question must not contain {self._image_token!r}."
             )
         expanded: list[int] = []
-        spans = []
+        spans, starts = [], []
         waiting = iter(images)
         for token in ids:
+            starts.append(len(expanded))
             length = 1
             if token == self._image_token_id:
                 length = image_length(next(waiting))
                 spans.append((len(expanded), length))
             expanded += [token] * length
-        return Rendered(tuple(expanded), images, tuple(spans))
+        starts.append(len(expanded))
+        moved = tuple((starts[start], length) for start, length in replies)
+        return Rendered(tuple(expanded), images, tuple(spans), moved)

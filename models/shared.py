@@ -12,10 +12,12 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from PIL import Image
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from dualfocus_lmms.conversation import Conversation
 from dualfocus_lmms.models.backend import ModelBackend
@@ -24,6 +26,7 @@ from dualfocus_lmms.models.rendering import Rendered
 from dualfocus_lmms.types import Answer, Keep, Limits, Stage, Usage
 
 _HOLE = -1
+_ROOM = 32  # slots that a layer of the cache allocates beyond what it holds
 
 # What a row of the cache holds: its token ids, where each token of a picture is -1 - the picture's number.
 Key = tuple[int, ...]
@@ -136,7 +139,7 @@ class SharedBackend(ModelBackend):
                     row.cached = len(kept.keys[position])  # type: ignore[index]
                 return _select(kept, index)  # type: ignore[arg-type]
         empty = torch.zeros(len(rows), 0, dtype=torch.bool, device=self.model.device)
-        return Kept(DynamicCache(config=self.model.config.get_text_config()), empty, [()] * len(rows))
+        return Kept(_empty_cache(self.model.config.get_text_config()), empty, [()] * len(rows))
 
     def _prefill(self, rows: Sequence[Row], state: Kept, keep: Keep | None) -> torch.Tensor:
         """Read what is not cached yet, in one forward. Logits (B, V) after each row's last token.
@@ -248,14 +251,60 @@ def _select(kept: Kept, index: list[int]) -> Kept:
 
 
 def _cut(state: Kept, length: int, keys: list[Key]) -> Kept:
-    """The first `length` slots of a state, as views: the cache grows by new tensors, never in place."""
+    """The first `length` slots of a state, as views: no slot that holds a token is written again."""
     return Kept(_copy(state.cache, lambda tensor: tensor[:, :, :length]), state.mask[:, :length], keys)
+
+
+class RoomyLayer(DynamicLayer):
+    """A layer of the cache with room at its end, so that decoding a token does not copy all those before it.
+
+    A slot is written once. Views of what is held stay true, and a copy of the layer begins without the room.
+    """
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    _room: tuple[torch.Tensor, torch.Tensor] | None = None  # keys and values (B, heads, S + room, D)
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
+        held, length = self.keys.shape[2], self.keys.shape[2] + key_states.shape[2]
+        if self._room is None or self._room[0].shape[2] < length:
+            self._room = _roomy(self.keys, length + _ROOM), _roomy(self.values, length + _ROOM)
+        self._room[0][:, :, held:length] = key_states
+        self._room[1][:, :, held:length] = value_states
+        self.keys, self.values = self._room[0][:, :, :length], self._room[1][:, :, :length]
+        return self.keys, self.values
+
+    def __copy__(self) -> RoomyLayer:
+        copied = type(self)()
+        copied.__dict__.update(self.__dict__, _room=None)
+        return copied
+
+
+def _roomy(held: torch.Tensor, slots: int) -> torch.Tensor:
+    """A tensor of `slots` slots (B, heads, slots, D) that begins with `held`."""
+    batch, heads, length, width = held.shape
+    room = held.new_empty(batch, heads, slots, width)
+    room[:, :, :length] = held
+    return room
+
+
+def _empty_cache(config: Any) -> DynamicCache:
+    """The cache of a text model; only the layers that keep every token have room."""
+    cache = DynamicCache(config=config)
+    cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
 
 
 def _copy(cache: DynamicCache, change: Callable[[torch.Tensor], torch.Tensor]) -> DynamicCache:
     """A cache with layer objects of its own, holding `change` of the keys and values (B, heads, S, D)."""
     copied = copy.copy(cache)
-    copied.layers = [copy.copy(layer) for layer in cache.layers]
-    for layer in copied.layers:
+    layers: list[Any] = [copy.copy(layer) for layer in cache.layers]
+    for layer in layers:
         layer.keys, layer.values = change(layer.keys), change(layer.values)
+    copied.layers = layers
     return copied
