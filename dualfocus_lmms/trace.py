@@ -124,10 +124,14 @@ class TraceWriter:
     """Appends traces to a folder, each one handed to the operating system before `write` returns."""
 
     def __init__(self, folder: str | Path, rank: int = 0) -> None:
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"rank{rank}.jsonl"
-        self._file = path.open("ab+")
+        path = Path(folder) / f"rank{rank}.jsonl"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("ab+")
+        except OSError as error:
+            raise UserError(
+                f"Cannot write traces to {path}: {error}. Give a folder that is writable."
+            ) from error
         if self._file.tell() > 0:  # a kill can leave half a line: close it, so that the next one stands alone
             self._file.seek(-1, os.SEEK_END)
             if self._file.read(1) != b"\n":

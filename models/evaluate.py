@@ -1,8 +1,8 @@
 """`dualfocus eval`: lmms-eval in this process, with an exit code that tells and messages without traceback.
 
 Everything is passed on to the host unchanged. This adds: `--model dualfocus` by default, start-up without
-the host's own tasks when only ours are asked for, and a stop at the first failure (the host itself prints a
-traceback, goes on and exits with 0).
+the host's own tasks when only ours are asked for, a message for arguments that the host refuses, and a stop
+at the first failure (the host itself prints a traceback, goes on and exits with 0).
 """
 
 from __future__ import annotations
@@ -11,12 +11,18 @@ import gc
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from traceback import walk_tb
 from typing import Any
 
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.models.manifest import ONLY_OUR_TASKS
+from dualfocus_lmms.models.requests import ONLY_GENERATE_UNTIL
 
 OUR_PREFIX = "df_"
+_NO_MODEL = "hf"  # the host's default for --model, which it does not have itself
+# The host's functions that check its arguments: their own ValueError or AssertionError is the user's mistake.
+_CHECKS = ("cli_evaluate", "cli_evaluate_single", "simple_evaluate")
 
 
 class _Stop(BaseException):
@@ -28,18 +34,15 @@ def evaluate(arguments: Sequence[str]) -> int:
 
     Raises what went wrong, a UserError where one lies beneath it.
     """
-    arguments = list(arguments)
-    if not {"--help", "-h"} & set(arguments):
-        arguments = _checked(arguments)
-    if _only_our_tasks(arguments):
-        os.environ[ONLY_OUR_TASKS] = "1"
     sys.argv = ["lmms-eval", *arguments]
     host = _import_host()
     single = host.cli_evaluate_single
 
     def stop_at_failure(args: Any) -> Any:
         try:
-            return single(args)
+            _check(args)
+            with _fewest_tasks(args):
+                return single(args)
         except Exception as error:
             raise _Stop from error
 
@@ -48,6 +51,8 @@ def evaluate(arguments: Sequence[str]) -> int:
         host.cli_evaluate()
     except _Stop as stop:
         raise _user_error(stop.__cause__) from None
+    except ValueError as error:  # of a --config file
+        raise _user_error(error) from None
     finally:
         host.cli_evaluate_single = single
     return 0
@@ -63,48 +68,46 @@ def _import_host() -> Any:
     return host
 
 
-def _checked(arguments: list[str]) -> list[str]:
-    """The arguments with our model as default. UserError for what the host would misread."""
-    if _value(arguments, "--config") is None:
-        if _value(arguments, "--tasks") is None:
-            raise UserError("No task: give --tasks, for example --tasks df_pope (--tasks list names all).")
-        if _value(arguments, "--model") is None:
-            arguments = ["--model", "dualfocus", *arguments]
-    limit = _value(arguments, "--limit")
-    if limit is not None and _is_zero(limit):
+def _check(args: Any) -> None:
+    """Our model as default, in the host's parsed arguments. UserError for what the host would misread."""
+    if args.model == _NO_MODEL:
+        args.model = "dualfocus"
+    if args.tasks is None:
+        raise UserError("No task: give --tasks, for example --tasks df_pope (--tasks list names all).")
+    if args.limit == 0:
         raise UserError(
-            f"--limit {limit} leaves no question (the host would run them all): give a number of questions "
+            "--limit 0 leaves no question (the host would run them all): give a number of questions "
             "per task, 1 or more, a share below 1, or leave it out."
         )
-    return arguments
 
 
-def _is_zero(number: str) -> bool:
+@contextmanager
+def _fewest_tasks(args: Any) -> Iterator[None]:
+    """Only our own tasks in the host's index, where nothing else is asked for."""
+    ours = args.include_path is None and all(
+        task.strip().startswith(OUR_PREFIX) for task in args.tasks.split(",")
+    )
+    given = os.environ.get(ONLY_OUR_TASKS)
+    if ours:
+        os.environ[ONLY_OUR_TASKS] = "1"
     try:
-        return float(number) == 0
-    except ValueError:
-        return False  # the host's parser says what it allows
-
-
-def _only_our_tasks(arguments: Sequence[str]) -> bool:
-    tasks = (_value(arguments, "--tasks") or "").split(",")
-    return all(task.strip().startswith(OUR_PREFIX) for task in tasks)
-
-
-def _value(arguments: Sequence[str], name: str) -> str | None:
-    """The last value of an option given as `--name value` or `--name=value`."""
-    found = None
-    for position, argument in enumerate(arguments):
-        if argument == name and position + 1 < len(arguments):
-            found = arguments[position + 1]
-        elif argument.startswith(f"{name}="):
-            found = argument.partition("=")[2]
-    return found
+        yield
+    finally:
+        if ours:
+            os.environ.pop(ONLY_OUR_TASKS)
+            if given is not None:
+                os.environ[ONLY_OUR_TASKS] = given
 
 
 def _user_error(error: BaseException | None) -> BaseException:
     """The UserError beneath `error`, where the host wrapped one; else the error itself."""
     assert error is not None
+    *_, (frame, _) = walk_tb(error.__traceback__)
+    place = frame.f_code.co_name if frame.f_globals["__name__"].startswith("lmms_eval.") else ""
+    if place in _CHECKS and isinstance(error, (ValueError, AssertionError)):
+        return UserError(f"{error} (`dualfocus eval --help` lists all options.)")
+    if place == "construct_requests" and isinstance(error, AssertionError):  # an output_type without messages
+        return UserError(ONLY_GENERATE_UNTIL)
     for cause in _causes(error):
         if isinstance(cause, UserError):
             return cause

@@ -20,9 +20,9 @@ from loguru import logger
 from dualfocus_lmms._version import __version__
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.models.engines import make_engine
-from dualfocus_lmms.models.loading import fingerprint, load_checkpoint
-from dualfocus_lmms.models.options import ModelOptions
-from dualfocus_lmms.models.requests import read_request
+from dualfocus_lmms.models.loading import fingerprint, load_checkpoint, torch_device, torch_dtype
+from dualfocus_lmms.models.options import ModelOptions, parse_model_args
+from dualfocus_lmms.models.requests import ONLY_GENERATE_UNTIL, read_request
 from dualfocus_lmms.models.runner import Runner, open_traces
 from dualfocus_lmms.trace import Trace, claim_folder
 
@@ -35,15 +35,15 @@ class SampleExtras(TokenCounts):
 
     @classmethod
     def of(cls, trace: Trace) -> SampleExtras:
-        extras = {
+        extras: dict[str, Any] = {
             "pathway": trace.selection.pathway,
             "margin": trace.selection.margin,
             "fallback": trace.fallback,
             "box": trace.box,
             "crop": trace.crop,
             "ppl": trace.ppl,
-            **{answer.pathway: answer.text for answer in trace.answers},
         }
+        extras.update((answer.pathway, answer.text) for answer in trace.answers)
         return cls(
             input_tokens=sum(answer.usage.tokens for answer in trace.answers),
             output_tokens=sum(len(answer.logprobs) for answer in trace.answers),
@@ -69,7 +69,7 @@ class DualFocus(lmms):
         device = options.device
         if device is None or self._world_size > 1:
             device = str(self.accelerator.device)
-        writer, finished = self._open_traces(options)
+        writer, finished = self._open_traces(options, device)
         checkpoint = load_checkpoint(
             options.pretrained, options.revision, options.dtype, device, options.attn_implementation
         )
@@ -81,10 +81,8 @@ class DualFocus(lmms):
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: dict | None = None) -> DualFocus:
         """As the host's, but what `--model_args` says wins over the host's own options of the same name."""
-        from lmms_eval.utils import simple_parse_args_string
-
         given = {name: value for name, value in (additional_config or {}).items() if value is not None}
-        return cls(**(given | simple_parse_args_string(arg_string)))
+        return cls(**(given | parse_model_args(arg_string)))
 
     def generate_until(self, requests: Sequence[Any]) -> list[GenerationResult]:
         if self._runner is None:
@@ -96,23 +94,24 @@ class DualFocus(lmms):
     def generate_until_multi_round(self, requests: Sequence[Any]) -> NoReturn:
         raise UserError("DualFocus answers one question at a time: multi-round tasks are not supported.")
 
+    def generate_visual_cot(self, requests: Sequence[Any]) -> NoReturn:
+        raise UserError(ONLY_GENERATE_UNTIL)
+
     def loglikelihood(self, requests: Sequence[Any]) -> NoReturn:
-        raise UserError(
-            "DualFocus generates its answers: choose a task with output_type generate_until, "
-            "such as df_pope (`dualfocus eval --tasks list` names them)."
-        )
+        raise UserError(ONLY_GENERATE_UNTIL)
 
     def clean(self) -> None:
         """Free the model before the host scores; its judges may need the memory."""
         self._runner = None
         super().clean()
 
-    def _open_traces(self, options: ModelOptions) -> tuple[Any, list[Trace]]:
+    def _open_traces(self, options: ModelOptions, device: str) -> tuple[Any, list[Trace]]:
         if options.trace is None:
             return None, []
         if self._rank == 0:
             identity = {
                 **options.identity(),
+                "dtype": str(torch_dtype(options.dtype, torch_device(device))),
                 "checkpoint": fingerprint(options.pretrained),
                 "versions": _versions(),
             }

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
 from dualfocus_lmms.errors import UserError, choose
@@ -18,6 +19,7 @@ from dualfocus_lmms.plugins import family_for
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 _TAIL_BYTES = 1 << 16
+_PARTS = (".json", ".jinja", ".model", ".safetensors", ".bin")  # settings, tokenizer, weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,30 +53,42 @@ def load_checkpoint(
     try:
         config = AutoConfig.from_pretrained(pretrained, revision=revision)
         family = family_for(config.model_type)
-        model = AutoModelForImageTextToText.from_pretrained(
-            pretrained, revision=revision, dtype=model_dtype, attn_implementation=attn_implementation
+        model: Any
+        model, loaded = AutoModelForImageTextToText.from_pretrained(
+            pretrained,
+            revision=revision,
+            dtype=model_dtype,
+            attn_implementation=attn_implementation,
+            output_loading_info=True,
         )
         tokenizer = AutoTokenizer.from_pretrained(pretrained, revision=revision)
         image_processor = AutoImageProcessor.from_pretrained(pretrained, revision=revision, backend="pil")
-    except (OSError, ValueError, ImportError) as error:
+    # RuntimeError: weights of another shape than config.json says.
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise UserError(
             f"Cannot load the checkpoint {pretrained!r}: {error}\n"
             "Give a folder or hub name with config.json, weights, tokenizer and preprocessor_config.json."
         ) from error
+    missing = sorted(loaded["missing_keys"])
+    if missing:  # transformers fills them with random numbers and only warns
+        raise UserError(
+            f"The checkpoint {pretrained!r} lacks {len(missing)} of its weights, the first of them "
+            f"{missing[0]!r}: give a complete one in the Hugging Face format."
+        )
     return Checkpoint(model.to(place).eval(), tokenizer, image_processor, family)
 
 
 def fingerprint(pretrained: str) -> str | None:
     """What tells one local checkpoint from another at the same place, None for a hub name.
 
-    Read from the configuration and the last bytes of every weight file, so that it takes no time.
+    Read from the last bytes of every file a model is loaded from, so that it takes no time.
     """
     folder = Path(pretrained)
     if not folder.is_dir():
         return None
     digest = hashlib.blake2b(digest_size=8)
-    for path in sorted([folder / "config.json", *folder.glob("*.safetensors"), *folder.glob("*.bin")]):
-        if path.exists():
+    for path in sorted(folder.iterdir()):
+        if path.suffix in _PARTS and path.is_file():
             with path.open("rb") as file:
                 size = file.seek(0, os.SEEK_END)
                 file.seek(-min(size, _TAIL_BYTES), os.SEEK_END)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from dualfocus_lmms.errors import UserError, choose
 from dualfocus_lmms.flow import Settings
+
+# Options that stay as they were written; the host makes numbers of digits.
+TEXTS = ("pretrained", "trace", "revision", "device")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +53,12 @@ class ModelOptions:
                 "No checkpoint: give --model_args pretrained=<folder or hub name of a LLaVA checkpoint>."
             )
         values = dict(given)
-        for name in ("pretrained", "trace", "revision", "device"):  # the host turns digits into numbers
+        for name in TEXTS:  # a plain digit is a folder's name too
             if values.get(name) is not None:
                 values[name] = str(values[name])
+        for name in ("pretrained", "trace"):  # no shell expands the ~ in --model_args trace=~/traces
+            if values.get(name) is not None:
+                values[name] = os.path.expanduser(values[name])
         values["batch_size"] = _batch_size(values.get("batch_size", 1))
         options = cls(**values)
         if options.resume not in (True, False):
@@ -67,8 +76,30 @@ class ModelOptions:
     def identity(self) -> dict[str, Any]:
         """What decides the answers, all defaults filled in: two runs of one trace folder must agree on it."""
         chosen = asdict(self)
+        if Path(self.pretrained).is_dir():  # however it was written
+            chosen["pretrained"] = str(Path(self.pretrained).resolve())
         same_answers = ("trace", "resume", "batch_size", "device", "engine", "attn_implementation")
         return {name: chosen[name] for name in chosen if name not in same_answers} | self.settings().to_dict()
+
+
+def parse_model_args(text: str) -> dict[str, Any]:
+    """Values of `--model_args` by name, as the host reads them but for TEXTS. UserError for another form.
+
+    The host would make 1000.0 of a folder called 1e3 and infinity of some commit hashes.
+    """
+    from lmms_eval.utils import simple_parse_args_string
+
+    try:
+        values = simple_parse_args_string(text)
+    except ValueError as error:
+        raise UserError(
+            f"--model_args is name=value,name=value, got {text!r}. "
+            "A name with a comma cannot be given: use a link without one."
+        ) from error
+    for name in TEXTS:
+        if isinstance(values.get(name), (bool, int, float)):
+            values[name] = re.findall(rf"(?:^|,)\s*{name}=([^,]*)", text)[-1].strip()
+    return values
 
 
 def _batch_size(value: Any) -> int:

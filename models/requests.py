@@ -14,14 +14,18 @@ from dualfocus_lmms.prompts import bare_question
 from dualfocus_lmms.types import Limits, Question
 
 DEFAULT_NEW_TOKENS = 128  # as the release decodes
+ONLY_GENERATE_UNTIL = (
+    "DualFocus generates its answers: choose a task with output_type generate_until, "
+    "such as df_pope (`dualfocus eval --tasks list` names all tasks)."
+)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Request:
     """One request of the host. Reading the question opens the image, so that is put off until needed.
 
-    key: task, split, doc_id, and the fingerprint of the prompt, by which a resumed run notices that a task
-    has changed. question: opens the image and builds the question.
+    key: task, split, doc_id, and the fingerprint of prompt and limits, by which a resumed run notices that a
+    task has changed. question: opens the image and builds the question.
     """
 
     key: dict[str, Any]
@@ -36,7 +40,9 @@ def read_request(instance: Any, task_dict: Mapping[str, Any], chat: bool) -> Req
         context, to_content, gen_kwargs, doc_id, task, split = instance.args
     else:
         context, gen_kwargs, to_content, doc_id, task, split = instance.args
-    fingerprint = hashlib.blake2b(str(context).encode(), digest_size=8).hexdigest()
+    limits = read_limits(gen_kwargs)
+    asked = repr((str(context), limits.max_new_tokens, limits.stop))
+    fingerprint = hashlib.blake2b(asked.encode("utf-8", "backslashreplace"), digest_size=8).hexdigest()
     key = {"task": task, "split": split, "doc_id": doc_id, "context": fingerprint}
 
     def question() -> Question:
@@ -50,7 +56,7 @@ def read_request(instance: Any, task_dict: Mapping[str, Any], chat: bool) -> Req
             key=key,
         )
 
-    return Request(key, read_limits(gen_kwargs), question)
+    return Request(key, limits, question)
 
 
 def read_limits(gen_kwargs: Mapping[str, Any]) -> Limits:
@@ -65,7 +71,12 @@ def read_limits(gen_kwargs: Mapping[str, Any]) -> Limits:
         )
     until = gen_kwargs.get("until") or ()
     stops = (until,) if isinstance(until, str) else tuple(until)
-    return Limits(int(gen_kwargs.get("max_new_tokens") or DEFAULT_NEW_TOKENS), stops)
+    longest = gen_kwargs.get("max_new_tokens", DEFAULT_NEW_TOKENS)
+    if isinstance(longest, float) and longest.is_integer():  # the host's parser reads "1e2" as 100.0
+        longest = int(longest)
+    if type(longest) is not int:
+        raise UserError(f"max_new_tokens is a whole number of tokens, 1 or more, got {longest!r}.")
+    return Limits(longest, stops)
 
 
 def _bare_text(doc: Mapping[str, Any], metadata: Mapping[str, Any], prompt: str) -> str:

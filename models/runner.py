@@ -52,6 +52,7 @@ class Runner:
                     self._writer.write(traces)
                 self._traces.update((_name(trace.key), trace) for trace in traces)
                 progress.update(len(batch))
+                del questions, traces  # their pictures need not outlive the batch
         return [self._traces[_name(request.key)] for request in requests]
 
     def _read(self, requests: Sequence[Request]) -> Iterator[tuple[list[Request], list[Question]]]:
@@ -83,6 +84,6 @@ def _name(key: dict[str, object]) -> str:
 def _check_same_context(request: Request, trace: Trace) -> None:
     if trace.key.get("context") != request.key.get("context"):
         raise UserError(
-            f"The prompt of {request.key} has changed since the run that is being resumed. "
-            "Give another trace folder, or the same version of the task."
+            f"The prompt or the generation settings of {_name(request.key)} have changed since it was "
+            "answered. To resume a run, give the same tasks and --gen_kwargs, else another trace folder."
         )

@@ -106,11 +106,12 @@ def teach_form(checkpoint: Checkpoint, steps: int, seed: int) -> float:
 
 def _form_batch(backend: ModelBackend, rng: random.Random, size: int = 12) -> dict[str, torch.Tensor]:
     """Input of one training step: loss on the replies and their closing token alone."""
-    rows, images = [], []
+    rows: list[tuple[list[int], list[int]]] = []
+    images: list[Image.Image] = []
+    length = _patches(backend.model.config)
     for _ in range(size):
         conversation, reply = _form_sample(backend, rng)
-        length = _patches(backend.model.config)
-        prompt = backend.renderer.render(conversation, lambda _, length=length: length).ids
+        prompt = backend.renderer.render(conversation, lambda _: length).ids
         said = [*backend.renderer.continuation(" " + reply), backend.tokenizer.eos_token_id]
         rows.append(([*prompt, *said], [-100] * len(prompt) + said))
         images += conversation.images
@@ -145,7 +146,7 @@ def _verdict(color: tuple[int, ...]) -> str:
     return "Yes" if color[0] > color[2] else "No"
 
 
-def _patches(config: LlavaConfig) -> int:
+def _patches(config: Any) -> int:
     """Image tokens of one picture."""
     return (config.vision_config.image_size // config.vision_config.patch_size) ** 2
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from dualfocus_lmms.errors import UserError
 
@@ -97,6 +97,7 @@ def images(doc: Doc) -> list[Image.Image]:
     image = doc["image"]
     if not isinstance(image, str):
         return [_upright(image)]
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # the host's True would fill what a file lacks with grey
     try:
         with Image.open(image) as opened:
             return [_upright(opened)]

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from dualfocus_lmms import UserError
 from dualfocus_lmms.models.loading import fingerprint, load_checkpoint, torch_device, torch_dtype
@@ -43,6 +44,25 @@ def test_a_checkpoint_without_one_of_its_parts_is_refused(tmp_path, tiny_checkpo
         load_checkpoint(str(folder), device="cpu")
 
 
+def test_weights_that_are_missing_cut_or_of_another_shape_are_refused(tmp_path, tiny_checkpoint):
+    weights = load_file(tiny_checkpoint / "model.safetensors")
+    name = next(name for name in weights if name.endswith("layers.0.self_attn.q_proj.weight"))
+    spoiled = {
+        "missing": {key: value for key, value in weights.items() if key != name},
+        "shape": weights | {name: weights[name][:, :-1].contiguous()},
+        "cut": weights,
+    }
+    for how, content in spoiled.items():
+        folder = tmp_path / how
+        shutil.copytree(tiny_checkpoint, folder)
+        file = folder / "model.safetensors"
+        save_file(content, file, metadata={"format": "pt"})
+        if how == "cut":
+            file.write_bytes(file.read_bytes()[:-100])
+        with pytest.raises(UserError):
+            load_checkpoint(str(folder), device="cpu")
+
+
 def test_impossible_devices_and_types_are_refused():
     for device in ("cuda:99", "toaster"):
         with pytest.raises(UserError):
@@ -60,5 +80,9 @@ def test_the_fingerprint_tells_retrained_weights_apart(tmp_path, tiny_checkpoint
     content = bytearray(weights.read_bytes())
     content[-5] ^= 1
     weights.write_bytes(content)
+    assert fingerprint(str(folder)) != fingerprint(str(tiny_checkpoint))
+    shutil.copyfile(tiny_checkpoint / "model.safetensors", weights)
+    assert fingerprint(str(folder)) == fingerprint(str(tiny_checkpoint))
+    (folder / "generation_config.json").write_text('{"eos_token_id": 7}')
     assert fingerprint(str(folder)) != fingerprint(str(tiny_checkpoint))
     assert fingerprint("organisation/model") is None

@@ -3,7 +3,7 @@
 import pytest
 
 from dualfocus_lmms import UserError
-from dualfocus_lmms.models.options import ModelOptions
+from dualfocus_lmms.models.options import ModelOptions, parse_model_args
 
 
 def test_defaults_are_the_paper_with_both_pathways():
@@ -55,6 +55,32 @@ def test_impossible_values_are_refused(wrong):
 def test_a_checkpoint_is_needed():
     with pytest.raises(UserError):
         ModelOptions.of({})
+
+
+def test_one_checkpoint_folder_is_the_same_run_however_it_is_written(tmp_path, monkeypatch):
+    (tmp_path / "checkpoint").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    ways = ("checkpoint", "./checkpoint/", str(tmp_path / "checkpoint"), "~/checkpoint")
+    written = [ModelOptions.of({"pretrained": way}).identity()["pretrained"] for way in ways]
+    assert written == [str((tmp_path / "checkpoint").resolve())] * 4
+    assert ModelOptions.of({"pretrained": "x", "trace": "~/traces"}).trace == str(tmp_path / "traces")
+
+
+def test_names_made_of_digits_stay_as_they_were_written():
+    text = "pretrained=1e3,trace=007, revision=12345e678,batch_size=2,skip_confidence=0.5,resume=True"
+    assert parse_model_args(text) == {
+        "pretrained": "1e3",
+        "trace": "007",
+        "revision": "12345e678",
+        "batch_size": 2,
+        "skip_confidence": 0.5,
+        "resume": True,
+    }
+    assert parse_model_args("pretrained=a=b/c,trace=true") == {"pretrained": "a=b/c", "trace": "true"}
+    assert parse_model_args("") == {}
+    with pytest.raises(UserError):
+        parse_model_args("pretrained=a,b")
 
 
 def test_only_what_decides_answers_is_part_of_a_runs_identity():

@@ -55,8 +55,15 @@ def test_the_task_itself_says_what_the_bare_question_is():
         simple(odd, metadata={"dualfocus": {"question": "no_such_column"}}).question()
 
 
-def test_another_prompt_gives_another_context():
-    assert simple().key["context"] != simple(PROMPT + " ").key["context"]
+def test_another_prompt_or_another_limit_gives_another_context():
+    others = [
+        simple(PROMPT + " "),
+        simple(gen_kwargs=GREEDY | {"max_new_tokens": 17}),
+        simple(gen_kwargs=GREEDY | {"until": ["\n"]}),
+    ]
+    assert simple().key["context"] not in [other.key["context"] for other in others]
+    assert simple().key == simple(gen_kwargs=GREEDY | {"top_p": 0.5}).key
+    assert simple("half a pair \ud800").key["context"] != simple().key["context"]
 
 
 @pytest.mark.parametrize("images", [[], [PICTURE, PICTURE], ["video.mp4"], [{"audio": 1}]])
@@ -98,10 +105,18 @@ def test_limits_come_from_the_tasks_generation_settings_which_stay_untouched():
     assert (limits.max_new_tokens, limits.stop) == (16, ("\n",))
     assert settings == {"max_new_tokens": 16, "until": "\n", "temperature": 0}
     assert read_limits({}).max_new_tokens == DEFAULT_NEW_TOKENS
+    assert read_limits({"max_new_tokens": 100.0}).max_new_tokens == 100
     assert read_limits({"until": ["a", "b"]}).stop == ("a", "b")
 
 
-@pytest.mark.parametrize("settings", [{"do_sample": True}, {"num_beams": 4}, {"max_new_tokens": -3}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"do_sample": True},
+        {"num_beams": 4},
+        *({"max_new_tokens": given} for given in (-3, 0, 2.5, "many", None, True)),
+    ],
+)
 def test_sampling_beams_and_impossible_lengths_are_refused(settings):
     with pytest.raises(UserError):
         read_limits(settings)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from dualfocus_lmms import UserError
 from dualfocus_lmms.tasks import local_docs, sources
@@ -43,6 +43,18 @@ def test_documents(
     assert task.process_results(words, ["Crimson."]) == {"accuracy": 100.0}
     assert task.process_results(letters, ["The answer is C."]) == {"accuracy": 100.0}
     assert task.process_results(letters, ["a cat"]) == {"accuracy": 0.0}
+
+
+def test_a_cut_picture_is_refused_though_the_host_would_fill_it_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)  # as the host sets it
+    path = tmp_path / "cut.png"
+    Image.effect_noise((60, 50), 90).save(path)
+    assert sources.images({"image": str(path)})[0].size == (60, 50)
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(UserError):
+        sources.images({"image": str(path)})
 
 
 @pytest.mark.parametrize(
