@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from tabulate import tabulate
 
+from dualfocus_lmms import cli_train
 from dualfocus_lmms._version import __version__
 from dualfocus_lmms.errors import GenerationError, UserError
 
@@ -25,6 +26,9 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
+
+app.add_typer(cli_train.data, name="data")
+app.command("train")(cli_train.train)
 
 # The command reads nothing: whatever follows it, --help included, belongs to the host.
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}

@@ -127,7 +127,7 @@ def write_visual_genome(folder: str | Path, scenes: Sequence[Scene], first_id: i
     pictures.mkdir(parents=True)
     images, objects, questions = [], [], []
     for image_id, scene in enumerate(tqdm(scenes, desc="scenes", leave=False), first_id):
-        scene.picture().save(pictures / f"{image_id}.png")
+        scene.picture().save(pictures / f"{image_id}.png", compress_level=1)
         images.append({"image_id": image_id, "width": SIDE, "height": SIDE, "url": f"VG_100K/{image_id}.png"})
         records = {thing: _record(thing, image_id, place) for place, thing in enumerate(scene.things)}
         objects.append({"image_id": image_id, "objects": list(records.values())})

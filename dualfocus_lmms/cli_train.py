@@ -1,0 +1,75 @@
+"""The part of the command line that makes data and trains: `dualfocus data ...` and `dualfocus train`."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+data = typer.Typer(help="Make DualFocus training data.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@data.command()
+def vg(
+    root: Annotated[str, typer.Option(help="Folder of Visual Genome: its JSON files and photos.")],
+    out: Annotated[str, typer.Option(help="Folder for the samples and the report.")],
+    config: Annotated[
+        str | None, typer.Option(help="YAML of settings over the defaults.", show_default="configs/vg.yaml")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes.", show_default="one for each core")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many images.", show_default="all")] = None,
+    protocol: Annotated[str, typer.Option(help="Whose geometry cuts the regions out.")] = "release",
+    annotations_only: Annotated[
+        bool, typer.Option("--annotations-only", help="Boxes without pictures; no photo is needed.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Chooses the examples in the report.")] = 0,
+) -> None:
+    """Visual Genome to two-round DualFocus samples (section 3.2). The same command continues a run."""
+    from dualfocus_lmms.train.visual_genome import build
+
+    report = build(root, out, config, workers or os.cpu_count() or 1, limit, protocol, annotations_only, seed)
+    print(report.markdown())
+
+
+@data.command()
+def scenes(
+    out: Annotated[str, typer.Argument(help="A new folder, in Visual Genome's own format.")],
+    split: Annotated[str, typer.Option(help="train, validation or test; they share no scene.")] = "train",
+    count: Annotated[int, typer.Option(min=1, help="Scenes.")] = 100,
+    seed: Annotated[int, typer.Option(help="Another seed, other scenes.")] = 0,
+) -> None:
+    """Drawn scenes with details too small to read at once, for a first try without any photo."""
+    from dualfocus_lmms.train.scenes import make_scenes, write_visual_genome
+
+    write_visual_genome(out, list(make_scenes(split, seed, count)))
+    print(f"{out}: {count} scenes. Next: dualfocus data vg --root {out} --out SAMPLES")
+
+
+@data.command()
+def export(
+    samples: Annotated[str, typer.Argument(help="Folder of samples, from `dualfocus data vg`.")],
+    out: Annotated[str, typer.Argument(help="Folder for the JSON file and the images.")],
+    form: Annotated[str, typer.Option(help="llava or messages.")] = "llava",
+    protocol: Annotated[str, typer.Option(help="Whose wordings the questions have.")] = "release",
+    instruction: Annotated[str, typer.Option(help="How to answer, after each question.")] = "",
+) -> None:
+    """Samples to the JSON that other training code reads."""
+    from dualfocus_lmms.train.export import export as write
+    from dualfocus_lmms.train.samples import read_samples
+
+    print(write(read_samples(samples), out, form, protocol, instruction=instruction))
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of one of ours.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="name=value, such as steps=10 or training.learning_rate=1e-4.")
+    ] = None,
+) -> None:
+    """Train a DualFocus model. The same command continues a run; several GPUs: torchrun -m dualfocus_lmms."""
+    from dualfocus_lmms.train.trainer import train as run
+
+    print(run(recipe, overrides or []))
