@@ -1,0 +1,116 @@
+"""The settings of the Visual Genome build: configs/vg.yaml, and a user's file over it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.train.phrases import Words
+
+DEFAULTS = Path(__file__).parent / "configs" / "vg.yaml"
+_COUNT_ENDS = frozenset(("there", "pictured", "shown", "visible", "present", "seen", "see", "total", "here"))
+_SHARES = ("same_object_iou", "same_stuff_inside", "part_inside", "min_side")
+
+
+@dataclass(frozen=True, eq=False)
+class VGConfig:
+    """Every setting of configs/vg.yaml, which describes them. `text` is what was read, for the record."""
+
+    same_object_iou: float
+    same_stuff_inside: float
+    part_inside: float
+    plural_evidence: bool
+    check_colors: bool
+    drop_repeats: bool
+    min_side: float
+    min_object_pixels: float
+    use_given: bool
+    use_regions: bool
+    whole_image: bool
+    min_per_image: int
+    max_per_image: int | None
+    crop_format: str
+    crop_quality: int
+    global_questions: tuple[re.Pattern[str], ...]
+    not_visual: tuple[re.Pattern[str], ...]
+    no_answers: tuple[re.Pattern[str], ...]
+    words: Words
+    in_photo: re.Pattern[str]
+    count_ends: frozenset[str]
+    values: Mapping[str, Any]
+
+    @classmethod
+    def load(cls, path: str | Path | None = None, **changes: Any) -> VGConfig:
+        """The defaults, with the settings of the file `path` and of `changes` over them."""
+        values = _read(DEFAULTS)
+        given = (_read(Path(path)) if path is not None else {}) | changes
+        unknown = sorted(set(given) - set(values))
+        if unknown:
+            raise UserError(f"Unknown settings {', '.join(unknown)}: {DEFAULTS.name} has all there are.")
+        values |= given
+        try:
+            return cls._from(values)
+        except (AttributeError, TypeError, ValueError, re.error) as error:
+            raise UserError(f"The settings in {str(path or DEFAULTS)!r} cannot be used: {error}.") from error
+
+    @classmethod
+    def _from(cls, values: Mapping[str, Any]) -> VGConfig:
+        for name in _SHARES:
+            if not 0 <= float(values[name]) <= 1:
+                raise ValueError(f"{name} must be from 0 to 1, got {values[name]}")
+        if values["crop_format"] not in ("jpeg", "png"):
+            raise ValueError(f"crop_format must be jpeg or png, got {values['crop_format']!r}")
+        photo = "(?:" + "|".join(_words(values["photo_words"])) + ")"
+        patterns = {
+            name: tuple(re.compile(text.replace("{photo}", photo)) for text in values[name])
+            for name in ("global_questions", "not_visual", "no_answers")
+        }
+        plain = {field.name: values[field.name] for field in fields(cls) if field.name in values}
+        return cls(
+            **(plain | patterns),
+            words=_word_lists(values),
+            in_photo=re.compile(rf"\b(?:in|of|from|within) (?:the |this )?{photo}\b"),
+            count_ends=_COUNT_ENDS,
+            values=dict(values),
+        )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"The settings in {str(path)!r} cannot be read: {error}.") from error
+    if not isinstance(values, dict):
+        raise UserError(f"The settings in {str(path)!r} are no mapping of names to values.")
+    return values
+
+
+def _words(text: str | Iterable[str]) -> list[str]:
+    """A list of words, which may be written as one string."""
+    return [str(word) for word in (text.split() if isinstance(text, str) else text)]
+
+
+def _word_lists(values: Mapping[str, Any]) -> Words:
+    """The lists of words, by name."""
+    sets = [field.name for field in fields(Words) if field.type == "frozenset[str]"]
+    return Words(
+        irregular_plurals=values["irregular_plurals"],
+        synonyms={other: first for first, *others in values["synonyms"] for other in others},
+        kinds=_lists(values["kinds"]),
+        related=_lists(values["related"]),
+        compounds=dict(values["compounds"]),
+        color_aliases=values["color_aliases"],
+        numbers={str(word): int(number) for word, number in values["numbers"].items()},
+        photo_words=tuple(_words(values["photo_words"])),
+        **{name: frozenset(_words(values[name])) for name in sets},
+    )
+
+
+def _lists(values: Mapping[str, Any]) -> dict[str, frozenset[str]]:
+    return {name: frozenset(_words(words)) for name, words in values.items()}
