@@ -53,14 +53,14 @@ def load_checkpoint(
     try:
         config = AutoConfig.from_pretrained(pretrained, revision=revision)
         family = family_for(config.model_type)
-        model: Any
-        model, loaded = AutoModelForImageTextToText.from_pretrained(
+        both: Any = AutoModelForImageTextToText.from_pretrained(
             pretrained,
             revision=revision,
             dtype=model_dtype,
             attn_implementation=attn_implementation,
             output_loading_info=True,
         )
+        model, loaded = both
         tokenizer = AutoTokenizer.from_pretrained(pretrained, revision=revision)
         image_processor = AutoImageProcessor.from_pretrained(pretrained, revision=revision, backend="pil")
     # RuntimeError: weights of another shape than config.json says.

@@ -162,7 +162,7 @@ def _count(found: Sequence[Outcome], report: Report) -> None:
             verdict, note = outcome.result.how, ", ".join(outcome.result.names)
         else:
             verdict, note = outcome.result.reason.value, outcome.result.detail
-        box = outcome.box and outcome.box.xyxy
+        box = outcome.box.xyxy if outcome.box is not None else None
         report.add(Line(outcome.id, outcome.image_id, outcome.question, outcome.answer, verdict, note, box))
 
 
