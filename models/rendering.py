@@ -59,7 +59,8 @@ class Renderer:
 
     def reply(self, text: str) -> tuple[int, ...]:
         """Ids of `text` as a model says it: after the opening of its turn, the closing token left out."""
-        return tuple(self.continuation(self._blank + text.strip()))
+        said = text.strip()
+        return tuple(self.continuation(self._blank + said)) if said else ()
 
     @cached_property
     def _blank(self) -> str:

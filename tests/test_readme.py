@@ -125,6 +125,7 @@ def test_every_command_is_listed():
     from dualfocus_lmms.cli import app
 
     known = {command.name or command.callback.__name__ for command in app.registered_commands}
+    known |= {group.name for group in app.registered_groups}
     assert {name.split()[1] for name in rows("Commands")} == known
 
 
