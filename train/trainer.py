@@ -106,9 +106,8 @@ def _announcement(run: Run) -> str:
         f"{source.name} {count:,} ({count / total:.1%})"
         for source, count in zip(mixture.sources, mixture.counts, strict=True)
     ]
-    learning = sum(
-        parameter.numel() for parameter in run.trainer.model.parameters() if parameter.requires_grad
-    )
+    model: Any = run.trainer.model
+    learning = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     start = f"continuing from {run.last}" if run.last else f"starting from {run.recipe.model}"
     return (
         f"An epoch: {', '.join(parts)}. {len(mixture):,} samples in steps of {run.recipe.batch_size}; "
