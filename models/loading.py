@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextTo
 
 from dualfocus_lmms.errors import UserError, choose
 from dualfocus_lmms.family import Family
+from dualfocus_lmms.models.shipped import located
 from dualfocus_lmms.plugins import family_for
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -43,11 +44,12 @@ def load_checkpoint(
     device: str | None = None,
     attn_implementation: str | None = None,
 ) -> Checkpoint:
-    """Load a checkpoint folder or hub name in the Hugging Face format.
+    """Load a checkpoint folder or hub name in the Hugging Face format, or one that is shipped.
 
     dtype "auto" is the checkpoint's own on a GPU and float32 on a CPU. device None is the first GPU if there
     is one. UserError when the checkpoint is missing, of a type that no family handles, or cannot be placed.
     """
+    pretrained = located(pretrained)
     place = torch_device(device)
     model_dtype = torch_dtype(dtype, place)
     try:
@@ -83,7 +85,7 @@ def fingerprint(pretrained: str) -> str | None:
 
     Read from the last bytes of every file a model is loaded from, so that it takes no time.
     """
-    folder = Path(pretrained)
+    folder = Path(located(pretrained))
     if not folder.is_dir():
         return None
     digest = hashlib.blake2b(digest_size=8)

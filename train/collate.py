@@ -47,18 +47,28 @@ class Source:
 
 
 def sample_source(
-    path: str, protocol: Protocol, box_format: BoxFormat, instruction: str, share: float | None = None
+    path: str,
+    protocol: Protocol,
+    box_format: BoxFormat,
+    instruction: str,
+    share: float | None = None,
+    macro_only: bool = False,
 ) -> Source:
-    """The DualFocus samples of a Parquet file or folder."""
+    """The DualFocus samples of a Parquet file or folder; with macro_only, their questions without the zoom."""
     samples = read_samples(path)
-    example = partial(_sample_example, samples, protocol, box_format, instruction)
+    example = partial(_sample_example, samples, protocol, box_format, instruction, macro_only)
     return Source(Path(path).name, len(samples), example, share)
 
 
 def _sample_example(
-    samples: Sequence[Sample], protocol: Protocol, box_format: BoxFormat, instruction: str, number: int
+    samples: Sequence[Sample],
+    protocol: Protocol,
+    box_format: BoxFormat,
+    instruction: str,
+    macro_only: bool,
+    number: int,
 ) -> Example:
-    return from_sample(samples[number], protocol, box_format, instruction)
+    return from_sample(samples[number], protocol, box_format, instruction, macro_only)
 
 
 def llava_source(path: str, images: str | None, share: float | None = None) -> Source:

@@ -65,14 +65,16 @@ def question_of(sample: Sample, instruction: str, image: Image.Image | None = No
     )
 
 
-def from_sample(sample: Sample, protocol: Protocol, box_format: BoxFormat, instruction: str = "") -> Example:
+def from_sample(
+    sample: Sample, protocol: Protocol, box_format: BoxFormat, instruction: str = "", macro_only: bool = False
+) -> Example:
     """Two rounds (section 3.2, format 1): image and Q1, the box; crop and Q2, the answer.
 
-    A sample without a box is one macro round. instruction: how to answer, as the macro and Q2 prompts of an
-    evaluation carry it; "" for nothing.
+    A sample without a box is one macro round, and so is any with macro_only. instruction: how to answer, as
+    the macro and Q2 prompts of an evaluation carry it; "" for nothing.
     """
     question = question_of(sample, instruction)
-    if sample.box is None or sample.crop is None:
+    if macro_only or sample.box is None or sample.crop is None:
         macro = Conversation().user(question.prompt, question.image)
         return Example(sample.id, macro.assistant(sample.answer))
     conversation = (

@@ -18,6 +18,7 @@ import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.models.shipped import SHIPPED
 from dualfocus_lmms.protocol import PROTOCOLS
 from dualfocus_lmms.train.conversations import SHORT_ANSWER
 
@@ -48,12 +49,12 @@ _TAKEN_LORA = {"modules_to_save": "train", "task_type": "nothing"}
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """One source of data. kind: "samples" (a Parquet file or folder, see train/samples.py) or "llava"
-    (LLaVA's JSON, with pictures in the folder `images`). share: its part of the mixture; without shares an
-    epoch is everything once."""
+    """One source of data. kind: "samples" (a Parquet file or folder, see train/samples.py), "macro" (the same,
+    with only the whole picture and the question of each) or "llava" (LLaVA's JSON, with pictures in the
+    folder `images`). share: its part of the mixture; without shares an epoch is everything once."""
 
     path: str
-    kind: Literal["samples", "llava"] = "samples"
+    kind: Literal["samples", "macro", "llava"] = "samples"
     images: str | None = None
     share: Annotated[float, Field(gt=0)] | None = None
 
@@ -262,7 +263,7 @@ def _missing_files(given: Mapping[str, Any]) -> Iterator[str]:
     if isinstance(given.get("evaluation"), dict):
         named["evaluation.path"] = given["evaluation"].get("path")
     for key, path in named.items():
-        hub_name = key == "model" and re.fullmatch(r"[\w-]+/[\w.-]+", str(path))
+        hub_name = key == "model" and (path in SHIPPED or re.fullmatch(r"[\w-]+/[\w.-]+", str(path)))
         if isinstance(path, str) and not hub_name and not Path(path).exists():
             yield f"{key}: there is no {path!r}"
 

@@ -55,7 +55,7 @@ class Clock(TrainerCallback):
 def ours(model: str, samples: str, steps: int, batch: int) -> dict[str, float]:
     """The project's trainer."""
     with tempfile.TemporaryDirectory() as output:
-        overrides = [f"model={model}", f"data.0.path={samples}", f"output={output}", "evaluation=null"]
+        overrides = [f"model={model}", f"data=[{{path: {samples}}}]", f"output={output}", "evaluation=null"]
         overrides += [
             f"steps={steps}",
             f"batch_size={batch}",

@@ -216,9 +216,11 @@ def _sources(recipe: Recipe, checkpoint: Checkpoint) -> list[Source]:
                 f"evaluations have {recipe.protocol!r}."
             )
     return [
-        sample_source(source.path, protocol, box_format, recipe.instruction, source.share)
-        if source.kind == "samples"
-        else llava_source(source.path, source.images, source.share)
+        llava_source(source.path, source.images, source.share)
+        if source.kind == "llava"
+        else sample_source(
+            source.path, protocol, box_format, recipe.instruction, source.share, source.kind == "macro"
+        )
         for source in recipe.data
     ]
 

@@ -109,8 +109,10 @@ def colored(name: str) -> Image.Image:
     return Image.new("RGB", (3, 3), name)
 
 
-def learned_sample(protocol: str, box: bool = True, instruction: str = SHORT_ANSWER) -> Example:
-    return from_sample(a_sample(box), load_protocol(protocol), LLAVA.box_format, instruction)
+def learned_sample(
+    protocol: str, box: bool = True, instruction: str = SHORT_ANSWER, macro_only: bool = False
+) -> Example:
+    return from_sample(a_sample(box), load_protocol(protocol), LLAVA.box_format, instruction, macro_only)
 
 
 @pytest.mark.parametrize(
@@ -118,6 +120,7 @@ def learned_sample(protocol: str, box: bool = True, instruction: str = SHORT_ANS
     [
         pytest.param(learned_sample("paper"), TWO_ROUNDS, [(100, 50), (17, 33)], id="two rounds"),
         pytest.param(learned_sample("paper", box=False), PLAIN, [(100, 50)], id="one round"),
+        pytest.param(learned_sample("paper", macro_only=True), PLAIN, [(100, 50)], id="macro only"),
         pytest.param(
             learned_sample("release", instruction=""), RELEASE, [(100, 50), (17, 33)], id="release wording"
         ),

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def common(tiny_checkpoint, sample_folders) -> list[str]:
     return [
         f"model={tiny_checkpoint}",
         f"data.0.path={folder}",
+        f"data.1.path={folder}",
         f"evaluation.path={held_out}",
         f"evaluation.every={STEPS // 2}",
         "evaluation.max_new_tokens=8",
@@ -317,6 +319,15 @@ def test_a_loss_that_is_no_number_stops_the_run(common, tmp_path):
 def test_a_length_beyond_the_models_is_refused(common, tmp_path):
     with pytest.raises(UserError, match="4096"):
         train("tiny_cpu", [*common, f"output={tmp_path / 'run'}", "max_length=5000"])
+
+
+def test_samples_can_be_used_as_macro_questions_too(common, tmp_path):
+    recipe = load_recipe("tiny_cpu", [*common, f"output={tmp_path / 'run'}"])
+    assert [source.kind for source in recipe.data] == ["samples", "macro"]
+    mixture = build(recipe, training_arguments(recipe, 1)).mixture
+    assert mixture.counts == [80, 80]
+    rounds = Counter(len(mixture.example(index).conversation.turns) // 2 for index in range(64))
+    assert set(rounds) == {1, 2}
 
 
 def test_weights_scale_the_loss_of_their_tokens():
