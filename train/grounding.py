@@ -90,7 +90,11 @@ def ground(question: str, answer: str, scene: Scene, hints: Hints | None = None)
             bare = "what does the clock say"
         else:
             return Grounded(WHOLE, "whole") if config.whole_image else Dropped(Reason.GLOBAL)
-    if said == "no" and re.match("(is|are) there ", bare):  # all of the image shows that there is none
+    if said == "no" and re.match("(is|are) there ", bare):
+        if hints.question:  # what to look at to see that there is none
+            names, ids = zip(*((thing.names[0], thing.id) for thing in hints.question), strict=True)
+            return Grounded(union([thing.box for thing in hints.question]), "given", names, ids)
+        # All of the image shows it.
         return Grounded(WHOLE, "whole") if config.whole_image else Dropped(Reason.GLOBAL)
     try:
         grounded = _Search(config.in_photo.sub("", bare).strip(), answer, scene, hints).run()

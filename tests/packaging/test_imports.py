@@ -21,7 +21,7 @@ METHOD, MODELS, TASKS, TRAIN = (
 )
 MAY_IMPORT = {METHOD: {METHOD}, MODELS: {METHOD}, TASKS: {METHOD}, TRAIN: {METHOD, MODELS}}
 
-METHOD_LIBRARIES = {"PIL", "pandas", "tabulate", "matplotlib", "jinja2", "tqdm"}
+METHOD_LIBRARIES = {"PIL", "numpy", "pandas", "tabulate", "matplotlib", "jinja2", "tqdm"}
 
 # The top layer of the method's room: what a user calls. It may reach everything, but the other rooms only
 # inside functions, and nothing below imports it.
