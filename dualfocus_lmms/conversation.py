@@ -11,7 +11,8 @@ from PIL import Image
 @dataclass(frozen=True, eq=False, slots=True)
 class Turn:
     """One turn. `images` open the turn, before its text. `tokens` are the exact ids a model generated for an
-    assistant turn, so that a later call continues from what was said and not from a re-tokenised copy."""
+    assistant turn, so that a later call continues from what was said and not from a re-tokenised copy; None
+    where no model said it."""
 
     role: Literal["user", "assistant"]
     text: str

@@ -15,6 +15,7 @@ from PIL import Image
 from dualfocus_lmms.boxes import NO_BOX, Box
 from dualfocus_lmms.conversation import Conversation
 from dualfocus_lmms.errors import UserError, choose
+from dualfocus_lmms.grounding import Grounder, load_grounding, shifted
 from dualfocus_lmms.plugins import load_rule
 from dualfocus_lmms.protocol import Protocol, load_protocol
 from dualfocus_lmms.selection import Rule, select
@@ -34,7 +35,9 @@ class Settings:
 
     pathway "macro" runs the plain model alone. skip_confidence, 0 to 1: locate and micro are skipped where
     the macro answer's confidence (geometric mean of its tokens' probabilities, 1/PPL) is above it; 1 never
-    skips. Build it with `Settings.of`, which checks the values.
+    skips. grounding: where the region comes from; grounder gives its box, None asks the model. box_shift:
+    pixels of the original image by which the region, wherever it comes from, is moved before it is cropped.
+    Build it with `Settings.of`, which checks the values.
     """
 
     protocol: Protocol
@@ -44,6 +47,9 @@ class Settings:
     skip_confidence: float
     box_margin: int
     count_eos: bool
+    grounding: str
+    grounder: Grounder | None
+    box_shift: int
 
     @classmethod
     def of(
@@ -54,6 +60,8 @@ class Settings:
         skip_confidence: float = 1.0,
         box_margin: int | None = None,
         count_eos: bool | None = None,
+        grounding: str = "model",
+        box_shift: int = 0,
     ) -> Settings:
         """Settings from plain values; None means the protocol's own. UserError for an impossible value."""
         chosen = load_protocol(protocol)
@@ -64,8 +72,9 @@ class Settings:
                 "skip_confidence is a probability from 0 (always skip) to 1 (never skip), "
                 f"got {skip_confidence!r}."
             )
-        if box_margin is not None and (type(box_margin) is not int or box_margin < 0):
-            raise UserError(f"box_margin is a number of pixels, 0 or more, got {box_margin!r}.")
+        if box_margin is not None:
+            _check_pixels("box_margin", box_margin)
+        _check_pixels("box_shift", box_shift)
         if count_eos is not None and not isinstance(count_eos, bool):
             raise UserError(f"count_eos is True or False, got {count_eos!r}.")
         rule_name = chosen.rule if select is None else select
@@ -77,6 +86,9 @@ class Settings:
             skip_confidence=float(skip_confidence),
             box_margin=chosen.margin if box_margin is None else box_margin,
             count_eos=chosen.count_eos if count_eos is None else count_eos,
+            grounding=grounding,
+            grounder=load_grounding(grounding),
+            box_shift=box_shift,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -88,14 +100,22 @@ class Settings:
             "skip_confidence": self.skip_confidence,
             "box_margin": self.box_margin,
             "count_eos": self.count_eos,
+            "grounding": self.grounding,
+            "box_shift": self.box_shift,
         }
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Region:
-    """What the locate reply led to: a crop to look at, or the reason why there is none."""
+    """What was located: a crop to look at, or the reason why there is none.
+
+    shifted: the box that is cropped, None where it was not moved. reply: how the box is said to the model,
+    None where the model said it itself.
+    """
 
     box: Box | None = None
+    shifted: Box | None = None
+    reply: str | None = None
     crop: Rectangle | None = None
     picture: Image.Image | None = None
     fallback: str | None = None
@@ -108,6 +128,10 @@ def answer_batch(
 
     limits bound the two answers; the locate reply has the protocol's own bound. The traces come in the order
     of the questions.
+
+    A box that does not come from the model stands in the conversation as if the model had said it, and
+    nothing is generated for it. Moving a box changes what is cropped and no word of the conversation: the
+    paper permutes the sub-region and does not say that the reply would change with it.
     """
     if len(questions) != len(limits):
         raise ValueError(f"Each question needs its limits: {len(questions)} questions, {len(limits)} limits.")
@@ -163,29 +187,32 @@ def _locate_conversation(question: Question, settings: Settings) -> Conversation
     return Conversation().user(locate_prompt(question, settings.protocol), question.image)
 
 
-def _locate(backend: Backend, questions: Sequence[Question], settings: Settings) -> list[Answer]:
-    if not questions:
-        return []
+def _locate(backend: Backend, questions: Sequence[Question], settings: Settings) -> Sequence[Answer | None]:
+    """The model's replies to Q1; None for each where it is not asked."""
+    if not questions or settings.grounder is not None:
+        return [None] * len(questions)
     conversations = [_locate_conversation(question, settings) for question in questions]
     limits = [Limits(settings.protocol.locate_tokens)] * len(questions)
     return backend.generate("locate", conversations, limits, keep="conversation")
 
 
-def _zoom(backend: Backend, question: Question, reply: Answer, settings: Settings) -> Region:
+def _zoom(backend: Backend, question: Question, reply: Answer | None, settings: Settings) -> Region:
     size = question.image.size
-    box = backend.box_format.read(reply.text, size)
+    box = settings.grounder(question) if reply is None else backend.box_format.read(reply.text, size)  # type: ignore[misc]
     if box is None:
         return Region(fallback=NO_BOX)
-    crop = settings.protocol.geometry(box, size, settings.box_margin)
+    moved = shifted(box, question, settings.box_shift) if settings.box_shift else None
+    crop = settings.protocol.geometry(moved or box, size, settings.box_margin)
     if crop is None:
-        return Region(box=box, fallback=EMPTY_REGION)
-    return Region(box=box, crop=crop, picture=question.image.crop(crop))
+        return Region(box, moved, fallback=EMPTY_REGION)
+    said = backend.box_format.write(box, size) if reply is None else None
+    return Region(box, moved, said, crop, question.image.crop(crop))
 
 
 def _micro(
     backend: Backend,
     questions: Sequence[Question],
-    replies: Sequence[Answer],
+    replies: Sequence[Answer | None],
     regions: Sequence[Region],
     limits: Sequence[Limits],
     settings: Settings,
@@ -193,12 +220,22 @@ def _micro(
     if not questions:
         return []
     conversations = [
-        _locate_conversation(question, settings)
-        .assistant(reply.text, reply.tokens)
-        .user(micro_prompt(question, settings.protocol), region.picture)  # type: ignore[arg-type]
+        _located_conversation(question, reply, region, settings).user(
+            micro_prompt(question, settings.protocol),
+            region.picture,  # type: ignore[arg-type]
+        )
         for question, reply, region in zip(questions, replies, regions, strict=True)
     ]
     return backend.generate("micro", conversations, limits)
+
+
+def _located_conversation(
+    question: Question, reply: Answer | None, region: Region, settings: Settings
+) -> Conversation:
+    asked = _locate_conversation(question, settings)
+    if reply is None:
+        return asked.assistant(region.reply)  # type: ignore[arg-type]
+    return asked.assistant(reply.text, reply.tokens)
 
 
 def _trace(
@@ -210,7 +247,7 @@ def _trace(
     settings: Settings,
 ) -> Trace:
     prompts = {"macro": question.prompt}
-    if locate is not None:
+    if locate is not None or micro is not None:  # the micro conversation opens with it
         prompts["locate"] = locate_prompt(question, settings.protocol)
     if micro is not None:
         prompts["micro"] = micro_prompt(question, settings.protocol)
@@ -229,6 +266,10 @@ def _trace(
         crop=region.crop,
         fallback=region.fallback,
         ppl={answer.pathway: min(answer.ppl(settings.count_eos), 1e300) for answer in answers},
+        grounding=settings.grounding,
+        given_reply=region.reply,
+        box_shift=settings.box_shift,
+        shifted_box=region.shifted.xyxy if region.shifted else None,
     )
 
 
@@ -238,6 +279,11 @@ def _take(items: Sequence[Any], rows: Sequence[int]) -> list[Any]:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _check_pixels(name: str, value: object) -> None:
+    if type(value) is not int or value < 0:
+        raise UserError(f"{name} is a number of pixels, 0 or more, got {value!r}.")
 
 
 def with_key(question: Question, **key: Any) -> Question:

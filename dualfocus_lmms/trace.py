@@ -1,6 +1,7 @@
 """Traces: everything one sample did, one line of JSON each, safe against a kill at any moment.
 
-A trace folder holds `run.json` (the settings that decide answers) and one `rank<N>.jsonl` per process.
+A trace folder holds `run.json` (the settings that decide answers), one `rank<N>.jsonl` per process, and
+once a run has ended `data.json` (what was asked, see `integrity`).
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ class Trace:
     (width, height) in pixels. image_hash: of the decoded pixels. box: the located region as fractions of the
     original image, before any clipping. crop: left, top, right, bottom in pixels. fallback: why there is no
     micro answer ("no_box", "empty_region", "skip_confidence", "pathway_macro"), else None.
+
+    grounding: where box comes from. When that is not the model, there is no locate answer, and given_reply is
+    the text that stood in its place. shifted_box: box moved by box_shift pixels, which is what was cropped;
+    None where nothing was moved.
     """
 
     key: dict[str, Any]
@@ -44,6 +49,10 @@ class Trace:
     crop: tuple[int, int, int, int] | None = None
     fallback: str | None = None
     ppl: dict[str, float] = field(default_factory=dict)
+    grounding: str = "model"
+    given_reply: str | None = None
+    box_shift: int = 0
+    shifted_box: tuple[float, float, float, float] | None = None
     version: int = VERSION
 
     def to_json(self) -> str:
@@ -64,6 +73,8 @@ class Trace:
                 data[stage] = _answer(data[stage])
             for name in ("image_size", "box", "crop"):
                 data[name] = tuple(data[name]) if data[name] is not None else None
+            if data.get("shifted_box") is not None:
+                data["shifted_box"] = tuple(data["shifted_box"])
             return cls(**data)
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a trace: {error}") from error
@@ -167,13 +178,18 @@ def claim_folder(folder: str | Path, settings: Mapping[str, Any], resume: bool) 
         raise UserError(
             f"{folder} holds traces but no run.json: it cannot be resumed safely. Give another folder."
         )
-    half = run.with_suffix(".tmp")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        half.write_text(json.dumps(dict(settings), indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        half.replace(run)
+        write_whole(run, settings)
     except OSError as error:
         raise UserError(f"Cannot make the trace folder {folder}: {error}. Give another folder.") from error
+
+
+def write_whole(path: Path, values: Mapping[str, Any]) -> None:
+    """A JSON file that is either there whole or not at all."""
+    half = path.with_suffix(".tmp")
+    half.write_text(json.dumps(dict(values), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    half.replace(path)
 
 
 def read_settings(folder: str | Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 
 from PIL import Image
 
-from dualfocus_lmms.boxes import BoxFormat
+from dualfocus_lmms.boxes import Box, BoxFormat
 from dualfocus_lmms.conversation import Conversation
 from dualfocus_lmms.errors import UserError
 
@@ -26,6 +26,7 @@ class Question:
 
     id: unique in its task and split. text: the bare question, as Q1 asks it (PROTOCOL: no options, no answer
     format). prompt: the task's full macro prompt. key: what a trace is found by, e.g. task, split, doc_id.
+    box: the region that the data set annotates, where it does; no model sees it unless it is asked for.
     """
 
     id: str
@@ -33,6 +34,7 @@ class Question:
     text: str
     prompt: str
     key: dict[str, Any] = field(default_factory=dict)
+    box: Box | None = None
 
     def __post_init__(self) -> None:
         if not self.text.strip() or not self.prompt.strip():
@@ -140,8 +142,8 @@ class Backend(Protocol):
         """Greedy continuations, one for each conversation, which must end with a user turn.
 
         keep says what later calls will extend: the prefix up to the first image, the whole conversation with
-        the reply, or nothing. It saves work and never changes an answer. Raises GenerationError when a logit
-        is not a number.
+        the reply, or nothing. It saves work and never changes an answer. An assistant turn without tokens is
+        read as if the model had said its text. Raises GenerationError when a logit is not a number.
         """
         ...
 

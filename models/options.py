@@ -21,8 +21,9 @@ class ModelOptions:
     """Everything a user can set with `--model_args`. None is the default of the protocol or the device.
 
     pretrained, revision: checkpoint folder or hub name. protocol, pathway, select, skip_confidence,
-    box_margin, count_eos: see `flow.Settings`. trace: folder for one line of JSON a sample. resume: continue
-    the run in that folder. batch_size: questions answered together. engine: "shared" or "naive".
+    box_margin, count_eos, grounding, box_shift: see `flow.Settings`. trace: folder for one line of JSON a
+    sample. resume: continue the run in that folder. batch_size: questions answered together. engine: "shared"
+    or "naive".
     """
 
     pretrained: str
@@ -32,6 +33,8 @@ class ModelOptions:
     skip_confidence: float = 1.0
     box_margin: int | None = None
     count_eos: bool | None = None
+    grounding: str = "model"
+    box_shift: int = 0
     trace: str | None = None
     resume: bool = False
     batch_size: int = 1
@@ -70,7 +73,14 @@ class ModelOptions:
     def settings(self) -> Settings:
         """How DualFocus answers, checked."""
         return Settings.of(
-            self.protocol, self.pathway, self.select, self.skip_confidence, self.box_margin, self.count_eos
+            protocol=self.protocol,
+            pathway=self.pathway,
+            select=self.select,
+            skip_confidence=self.skip_confidence,
+            box_margin=self.box_margin,
+            count_eos=self.count_eos,
+            grounding=self.grounding,
+            box_shift=self.box_shift,
         )
 
     def identity(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ class Rendered:
     """Token ids of a conversation up to the point where the model speaks.
 
     ids: with one placeholder id for every image token. spans: (start, length) of each image, in order.
-    replies: (start, length) of each assistant turn that carries tokens, in order.
+    replies: (start, length) of each assistant turn, in order.
     """
 
     ids: tuple[int, ...]
@@ -44,16 +44,18 @@ class Renderer:
     def render(self, conversation: Conversation, image_length: Callable[[Image.Image], int]) -> Rendered:
         """Ids of `conversation` followed by the opening of an assistant turn.
 
-        image_length gives the number of tokens of an image. Assistant turns that carry tokens appear with
-        exactly these; the text around them is tokenised as it was when they were generated.
+        image_length gives the number of tokens of an image. Assistant turns appear with exactly the tokens
+        they carry, without any with those of `reply`; the text around them is tokenised as it was when they
+        were generated.
         """
         ids: list[int] = []
         replies = []
         for position, turn in enumerate(conversation.turns):
-            if turn.tokens is not None:
+            if turn.role == "assistant":
+                said = self.reply(turn.text) if turn.tokens is None else turn.tokens
                 ids += self._tokens(self._text(conversation.turns[:position]), first=not ids)
-                replies.append((len(ids), len(turn.tokens)))
-                ids += turn.tokens
+                replies.append((len(ids), len(said)))
+                ids += said
         ids += self._tokens(self._text(conversation.turns), first=not ids)
         return self._expand(ids, replies, conversation.images, image_length)
 
@@ -76,9 +78,9 @@ class Renderer:
         return said[len(opened) :]
 
     def _text(self, turns: Sequence[Turn]) -> str:
-        """The rendered text after the last assistant turn that carries tokens."""
+        """The rendered text after the last assistant turn."""
         marker = f"\ue000{len(turns)}\ue001"
-        spoken = [position for position, turn in enumerate(turns) if turn.tokens is not None]
+        spoken = [position for position, turn in enumerate(turns) if turn.role == "assistant"]
         marked = [
             Turn(turn.role, marker, turn.images) if spoken and position == spoken[-1] else turn
             for position, turn in enumerate(turns)

@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from dualfocus_lmms.boxes import Box
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.prompts import bare_question
 from dualfocus_lmms.types import Limits, Question
@@ -54,6 +55,7 @@ def read_request(instance: Any, task_dict: Mapping[str, Any], chat: bool) -> Req
             text=_bare_text(doc, instance.metadata, prompt),
             prompt=prompt,
             key=key,
+            box=_annotated_box(doc, instance.metadata, key),
         )
 
     return Request(key, limits, question)
@@ -81,15 +83,40 @@ def read_limits(gen_kwargs: Mapping[str, Any]) -> Limits:
 
 def _bare_text(doc: Mapping[str, Any], metadata: Mapping[str, Any], prompt: str) -> str:
     """The question without options and instruction: the column the task names, else found in the prompt."""
-    column = (metadata.get("dualfocus") or {}).get("question")
-    if column is None:
-        return bare_question(prompt)
-    if column not in doc:
+    column = _column(doc, metadata, "question")
+    return bare_question(prompt) if column is None else str(doc[column])
+
+
+def _annotated_box(doc: Mapping[str, Any], metadata: Mapping[str, Any], key: Mapping[str, Any]) -> Box | None:
+    """The region in the column the task names, x0, y0, x1, y1 as fractions of the image.
+
+    None where the task names no column, and where the document has None in it.
+    """
+    column = _column(doc, metadata, "box")
+    value = None if column is None else doc[column]
+    if value is None:
+        return None
+    try:
+        box = Box(*(float(number) for number in value))
+    except (TypeError, ValueError):
+        box = None
+    if box is None or box != box.clip():
         raise UserError(
-            f"The task's metadata names {column!r} as the column of the bare question (dualfocus: question), "
-            f"but its documents have {', '.join(sorted(doc))}."
+            f"{_name(key)} has the box {value!r} in its column {column!r}. A box is left, top, right, bottom "
+            "as fractions of the image, 0 to 1, in this order, or None where there is none: correct the data."
         )
-    return str(doc[column])
+    return box
+
+
+def _column(doc: Mapping[str, Any], metadata: Mapping[str, Any], what: str) -> str | None:
+    """The name of the column that holds `what`, None when the task names none. UserError: no such column."""
+    column = (metadata.get("dualfocus") or {}).get(what)
+    if column is not None and column not in doc:
+        raise UserError(
+            f"The task's metadata names the column {column!r} (dualfocus: {what}), "
+            f"but its documents have {', '.join(sorted(doc))}. Name one of these, or none."
+        )
+    return column
 
 
 def _chat_content(messages: Any, key: Mapping[str, Any]) -> tuple[str, list[Any]]:

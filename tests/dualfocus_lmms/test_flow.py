@@ -366,6 +366,8 @@ def test_settings_are_filled_in() -> None:
         "skip_confidence": 1.0,
         "box_margin": 0,
         "count_eos": False,
+        "grounding": "model",
+        "box_shift": 0,
     }
     assert Settings.of(protocol="release", skip_confidence=0).to_dict() == {
         "protocol": "release",
@@ -374,6 +376,8 @@ def test_settings_are_filled_in() -> None:
         "skip_confidence": 0.0,
         "box_margin": 25,
         "count_eos": True,
+        "grounding": "model",
+        "box_shift": 0,
     }
 
 
@@ -392,6 +396,12 @@ def test_settings_are_filled_in() -> None:
         ({"box_margin": 2.5}, ["box_margin", "2.5"]),
         ({"box_margin": True}, ["box_margin", "True"]),
         ({"count_eos": 1}, ["count_eos", "1"]),
+        ({"grounding": "dino"}, ["dino", "model", "annotated", "whole", "center", "random"]),
+        ({"grounding": None}, ["None", "model"]),
+        ({"box_shift": -1}, ["box_shift", "-1"]),
+        ({"box_shift": 2.5}, ["box_shift", "2.5"]),
+        ({"box_shift": True}, ["box_shift", "True"]),
+        ({"box_shift": None}, ["box_shift", "None"]),
     ],
 )
 def test_impossible_settings(given: dict, named: list[str]) -> None:

@@ -61,6 +61,28 @@ def test_a_trace_of_the_macro_pathway_alone(tmp_path: Path) -> None:
     assert [answer.pathway for answer in trace().answers] == ["macro", "locate", "micro"]
 
 
+def test_a_given_and_moved_box(tmp_path: Path) -> None:
+    given = replace(
+        trace(),
+        locate=None,
+        grounding="annotated",
+        given_reply="[0.10, 0.20, 0.30, 0.40]",
+        box_shift=25,
+        shifted_box=(0.125, 0.1, 0.325, 0.3),
+    )
+    fill(tmp_path, given)
+    assert read_traces(tmp_path) == ([given], [])
+    assert [answer.pathway for answer in given.answers] == ["macro", "micro"]
+
+
+def test_a_trace_from_before_boxes_could_be_given(tmp_path: Path) -> None:
+    old = json.loads(trace().to_json())
+    for name in ("grounding", "given_reply", "box_shift", "shifted_box"):
+        del old[name]
+    assert Trace.from_json(json.dumps(old)) == trace()
+    assert (trace().grounding, trace().box_shift, trace().shifted_box) == ("model", 0, None)
+
+
 def test_one_line_for_each_trace(tmp_path: Path) -> None:
     fill(tmp_path, *(trace(n, text) for n, text in enumerate(TEXTS)))
     assert (tmp_path / "rank0.jsonl").read_bytes().count(b"\n") == len(TEXTS)

@@ -2,12 +2,22 @@
 
 import dataclasses
 import math
+import random
 
 import pytest
 import torch
 from PIL import Image
 
-from dualfocus_lmms import BoxFormat, Conversation, GenerationError, Limits, Question, Settings, answer_batch
+from dualfocus_lmms import (
+    Box,
+    BoxFormat,
+    Conversation,
+    GenerationError,
+    Limits,
+    Question,
+    Settings,
+    answer_batch,
+)
 from dualfocus_lmms.models.engines import make_engine
 from dualfocus_lmms.models.loading import Checkpoint, load_checkpoint
 from dualfocus_lmms.models.shared import SharedBackend
@@ -218,3 +228,69 @@ def test_other_attention_code_and_half_precision_run_the_same_way(tiny_checkpoin
         assert_same_answers(traces, plain)
     for trace, other in zip(traces, plain, strict=True):
         assert trace.macro.logprobs[0] == pytest.approx(other.macro.logprobs[0], abs=0.2)
+
+
+def annotate(questions, seed=0):
+    """The questions with boxes of their own; where a picture is one pixel wide or high, all of it."""
+    rng = random.Random(seed)
+    boxes = []
+    for question in questions:
+        xs, ys = sorted(rng.uniform(0, 1) for _ in range(2)), sorted(rng.uniform(0, 1) for _ in range(2))
+        boxes.append(Box(xs[0], ys[0], xs[1], ys[1]) if min(question.image.size) > 1 else Box(0, 0, 1, 1))
+    return [dataclasses.replace(question, box=box) for question, box in zip(questions, boxes, strict=True)]
+
+
+@pytest.mark.parametrize("grounding", ["annotated", "whole"])
+def test_engines_agree_on_given_boxes(engine, ragged, grounding):
+    questions, limits = ragged(40, seed=2)
+    questions = annotate(questions)
+    settings = Settings.of(grounding=grounding, box_shift=3 if grounding == "annotated" else 0)
+    oracle = in_batches(engine("naive"), questions, limits, settings, 40)
+    for size in (1, 7, 40):
+        assert_same_answers(in_batches(engine("shared"), questions, limits, settings, size), oracle)
+    assert {trace.selection.pathway for trace in oracle} == {"macro", "micro"}
+    if grounding == "annotated":
+        assert len({trace.given_reply for trace in oracle}) >= 20
+
+
+def test_engines_agree_on_given_boxes_where_some_samples_are_skipped(engine, ragged):
+    questions, limits = ragged(30, seed=3)
+    macros = answer_batch(engine("shared"), questions, limits, Settings.of(pathway="macro"))
+    confidences = sorted(trace.macro.confidence() for trace in macros)
+    settings = Settings.of(grounding="center", skip_confidence=(confidences[14] + confidences[15]) / 2)
+    traces = in_batches(engine("shared"), questions, limits, settings, 8)
+    assert_same_answers(traces, in_batches(engine("naive"), questions, limits, settings, 8))
+    assert sum(trace.fallback == "skip_confidence" for trace in traces) == 15
+
+
+@pytest.mark.parametrize("name", ["shared", "naive"])
+def test_a_given_box_is_read_as_if_the_model_had_said_it(engine, ragged, name):
+    """Given the very box that the model writes itself, the micro answer is the same to the token."""
+    questions, limits = ragged(30, seed=4)
+    backend = engine(name)
+    own = answer_batch(backend, questions, limits, Settings.of())
+    rows = [
+        row
+        for row, trace in enumerate(own)
+        if trace.micro is not None
+        and trace.locate.text == backend.box_format.write(Box(*trace.box), trace.image_size)
+    ]
+    assert len(rows) >= 10
+    boxed = [dataclasses.replace(questions[row], box=Box(*own[row].box)) for row in rows]
+    given = answer_batch(backend, boxed, [limits[row] for row in rows], Settings.of(grounding="annotated"))
+    for row, trace in zip(rows, given, strict=True):
+        assert (trace.given_reply, trace.crop) == (own[row].locate.text, own[row].crop)
+        assert trace.micro.tokens == own[row].micro.tokens
+        assert trace.micro.logprobs == pytest.approx(own[row].micro.logprobs, abs=TOLERANCE)
+
+
+def test_a_given_box_costs_no_locate_forward(engine, ragged):
+    questions, _ = ragged(6)
+    questions, limits = annotate(questions), [Limits(1)] * 6
+    backend = engine("shared")
+    traces = answer_batch(backend, questions, limits, Settings.of(grounding="annotated"))
+    assert all(trace.locate is None and trace.micro is not None for trace in traces)
+    assert backend.counts.forwards == 2  # macro and micro, one token each
+    assert backend.counts.encodes == 12
+    assert backend.counts.tokens == sum(answer.usage.tokens for trace in traces for answer in trace.answers)
+    assert [[answer.usage.encodes for answer in trace.answers] for trace in traces] == [[1, 1]] * 6

@@ -15,6 +15,8 @@ def test_defaults_are_the_paper_with_both_pathways():
         "skip_confidence": 1.0,
         "box_margin": 0,
         "count_eos": False,
+        "grounding": "model",
+        "box_shift": 0,
     }
     assert (options.batch_size, options.engine, options.dtype) == (1, "shared", "auto")
 
@@ -38,6 +40,11 @@ def test_the_release_brings_its_own_defaults_and_each_can_be_overridden():
         {"box_margin": -1},
         {"box_margin": 2.5},
         {"count_eos": "maybe"},
+        {"grounding": "everything"},
+        {"grounding": 1},
+        {"box_shift": -10},
+        {"box_shift": 2.5},
+        {"box_shift": "far"},
         {"batch_size": 0},
         {"batch_size": "auto"},
         {"batch_size": 2.5},
@@ -88,3 +95,14 @@ def test_only_what_decides_answers_is_part_of_a_runs_identity():
     second = ModelOptions.of({"pretrained": "somewhere", "box_margin": 0, "trace": "b", "device": "cpu"})
     third = ModelOptions.of({"pretrained": "somewhere", "box_margin": 1})
     assert first.identity() == second.identity() != third.identity()
+
+
+def test_where_the_region_comes_from_is_part_of_a_runs_identity():
+    ways = [{}, {"grounding": "annotated"}, {"grounding": "random"}, {"box_shift": 10}, {"box_shift": 25}]
+    runs = [ModelOptions.of({"pretrained": "somewhere"} | way) for way in ways]
+    assert len({repr(run.identity()) for run in runs}) == len(ways)
+    assert [run.settings().to_dict()["grounding"] for run in runs[:3]] == ["model", "annotated", "random"]
+    assert [run.settings().box_shift for run in runs] == [0, 0, 0, 10, 25]
+    given = parse_model_args("pretrained=x,grounding=whole,box_shift=150")
+    settings = ModelOptions.of(given).settings()
+    assert (settings.grounding, settings.box_shift) == ("whole", 150)

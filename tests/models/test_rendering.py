@@ -58,6 +58,39 @@ def test_a_generated_reply_is_continued_with_its_own_tokens(llama):
     assert continued == (*ids[:at], *odd, *ids[at + len(said) :])
 
 
+def test_a_reply_without_tokens_is_read_as_the_model_would_say_it():
+    words = character_tokenizer()
+    make = renderer(words)
+    box = "[0.20, 0.41, 0.37, 0.74]"
+    said = make.render(two_rounds(make.reply(box)), lambda _: 4)
+    given = make.render(two_rounds(None), lambda _: 4)
+    assert (given.ids, given.replies, given.spans) == (said.ids, said.replies, said.spans)
+    assert len(given.replies) == 1
+
+
+# No blank before a reply, and "])" behind it, which is one token of Llama's where it is not kept apart.
+CLOSE_TEMPLATE = (
+    "{% for message in messages %}<{{ message['role'] }}>("
+    "{% for part in message['content'] %}"
+    "{{ '<image>' if part['type'] == 'image' else part['text'] }}{% endfor %})"
+    "{% endfor %}{% if add_generation_prompt %}<assistant>({% endif %}"
+)
+
+
+@pytest.mark.parametrize("template", [None, HUB_TEMPLATE, CLOSE_TEMPLATE])
+def test_a_reply_without_tokens_is_kept_apart_from_the_template(llama, template):
+    llama.chat_template = template
+    try:
+        make = renderer(llama)
+        said = make.reply("[0.20, 0.41, 0.37, 0.74]")
+        asked = make.render(Conversation().user("Where is it?", PICTURE), lambda _: 4).ids
+        given = make.render(two_rounds(None), lambda _: 4).ids
+        assert given == make.render(two_rounds(said), lambda _: 4).ids
+        assert given[: len(asked) + len(said)] == (*asked, *said)
+    finally:
+        llama.chat_template = None
+
+
 def test_a_prefix_of_a_conversation_renders_to_a_prefix_of_its_ids(llama):
     said = (518, 29900, 29962)
     make = renderer(llama)

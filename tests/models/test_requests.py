@@ -2,10 +2,11 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from dualfocus_lmms import UserError
+from dualfocus_lmms import Box, UserError
 from dualfocus_lmms.models.requests import DEFAULT_NEW_TOKENS, read_limits, read_request
 
 PICTURE = Image.new("L", (7, 5), 99)
@@ -53,6 +54,44 @@ def test_the_task_itself_says_what_the_bare_question_is():
     assert simple(odd).question().text == odd
     with pytest.raises(UserError):
         simple(odd, metadata={"dualfocus": {"question": "no_such_column"}}).question()
+
+
+@pytest.mark.parametrize("value", [[0.1, 0.25, 0.5, 1.0], (0.1, 0.25, 0.5, 1), np.array([0.1, 0.25, 0.5, 1])])
+def test_the_task_says_which_column_holds_the_annotated_box(monkeypatch, value):
+    monkeypatch.setitem(DOC, "region", value)
+    metadata = {"dualfocus": {"box": "region"}}
+    assert simple(metadata=metadata).question().box == Box(0.1, 0.25, 0.5, 1)
+    assert chat([turn(IMAGE, TEXT)], metadata).question().box == Box(0.1, 0.25, 0.5, 1)
+    assert simple().question().box is None
+    monkeypatch.setitem(DOC, "region", None)
+    assert simple(metadata=metadata).question().box is None
+    with pytest.raises(UserError):
+        simple(metadata={"dualfocus": {"box": "no_such_column"}}).question()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [],
+        [0.1, 0.2, 0.3],
+        [0.1, 0.2, 0.3, 0.4, 0.5],
+        [0.5, 0.2, 0.3, 0.4],
+        [0.1, 0.2, 0.3, 1.5],
+        [-0.1, 0.2, 0.3, 0.4],
+        [10, 20, 30, 40],
+        [0.1, 0.2, 0.3, float("nan")],
+        [0.1, 0.2, 0.3, None],
+        ["a", "b", "c", "d"],
+        "[0.1, 0.2, 0.3, 0.4]",
+        {"x0": 0.1, "y0": 0.2, "x1": 0.3, "y1": 0.4},
+        0.5,
+        "",
+    ],
+)
+def test_a_malformed_annotated_box_is_refused(monkeypatch, value):
+    monkeypatch.setitem(DOC, "region", value)
+    with pytest.raises(UserError):
+        simple(metadata={"dualfocus": {"box": "region"}}).question()
 
 
 def test_another_prompt_or_another_limit_gives_another_context():
