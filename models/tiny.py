@@ -8,6 +8,7 @@ Their answers mean nothing. Their code paths, shapes and file formats are those 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from string import ascii_lowercase
 from typing import Any
@@ -202,9 +203,9 @@ def load_tokenizer(source: str) -> Any:
     return words
 
 
-def character_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer of single printable ASCII characters and the fixed phrases of prompts, with Llama's special
-    tokens. Whatever it cannot spell is one unknown token."""
+def character_tokenizer(phrases: Sequence[str] = _PHRASES) -> PreTrainedTokenizerFast:
+    """A tokenizer of single printable ASCII characters and whole phrases, those of prompts by default, with
+    Llama's special tokens. Whatever it cannot spell is one unknown token."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
     specials = ["<unk>", "<s>", "</s>", "<pad>", IMAGE_TOKEN]
@@ -217,5 +218,5 @@ def character_tokenizer() -> PreTrainedTokenizerFast:
         tokenizer_object=words, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>"
     )
     fast.add_tokens([IMAGE_TOKEN], special_tokens=True)
-    fast.add_tokens(_PHRASES)
+    fast.add_tokens(list(phrases))
     return fast

@@ -13,13 +13,20 @@ from pathlib import Path
 
 import pytest
 
-METHOD, MODELS, TASKS, TRAIN = (
+METHOD, MODELS, TASKS, TRAIN, RESULTS = (
     "dualfocus_lmms",
     "dualfocus_lmms.models",
     "dualfocus_lmms.tasks",
     "dualfocus_lmms.train",
+    "dualfocus_lmms.results",
 )
-MAY_IMPORT = {METHOD: {METHOD}, MODELS: {METHOD}, TASKS: {METHOD}, TRAIN: {METHOD, MODELS}}
+MAY_IMPORT = {
+    METHOD: {METHOD},
+    MODELS: {METHOD},
+    TASKS: {METHOD},
+    TRAIN: {METHOD, MODELS},
+    RESULTS: {METHOD, TASKS},
+}
 
 METHOD_LIBRARIES = {"PIL", "numpy", "pandas", "tabulate", "matplotlib", "jinja2", "tqdm"}
 

@@ -36,6 +36,8 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], No
         for source in [*given["data"], given.get("evaluation") or {}]:
             for key in {"path", "images"} & set(source):
                 Path(source[key]).mkdir(parents=True, exist_ok=True)
+        if given["model"].startswith("runs/"):
+            Path(given["model"]).mkdir(parents=True, exist_ok=True)
 
     return make
 
@@ -50,6 +52,7 @@ def test_the_recipes_are_those_that_are_promised():
         "llava15_7b_full_8gpu_fsdp",
         "llava15_7b_full_8gpu_zero3",
         "llava15_7b_lora_1gpu",
+        "nano",
         "tiny_cpu",
     ]
 

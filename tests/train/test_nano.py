@@ -1,0 +1,242 @@
+"""The stages that make the small model: labels true to pictures, packed conversations true to inference."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import LlavaForConditionalGeneration
+
+from dualfocus_lmms.boxes import Box
+from dualfocus_lmms.conversation import Conversation
+from dualfocus_lmms.errors import GenerationError
+from dualfocus_lmms.models.backend import Pictures
+from dualfocus_lmms.models.families.llava import LLAVA
+from dualfocus_lmms.models.nano import GRID, SIDE, image_processor, nano_config, nano_tokenizer, normalize
+from dualfocus_lmms.models.rendering import Renderer
+from dualfocus_lmms.scenes import COLORS, SHAPES, make_scene, make_scenes
+from dualfocus_lmms.train.conversations import from_llava
+from dualfocus_lmms.train.nano import base, pictures, see
+from dualfocus_lmms.train.nano.instructions import ROUNDS, write_instructions
+from dualfocus_lmms.train.nano.optimizer import Optimizer, rate
+
+THING = [0, 1, 7, 0.25, 0.25, 0.5, 0.5, 1]  # a red square with a readable 7
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return LlavaForConditionalGeneration(nano_config(nano_tokenizer())).eval()
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory) -> pictures.Labelled:
+    folder = tmp_path_factory.mktemp("pictures")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pictures, "PER_FILE", 40)
+        return pictures.labelled(folder, 80)
+
+
+def test_pictures_are_what_the_image_processor_makes_of_them():
+    scene = make_scene("train", 0, 3).picture()
+    for picture in (scene, scene.crop((30, 40, 290, 170)), scene.crop((100, 0, 130, 400))):
+        ours = normalize(pictures.shrink(picture)[None])
+        assert ours.shape == (1, 3, SIDE, SIDE)
+        assert torch.allclose(ours, Pictures(LLAVA, image_processor())([picture]), atol=1e-5)
+
+
+def test_scenes_and_crops_alternate_and_know_their_things(few):
+    assert few.whole.tolist() == [True, False] * 80
+    for number, scene in enumerate(make_scenes("train", 0, 80)):
+        rows = few.things[2 * number]
+        assert (rows[:, 0] >= 0).sum() == len(scene.things)
+        for row, thing in zip(rows, scene.things, strict=False):
+            assert (list(COLORS)[int(row[0])], SHAPES[int(row[1])], str(int(row[2]))) == (
+                thing.color,
+                thing.shape,
+                thing.digit,
+            )
+            assert np.allclose(row[3:7], thing.box.xyxy, atol=1e-6)
+            assert row[7] == 0  # too small to read in the whole scene
+    crops = few.things[1::2]
+    assert (crops[:, :, 7] > 0).any(1).mean() > 0.7
+    assert crops[crops[:, :, 0] >= 0][:, 3:7].min() >= 0
+    assert crops[crops[:, :, 0] >= 0][:, 3:7].max() <= 1
+
+
+def test_a_square_in_a_crop_lies_where_its_colour_is(few):
+    for pixels, things in zip(few.pixels[1::2], few.things[1::2], strict=True):
+        for thing in things[things[:, 1] == SHAPES.index("square")]:
+            x, y = (thing[3] + 3 * thing[5]) / 4, (thing[4] + 3 * thing[6]) / 4  # beside the digit
+            seen = pixels[min(int(y * SIDE), SIDE - 1), int(x * SIDE)].astype(int)
+            nearest = min(COLORS.values(), key=lambda color: np.abs(seen - np.array(color)).sum())
+            assert nearest == list(COLORS.values())[int(thing[0])]
+
+
+def test_pictures_are_drawn_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "PER_FILE", 2)
+    first = pictures.labelled(tmp_path, 2)
+    monkeypatch.setattr(pictures, "_draw", lambda scenes: pytest.fail("drawn again"))
+    assert np.array_equal(pictures.labelled(tmp_path, 2).pixels, first.pixels)
+
+
+def test_a_mirrored_picture_has_its_things_on_the_other_side():
+    pixels = np.zeros((SIDE, SIDE, 3), np.uint8)
+    pixels[:, 0] = 255
+    things = np.array([[0, 1, 7, 0.1, 0.2, 0.4, 0.5, 1], [-1] * 8], np.float32)
+    mirrored, moved = pictures.flip(pixels, things)
+    assert mirrored[0, -1, 0] == 255
+    assert mirrored[0, 0, 0] == 0
+    assert np.allclose(moved[0], [0, 1, 7, 0.6, 0.2, 0.9, 0.5, 0])
+    assert (moved[1] == -1).all()
+
+
+def test_patch_targets_say_what_is_at_each_patch():
+    targets = see.patch_targets(np.array([[THING, [-1] * 8]], np.float32))
+    color = targets["color"].reshape(GRID, GRID)
+    assert (color[2:4, 2:4] == 1).all()  # red is 1, nothing is 0
+    assert color.sum() == 4
+    assert (targets["shape"].reshape(GRID, GRID)[2:4, 2:4] == 2).all()
+    assert (targets["digit"].reshape(GRID, GRID)[2:4, 2:4] == 7).all()
+    assert set(targets["digit"][targets["color"] == 0]) == {-100}
+    assert targets["edges"].reshape(GRID, GRID, 4)[3, 3].tolist() == [25, 25, 50, 50]
+
+
+def test_the_schedule_warms_up_stays_and_falls():
+    assert [rate(step, 1000) for step in (0, 59, 300, 600)] == [1 / 60, 1, 1, 1]
+    assert rate(800, 1000) == pytest.approx(0.5)
+    assert rate(999, 1000) == 0.01
+
+
+def test_a_run_that_was_killed_goes_on_as_if_it_was_not(few, tmp_path, monkeypatch):
+    monkeypatch.setattr(see, "BATCH", 16)
+    whole = see.train_tower(few, 2, "cpu", tmp_path / "whole")
+
+    saved = see.save
+
+    def save_and_stop(path, **state):
+        saved(path, **state)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(see, "EVERY", 1)
+    monkeypatch.setattr(see, "save", save_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        see.train_tower(few, 2, "cpu", tmp_path / "killed")
+    monkeypatch.setattr(see, "save", saved)
+    continued = see.train_tower(few, 2, "cpu", tmp_path / "killed")
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, continued.state_dict()[name]), name
+
+
+def test_a_loss_that_is_no_number_stops():
+    layer = torch.nn.Linear(2, 2)
+    with pytest.raises(GenerationError):
+        Optimizer([layer], 10).step(layer(torch.ones(1, 2)).sum() * float("nan"))
+
+
+def test_questions_are_true_to_their_things():
+    things = [THING, [2, 0, 3, 0.6, 0.1, 0.9, 0.4, 0]]  # and a blue circle to its right, higher up
+    asked = {kind: base._ASK[kind] for kind in base.WHOLE_MIX}
+    rng = random.Random(0)
+    for _ in range(30):
+        question, answer = asked["locate"](rng, things)
+        red = question.endswith("red square")
+        assert answer == ("[0.25, 0.25, 0.50, 0.50]" if red else "[0.60, 0.10, 0.90, 0.40]")
+        question, answer = asked["relation"](rng, things)
+        subject = question.split("the ", 1)[1].startswith("red")
+        assert (answer == "yes") == (subject if "left" in question else not subject)
+        question, answer = asked["exist"](rng, things)
+        assert (answer == "yes") == ("red square" in question or "blue circle" in question)
+    assert asked["locate_both"](rng, things)[1] == "[0.25, 0.10, 0.90, 0.50]"
+    assert asked["list"](rng, things)[1] == "red square, blue circle"
+    assert asked["count"](rng, things)[1] == "2"
+    assert asked["detail"](rng, things)[1] == "7"  # the one that can be read
+    assert asked["locate_both"](rng, [THING]) is None
+
+
+def test_a_box_is_thirteen_tokens_and_any_text_survives():
+    words = nano_tokenizer()
+    renderer = Renderer(words, LLAVA, words.convert_tokens_to_ids("<image>"))
+    for box in (Box(0, 0, 1, 1), Box(0.07, 0.5, 0.33, 1)):
+        written = LLAVA.box_format.write(box, (10, 10))
+        ids = renderer.reply(written)
+        assert len(ids) == 13
+        assert words.decode(ids).strip() == written
+    for text in ("What digit is on the red circle?", "Who's there, at 5:30 pm? (A) nobody"):
+        assert words.decode(words(text).input_ids) == text
+
+
+def test_packed_branches_are_what_inference_computes(model):
+    words = nano_tokenizer()
+    branches = base.Branches(words, model.config.image_token_id)
+    pairs = [
+        ("Is it red?", "yes"),
+        (base.LOCATE.format("red square"), "[0.10, 0.20, 0.30, 0.40]"),
+        ("Why?", "3"),
+    ]
+    row = [branches(pair) for pair in pairs]
+    packed = base.pack(branches.prefix, [row, row[:1]], words.pad_token_id, (1.0, 0.5, 0.1))
+    pixels = torch.rand(2, 3, SIDE, SIDE)
+    with torch.no_grad():
+        together = _packed_logits(model, packed, pixels)
+        renderer = Renderer(words, LLAVA, model.config.image_token_id)
+        start = len(branches.prefix)
+        for pair, branch in zip(pairs, row, strict=True):
+            conversation = Conversation().user(pair[0], Image.new("RGB", (4, 4)))
+            prompt = renderer.render(conversation, lambda _: GRID**2).ids
+            alone = torch.tensor([[*prompt, *branch.ids[-branch.reply :]]])
+            logits = model(input_ids=alone, pixel_values=pixels[:1]).logits[0]
+            end = start + len(branch.ids)
+            assert torch.allclose(logits[len(branches.prefix) :], together[0, start:end], atol=1e-4)
+            assert packed.labels[0, end - branch.reply : end].tolist() == list(branch.ids[-branch.reply :])
+            assert (packed.labels[0, start : end - branch.reply] == -100).all()
+            assert branch.ids[-1] == words.eos_token_id
+            start = end
+    box = packed.weights[0][packed.labels[0] >= 0][2:16]
+    assert torch.allclose(box, torch.tensor([0.1, 1, 0.5] * 4 + [0.1, 0.1]))
+
+
+def _packed_logits(model, packed, pixels):
+    features = model.model.vision_tower(pixel_values=pixels).last_hidden_state[:, 1:]
+    embeddings = base.with_images(model, packed.ids, features)
+    hidden = model.model.language_model(
+        inputs_embeds=embeddings, attention_mask=packed.mask(), position_ids=packed.positions, use_cache=False
+    ).last_hidden_state
+    return model.lm_head(hidden)
+
+
+def test_the_projector_starts_with_image_tokens_as_long_as_words(few):
+    torch.manual_seed(0)
+    fresh = LlavaForConditionalGeneration(nano_config(nano_tokenizer()))
+    tower = fresh.model.vision_tower
+    scale = see.feature_scale(tower, few)
+    base.start_from(fresh, tower, scale)
+    with torch.no_grad():
+        features = tower(pixel_values=normalize(few.pixels[:8])).last_hidden_state[:, 1:]
+        images = fresh.model.multi_modal_projector(features).norm(dim=-1).mean()
+        words = fresh.model.language_model.get_input_embeddings().weight.norm(dim=-1).mean()
+    assert 0.5 < images / words < 2
+
+
+def test_the_base_model_learns_something_and_keeps_its_tower(few, tmp_path, monkeypatch):
+    monkeypatch.setattr(base, "PICTURES", 2)
+    tower = see.train_tower(few, 1, "cpu", tmp_path / "tower")
+    trained = base.train_base(few, tower, see.feature_scale(tower, few), 3, 0, "cpu", tmp_path / "base")
+    for name, value in tower.state_dict().items():
+        assert torch.equal(value, trained.model.vision_tower.state_dict()[name])
+    again = base.train_base(few, tower, see.feature_scale(tower, few), 3, 0, "cpu", tmp_path / "base")
+    assert torch.equal(again.lm_head.weight, trained.lm_head.weight)
+
+
+def test_instructions_are_llavas_format(tmp_path):
+    write_instructions(tmp_path, list(make_scenes("train", 0, 6)))
+    records = json.loads((tmp_path / "instructions.json").read_text())
+    assert len(records) == 6
+    for record in records:
+        example = from_llava(record, lambda name: Image.open(tmp_path / "images" / name))
+        assert len(example.conversation.turns) == 2 * ROUNDS
+        assert len(example.conversation.images) == 1

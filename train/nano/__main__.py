@@ -1,0 +1,111 @@
+"""python -m dualfocus_lmms.train.nano --seed 0 --output runs/nano: the small model from nothing."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from loguru import logger
+
+from dualfocus_lmms.models.nano import image_processor, nano_tokenizer
+from dualfocus_lmms.scenes import make_scenes
+from dualfocus_lmms.train.nano.base import train_base
+from dualfocus_lmms.train.nano.instructions import write_instructions
+from dualfocus_lmms.train.nano.pictures import labelled
+from dualfocus_lmms.train.nano.see import feature_scale, train_tower
+from dualfocus_lmms.train.scene_files import write_visual_genome
+from dualfocus_lmms.train.trainer import train
+from dualfocus_lmms.train.visual_genome import build
+
+PICTURES = 16_000  # scenes of the first two stages
+SCENES, HELD_OUT = 2400, 40  # scenes of the last one, and of its evaluation
+SEE_STEPS = (2800, 1600)  # twice through the schedule: what is small is learned late
+BASE_STEPS = 2200
+
+
+def make_base(output: Path, seed: int, device: str) -> Path:
+    """Stages 1 and 2: the checkpoint of the base model, in `output`/seed-<seed>/base.
+
+    The tower is trained once and shared by all seeds, as all LLaVA models share one CLIP.
+    """
+    folder = output / f"seed-{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    result = folder / "base"
+    if (result / "config.json").exists():
+        return result
+    pictures = labelled(output / "pictures", PICTURES)
+    first, second = output / "tower-1.pt", output / "tower-2.pt"
+    train_tower(pictures, SEE_STEPS[0], device, first)
+    tower = train_tower(pictures, SEE_STEPS[1], device, second, before=first)
+    scale = feature_scale(tower, pictures)
+    model = train_base(pictures, tower, scale, BASE_STEPS, seed, device, folder / "base.pt")
+    unfinished = folder / "base.unfinished"
+    for part in (model, nano_tokenizer(), image_processor()):
+        part.save_pretrained(unfinished)
+    unfinished.replace(result)
+    return result
+
+
+def make_data(output: Path) -> None:
+    """The data of stage 3: scenes as Visual Genome's files, the samples built from them, instructions."""
+    splits = {"samples": ("train", SCENES, 1), "held_out": ("validation", HELD_OUT, 1_000_001)}
+    for name, (split, count, first_id) in splits.items():
+        if not (output / name / "report.json").exists():
+            root = output / f"scenes_{split}"
+            if not (root / "question_answers.json").exists():  # written last
+                shutil.rmtree(root, ignore_errors=True)
+                write_visual_genome(root, list(make_scenes(split, 0, count)), first_id)
+            build(root, output / name, workers=os.cpu_count() or 1, protocol="paper")
+    if not (output / "instructions" / "instructions.json").exists():
+        write_instructions(output / "instructions", list(make_scenes("train", 0, SCENES)))
+
+
+def finetune(output: Path, seed: int, with_samples: bool = True) -> Path:
+    """Stage 3: `dualfocus train nano`; without DualFocus samples, the model that they are compared with."""
+    folder = output / f"seed-{seed}"
+    samples, instructions = output / "samples", output / "instructions"
+    plain = (
+        f"[{{path: {samples}, kind: macro, share: 0.6}}, {{path: {instructions / 'instructions.json'}, "
+        f"kind: llava, images: {instructions / 'images'}, share: 0.4}}]"
+    )
+    return train(
+        "nano",
+        [
+            f"model={folder / 'base'}",
+            f"output={folder / ('dualfocus' if with_samples else 'plain')}",
+            f"seed={seed}",
+            f"evaluation.path={output / 'held_out'}",
+            *(
+                [
+                    f"data.0.path={samples}",
+                    f"data.1.path={samples}",
+                    f"data.2.path={instructions / 'instructions.json'}",
+                    f"data.2.images={instructions / 'images'}",
+                ]
+                if with_samples
+                else [f"data={plain}"]
+            ),
+        ],
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m dualfocus_lmms.train.nano", description=__doc__)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=Path("runs/nano"))
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--plain", action="store_true", help="also the model without DualFocus samples")
+    given = parser.parse_args()
+    torch.set_num_threads(1)  # at this size more threads only wait for each other
+    make_base(given.output, given.seed, given.device)
+    make_data(given.output)
+    logger.info(f"DualFocus model: {finetune(given.output, given.seed)}")
+    if given.plain:
+        logger.info(f"Model without DualFocus samples: {finetune(given.output, given.seed, False)}")
+
+
+if __name__ == "__main__":
+    main()

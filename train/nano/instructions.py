@@ -1,0 +1,47 @@
+"""Instruction data in LLaVA's own format: what the base model learned in stage 2, for the mixture of stage 3.
+
+The paper mixes DualFocus samples with LLaVA-1.5's instruction data (section 4.2); this is the like of them.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from dualfocus_lmms.scenes import SIDE, Scene
+from dualfocus_lmms.train.nano.base import CROP_MIX, WHOLE_MIX, ask
+from dualfocus_lmms.train.nano.pictures import crop_rectangle, visible
+
+ROUNDS = 4  # of a record
+CROPS = 0.25  # share of the records about a crop
+
+
+def write_instructions(folder: Path, scenes: Sequence[Scene]) -> None:
+    """`instructions.json` and its pictures in `images`, one record for each scene."""
+    images = folder / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    records = []
+    for scene in tqdm(scenes, desc="instructions", leave=False):
+        rng = random.Random(f"instructions {scene.name}")
+        whole = rng.random() >= CROPS
+        rectangle = (0, 0, SIDE, SIDE) if whole else crop_rectangle(rng, scene.things)
+        things = [list(map(float, row)) for row in visible(scene.things, rectangle) if row[0] >= 0]
+        name = f"{scene.name}.jpg"
+        scene.picture().crop(rectangle).save(images / name, quality=92)
+        pairs = [ask(rng, things, WHOLE_MIX if whole else CROP_MIX) for _ in range(ROUNDS)]
+        records.append({"id": scene.name, "image": name, "conversations": _turns(pairs)})
+    temporary = folder / "instructions.tmp"
+    temporary.write_text(json.dumps(records), encoding="utf-8")
+    temporary.replace(folder / "instructions.json")
+
+
+def _turns(pairs: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
+    turns = []
+    for number, (asked, answered) in enumerate(pairs):
+        turns.append({"from": "human", "value": asked if number else f"<image>\n{asked}"})
+        turns.append({"from": "gpt", "value": answered})
+    return turns
