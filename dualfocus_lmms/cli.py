@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from tabulate import tabulate
 
-from dualfocus_lmms import cli_train
+from dualfocus_lmms import cli_results, cli_train
 from dualfocus_lmms._version import __version__
 from dualfocus_lmms.errors import GenerationError, UserError
 
@@ -29,6 +29,9 @@ app = typer.Typer(
 
 app.add_typer(cli_train.data, name="data")
 app.command("train")(cli_train.train)
+app.command("check")(cli_results.check)
+app.command("leaderboard")(cli_results.leaderboard)
+app.command("report")(cli_results.report)
 
 # The command reads nothing: whatever follows it, --help included, belongs to the host.
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -80,6 +83,9 @@ def ask(
     box_margin: Annotated[
         int | None, typer.Option(help="Pixels the region grows on each side.", show_default="the protocol's")
     ] = None,
+    grounding: Annotated[
+        str, typer.Option(help="Where the region comes from: model, whole, center or random.")
+    ] = "model",
     instruction: Annotated[
         str | None,
         typer.Option(
@@ -109,6 +115,7 @@ def ask(
         select=select,
         skip_confidence=skip_confidence,
         box_margin=box_margin,
+        grounding=grounding,
     )
     trace = model.ask(seen, question, instruction, max_new_tokens)
     print(trace.to_json() if as_json else report(trace))
@@ -185,6 +192,30 @@ def evaluate(context: typer.Context) -> None:
     from dualfocus_lmms.models.evaluate import evaluate
 
     raise typer.Exit(evaluate(context.args))
+
+
+@app.command()
+def score(
+    task: Annotated[str, typer.Option(help="A task, such as df_pope_random.")],
+    answers: Annotated[
+        str, typer.Option(help="JSON lines with question_id and text, or .xlsx with index and prediction.")
+    ],
+    out: Annotated[str | None, typer.Option(help="Write the scores as JSON.", show_default="none")] = None,
+    include_path: Annotated[
+        str | None, typer.Option(help="Folder of more tasks.", show_default="ours alone")
+    ] = None,
+) -> None:
+    """Score answers that something else gave, with the code of a task. No image and no model is needed."""
+    from loguru import logger
+
+    from dualfocus_lmms.tasks.score import score
+
+    logger.remove()  # the host's own command line does the same
+    logger.add(sys.stderr, level="WARNING")
+    scores = score(task, answers, include_path)
+    print(scores.markdown())
+    if out is not None:
+        scores.save(out)
 
 
 @app.command()

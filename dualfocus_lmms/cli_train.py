@@ -42,7 +42,8 @@ def scenes(
     seed: Annotated[int, typer.Option(help="Another seed, other scenes.")] = 0,
 ) -> None:
     """Drawn scenes with details too small to read at once, for a first try without any photo."""
-    from dualfocus_lmms.train.scenes import make_scenes, write_visual_genome
+    from dualfocus_lmms.scenes import make_scenes
+    from dualfocus_lmms.train.scene_files import write_visual_genome
 
     write_visual_genome(out, list(make_scenes(split, seed, count)))
     print(f"{out}: {count} scenes. Next: dualfocus data vg --root {out} --out SAMPLES")
@@ -61,6 +62,54 @@ def export(
     from dualfocus_lmms.train.samples import read_samples
 
     print(write(read_samples(samples), out, form, protocol, instruction=instruction))
+
+
+@data.command()
+def gqa_mcq(
+    questions: Annotated[str, typer.Option(help="GQA's own testdev_balanced_questions.json.")],
+    out: Annotated[
+        str | None, typer.Option(help="The file to write or go on with.", show_default="named by its source")
+    ] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            help="Base URL of an OpenAI-compatible chat endpoint; its key in OPENAI_API_KEY.",
+            show_default="none: distractors offline",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The endpoint's name of the model.", show_default="none")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Orders the options; offline it draws them too.")] = 0,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 8,
+    retries: Annotated[int, typer.Option(min=0, help="Of a request that failed, with growing pauses.")] = 5,
+    price_in: Annotated[
+        float | None, typer.Option(min=0, help="Price of a million prompt tokens.", show_default="none")
+    ] = None,
+    price_out: Annotated[
+        float | None, typer.Option(min=0, help="Price of a million completion tokens.", show_default="none")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only so many questions.", show_default="all")
+    ] = None,
+) -> None:
+    """GQA as multiple choice (GQA*). The same command asks again for what is missing, and nothing else."""
+    from dualfocus_lmms.tasks.gqa_mcq import build
+
+    report = build(
+        questions,
+        out,
+        endpoint=endpoint,
+        model=model,
+        seed=seed,
+        concurrency=concurrency,
+        retries=retries,
+        price_in=price_in,
+        price_out=price_out,
+        limit=limit,
+    )
+    print(report.text())
+    raise typer.Exit(1 if report.failures else 0)
 
 
 def train(

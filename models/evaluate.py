@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -113,10 +114,17 @@ def _user_error(error: BaseException | None) -> BaseException:
             return cause
         if isinstance(cause, ConnectionError):
             return UserError(
-                f"A data set or checkpoint cannot be fetched: {cause}. Without a network, name local ones: "
-                "DUALFOCUS_DATA=<folder of benchmark files> and pretrained=<folder>."
+                f"A data set or checkpoint cannot be fetched: {cause}.{_hub_page(cause)} Without a network, "
+                "name local ones: DUALFOCUS_DATA=<folder of benchmark files>, with the official files that "
+                "docs/benchmarks.md lists for each task, and pretrained=<folder>."
             )
     return error
+
+
+def _hub_page(error: ConnectionError) -> str:
+    """A sentence with the page of the data set that could not be reached, where the message names one."""
+    named = re.search(r"Couldn't reach '([\w.-]+/[\w.-]+)' on the Hub", str(error))
+    return f" Its page is https://huggingface.co/datasets/{named[1]}." if named else ""
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -19,6 +19,7 @@ from loguru import logger
 
 from dualfocus_lmms._version import __version__
 from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.integrity import write_data
 from dualfocus_lmms.models.engines import make_engine
 from dualfocus_lmms.models.loading import fingerprint, load_checkpoint, torch_device, torch_dtype
 from dualfocus_lmms.models.options import ModelOptions, parse_model_args
@@ -42,6 +43,7 @@ class SampleExtras(TokenCounts):
             "box": trace.box,
             "crop": trace.crop,
             "ppl": trace.ppl,
+            "image_hash": trace.image_hash,
         }
         extras.update((answer.pathway, answer.text) for answer in trace.answers)
         return cls(
@@ -54,7 +56,20 @@ class SampleExtras(TokenCounts):
         return {**super().to_dict(), "dualfocus": self.dualfocus}
 
 
-class DualFocus(lmms):
+class GenerateOnly(lmms):
+    """Refuses what is no single question with a generated answer."""
+
+    def generate_until_multi_round(self, requests: Sequence[Any]) -> NoReturn:
+        raise UserError("DualFocus answers one question at a time: multi-round tasks are not supported.")
+
+    def generate_visual_cot(self, requests: Sequence[Any]) -> NoReturn:
+        raise UserError(ONLY_GENERATE_UNTIL)
+
+    def loglikelihood(self, requests: Sequence[Any]) -> NoReturn:
+        raise UserError(ONLY_GENERATE_UNTIL)
+
+
+class DualFocus(GenerateOnly):
     """Chat adapter. Model arguments: see `options.ModelOptions`."""
 
     is_simple = False
@@ -70,6 +85,8 @@ class DualFocus(lmms):
         if device is None or self._world_size > 1:
             device = str(self.accelerator.device)
         writer, finished = self._open_traces(options, device)
+        self._trace_folder = options.trace
+        self._asked: set[tuple[str, str]] = set()  # tasks and their splits
         checkpoint = load_checkpoint(
             options.pretrained, options.revision, options.dtype, device, options.attn_implementation
         )
@@ -88,21 +105,17 @@ class DualFocus(lmms):
         if self._runner is None:
             raise RuntimeError("This model was cleaned up by the host: make a new one.")
         read = [read_request(instance, self.task_dict, chat=not self.is_simple) for instance in requests]
+        self._asked |= {(request.key["task"], request.key["split"]) for request in read}
         traces = self._runner.run(read, show_progress=self._rank == 0)
         return [GenerationResult(trace.selection.text, SampleExtras.of(trace)) for trace in traces]
 
-    def generate_until_multi_round(self, requests: Sequence[Any]) -> NoReturn:
-        raise UserError("DualFocus answers one question at a time: multi-round tasks are not supported.")
-
-    def generate_visual_cot(self, requests: Sequence[Any]) -> NoReturn:
-        raise UserError(ONLY_GENERATE_UNTIL)
-
-    def loglikelihood(self, requests: Sequence[Any]) -> NoReturn:
-        raise UserError(ONLY_GENERATE_UNTIL)
-
     def clean(self) -> None:
-        """Free the model before the host scores; its judges may need the memory."""
+        """Free the model before the host scores; its judges may need the memory. All processes have written
+        their traces by then, so that one of them can say what the data were."""
         self._runner = None
+        if self._trace_folder is not None and self._rank == 0:
+            documents = {f"{task}/{split}": self.task_dict[task][split] for task, split in self._asked}
+            write_data(self._trace_folder, documents)
         super().clean()
 
     def _open_traces(self, options: ModelOptions, device: str) -> tuple[Any, list[Trace]]:

@@ -12,6 +12,7 @@ from dualfocus_lmms.tasks.sources import (
     LOCAL,
     Doc,
     build_dataset,
+    images_needed,
     named_path,
     placeholder,
     read_json_lines,
@@ -51,7 +52,7 @@ def read_questions(file: Path | None) -> list[Doc]:
 
 def _document(row: Doc, folder: Path, where: str) -> Doc:
     image = folder / Path(text_field(row, "image", where)).expanduser()
-    if not image.is_file():
+    if images_needed() and not image.is_file():
         raise UserError(f"{where}: the image {image} does not exist (paths start at the file's own folder).")
     options = _options(row, where)
     answers = _answers(row, where)

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.integrity import with_fingerprint
 from dualfocus_lmms.tasks.prompts import SHORT_ANSWER
 from dualfocus_lmms.tasks.sources import (
     DATA,
     PLACEHOLDER_PATH,
     Doc,
     build_dataset,
+    images_needed,
     named_path,
     placeholder,
     read_json_lines,
@@ -42,20 +44,22 @@ def __getattr__(name: str) -> Any:
 
 
 def documents(dataset: Dataset) -> Dataset:
-    """`process_docs`: either source with the columns COLUMNS and questions_without_image."""
+    """`process_docs`: either source with COLUMNS, questions_without_image and the questions' fingerprint."""
     folder, split = named_path(DATA), str(dataset.split)
     if folder is not None:
-        return build_dataset(lambda: read_split(folder, split))
-    return dataset.select_columns(list(COLUMNS)).add_column("questions_without_image", [0] * len(dataset))
+        return with_fingerprint(build_dataset(lambda: read_split(folder, split)))
+    docs = dataset.select_columns(list(COLUMNS))
+    return with_fingerprint(docs.add_column("questions_without_image", [0] * len(docs)))
 
 
 def read_split(folder: Path, split: str) -> list[Doc]:
     """The questions of `<folder>/pope/coco_pope_<split>.json` whose image is in `<folder>/pope/images/`.
 
-    Each document says how many of the split's questions were left out because their image is missing.
+    Each document says how many of the split's questions were left out because their image is missing: none
+    where `images_needed` says that no image is looked for.
     """
     file, images = folder / "pope" / f"coco_pope_{split}.json", folder / "pope" / "images"
-    for path, there in ((file, file.is_file()), (images, images.is_dir())):
+    for path, there in ((file, file.is_file()), (images, images.is_dir() or not images_needed())):
         if not there:
             raise UserError(
                 f"{path} is missing. {DATA} is {str(folder)!r}: it must hold the official "
@@ -63,7 +67,7 @@ def read_split(folder: Path, split: str) -> list[Doc]:
                 f"{DATA} to use the hub's {HUB}."
             )
     questions = [_document(row, images, where) for where, row in read_json_lines(file)]
-    missing = {doc["image"] for doc in questions if not Path(doc["image"]).is_file()}
+    missing = {doc["image"] for doc in questions if images_needed() and not Path(doc["image"]).is_file()}
     kept = [doc for doc in questions if doc["image"] not in missing]
     if not kept:
         raise UserError(

@@ -8,10 +8,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from math import isnan
 from string import ascii_uppercase
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dualfocus_lmms.integrity import FINGERPRINT
+from dualfocus_lmms.tasks.statistics import Statistic, bootstrap_error
 
 YesNo = Literal["yes", "no"]
+Value = TypeVar("Value", int, str)
+
+
+class NoAnswer(str):
+    """The reply to a question that was not answered: an empty one, and wrong even where that means yes."""
+
+
+NO_ANSWER = NoAnswer()
 
 
 class Pair(TypedDict):
@@ -58,24 +73,63 @@ def _share(part: int, whole: int) -> float:
     return 100.0 * part / whole if whole else 0.0
 
 
+# The host gives standard errors to means alone. What a metric <name>_stderr says that comes after <name>, it
+# shows as the standard error of <name>.
+
+
+def precision_error(pairs: Sequence[Pair]) -> float | str:
+    """The standard error of `precision`, drawn by question; "N/A", the host's word, for a single question."""
+    return _bootstrap(pairs, lambda means: _ratio(means[:, 0], means[:, 1]))
+
+
+def recall_error(pairs: Sequence[Pair]) -> float | str:
+    """The standard error of `recall`, as `precision_error`."""
+    return _bootstrap(pairs, lambda means: _ratio(means[:, 0], means[:, 2]))
+
+
+def f1_error(pairs: Sequence[Pair]) -> float | str:
+    """The standard error of `f1`, as `precision_error`."""
+    return _bootstrap(pairs, lambda means: _ratio(2 * means[:, 0], means[:, 1] + means[:, 2]))
+
+
+def _bootstrap(pairs: Sequence[Pair], statistic: Statistic) -> float | str:
+    error = bootstrap_error(counts(pairs), statistic)
+    return "N/A" if isnan(error) else error
+
+
+def counts(pairs: Sequence[Pair]) -> NDArray[np.float64]:
+    """(pairs, 3): whether it is a hit, a predicted yes, a true yes. The scores are ratios of the means."""
+    predicted = np.array([pair["prediction"] == "yes" for pair in pairs])
+    true = np.array([pair["label"] == "yes" for pair in pairs])
+    return np.stack([predicted & true, predicted, true], axis=1).astype(float)
+
+
+def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+    """In percent; 0 where the whole is 0, as the scores themselves."""
+    return 100 * np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
+
+
 def pope_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, Any]:
-    """One reply's contribution to each metric of df_pope_*."""
-    prediction = read_yes_no(results[0])
+    """One reply's contribution to each metric of df_pope_*. NO_ANSWER counts as the answer that is wrong."""
     # Every label that is not "no" counts as yes, as in the official evaluator; local files hold nothing else.
-    pair = Pair(label="no" if doc["answer"].strip().lower() == "no" else "yes", prediction=prediction)
+    label: YesNo = "no" if doc["answer"].strip().lower() == "no" else "yes"
+    wrong: YesNo = "yes" if label == "no" else "no"
+    prediction = wrong if isinstance(results[0], NoAnswer) else read_yes_no(results[0])
+    pair = Pair(label=label, prediction=prediction)
+    metrics = ("precision", "recall", "f1")
     return {
-        "accuracy": _score(prediction == pair["label"]),
-        "precision": pair,
-        "recall": pair,
-        "f1": pair,
+        "accuracy": _score(prediction == label),
+        **dict.fromkeys(metrics, pair),
+        **dict.fromkeys((f"{metric}_stderr" for metric in metrics), pair),
         "yes_ratio": _score(prediction == "yes"),
         "questions_without_image": doc["questions_without_image"],
+        FINGERPRINT: doc[FINGERPRINT],
     }
 
 
-def same(counts: Sequence[int]) -> int:
-    """The number that every document of a split repeats."""
-    return max(counts)
+def same(values: Sequence[Value]) -> Value:
+    """The value that every document of a split repeats."""
+    return max(values)
 
 
 def total(counts: Sequence[int], sizes: Sequence[int], weight_by_size: bool) -> int:

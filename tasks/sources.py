@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,12 +28,28 @@ LOCAL = "DUALFOCUS_LOCAL"
 
 PLACEHOLDER_PATH = "text"
 _PROBLEM = "problem"
+_images_needed = ContextVar("images_needed", default=True)
 
 
 def named_path(variable: str) -> Path | None:
     """The absolute path an environment variable names ("~" allowed); None when it is unset or empty."""
     value = os.environ.get(variable, "").strip()
     return Path(value).expanduser().absolute() if value else None
+
+
+def images_needed() -> bool:
+    """Whether a question without its image is left out; if not, no image is looked for."""
+    return _images_needed.get()
+
+
+@contextmanager
+def without_images() -> Iterator[None]:
+    """Tasks loaded inside have all of their questions: there are answers to score, and no model to ask."""
+    token = _images_needed.set(False)
+    try:
+        yield
+    finally:
+        _images_needed.reset(token)
 
 
 def placeholder(*splits: str) -> dict[str, Any]:

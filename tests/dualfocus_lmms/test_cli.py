@@ -99,6 +99,7 @@ def test_ask_passes_its_options_on(run, scripted, photo: Path):
         "--select": "macro",
         "--skip-confidence": "0.9",
         "--box-margin": "3",
+        "--grounding": "center",
         "--instruction": "Say it.",
         "--max-new-tokens": "7",
         "--device": "cpu",
@@ -115,8 +116,10 @@ def test_ask_passes_its_options_on(run, scripted, photo: Path):
             "select": "macro",
             "skip_confidence": 0.9,
             "box_margin": 3,
+            "grounding": "center",
         }
     ]
+    assert (trace.box, trace.locate) == ((0.25, 0.25, 0.75, 0.75), None)
     assert trace.prompts["macro"] == "What colour?\nSay it."
     assert (trace.selection.rule, trace.selection.text) == ("macro", "red")
 
@@ -295,6 +298,25 @@ def test_bench_takes_what_the_command_gives():
         name: list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
         for name, parameter in taken.items()
     }
+
+
+def test_score_prints_the_table_and_writes_the_file(run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    received = []
+
+    class Scores:
+        def markdown(self) -> str:
+            return "| f1 | 87.14 |"
+
+        def save(self, path: str) -> None:
+            received.append(path)
+
+    module = ModuleType("dualfocus_lmms.tasks.score")
+    module.score = lambda *given: received.append(given) or Scores()  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "dualfocus_lmms.tasks.score", module)
+    done = run("score", "--task", "df_pope_random", "--answers", "a.jsonl")
+    assert (done.code, done.out, done.err) == (0, "| f1 | 87.14 |\n", "")
+    run("score", "--task", "t", "--answers", "a.xlsx", "--out", "scores.json", "--include-path", "mine")
+    assert received == [("df_pope_random", "a.jsonl", None), ("t", "a.xlsx", "mine"), "scores.json"]
 
 
 def test_help_lists_the_commands_and_is_light(run):

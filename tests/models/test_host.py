@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -130,6 +131,17 @@ def test_one_process_two_processes_and_the_bare_host_give_the_same_answers_and_s
     for name in ("two", "bare"):
         for task, metrics in scores(tmp_path / name).items():
             assert metrics == pytest.approx(expected[task])
+    assert 0 < expected["df_pope_random"]["f1_stderr,none"] < 100
+    data = [json.loads((tmp_path / name / "trace" / "data.json").read_text()) for name in ways]
+    assert data[0] == data[1] == data[2]
+    assert {name: about["samples"] for name, about in data[0].items()} == {
+        f"df_pope_{split}/{split}": 20 for split in ("random", "popular", "adversarial")
+    }
+    results = json.loads(next((tmp_path / "one").rglob("*_results.json")).read_text())["results"]
+    for name, about in data[0].items():
+        assert about["questions"] == 20
+        task = results[name.partition("/")[0]]
+        assert about["questions_fingerprint"] == task["questions_fingerprint,none"]
     by_hand = [trace.selection.text.lower() == "yes" for trace in one.values()]
     assert expected["df_pope"]["yes_ratio,none"] == pytest.approx(100 * sum(by_hand) / len(by_hand))
     sample = json.loads(
@@ -140,6 +152,7 @@ def test_one_process_two_processes_and_the_bare_host_give_the_same_answers_and_s
     assert extras["pathway"] == trace.selection.pathway
     assert extras["ppl"] == pytest.approx(trace.ppl)
     assert extras["macro"] == trace.macro.text
+    assert extras["image_hash"] == trace.image_hash
 
 
 def test_both_adapters_give_the_same_answers_and_pathway_macro_is_the_macro_answer(run, tmp_path):
@@ -246,6 +259,47 @@ def test_weights_that_are_not_numbers_end_the_run_and_leave_no_answer(run, tiny_
     )
     assert done.returncode == 1
     assert read_traces(tmp_path / "trace") == ([], [])
+
+
+BOXED_TASK = """
+task: df_boxed
+dataset_path: json
+dataset_kwargs: {data_files: {test: FILE}}
+test_split: test
+output_type: generate_until
+doc_to_visual: !function dualfocus_lmms.tasks.sources.images
+doc_to_text: "{{question}}\\nAnswer the question using a single word or phrase."
+doc_to_target: answers
+generation_kwargs: {max_new_tokens: 8, do_sample: false, temperature: 0}
+process_results: !function dualfocus_lmms.tasks.scoring.answer_results
+metric_list: [{metric: accuracy, aggregation: mean, higher_is_better: true}]
+metadata: {version: 1.0, dualfocus: {question: question, box: region}}
+"""
+
+
+def test_annotated_boxes_of_a_task_are_looked_at(run, tmp_path):
+    """Five questions; the last one has no box, which only grounding=annotated minds."""
+    boxes = [[0.1, 0.2, 0.5, 0.6], [0.0, 0.0, 1.0, 1.0], [0.25, 0.5, 0.75, 1.0], [0.3, 0.3, 0.305, 0.9], None]
+    Image.new("RGB", (200, 100), (20, 20, 250)).save(tmp_path / "blue.png")
+    doc = {"image": str(tmp_path / "blue.png"), "question": "Is there a dog?", "answers": ["yes"]}
+    file = tmp_path / "boxed.jsonl"
+    file.write_text("".join(json.dumps(doc | {"region": box}) + "\n" for box in boxes))
+    (tmp_path / "df_boxed.yaml").write_text(BOXED_TASK.replace("FILE", str(file)))
+    boxed = [*EVAL, "--tasks", "df_boxed", "--include_path", str(tmp_path)]
+
+    model_args = f"grounding=annotated,box_shift=10,batch_size=3,trace={tmp_path / 'trace'}"
+    done = run(boxed, "--limit", "4", model_args=model_args)
+    assert done.returncode == 0, done.stderr[-3000:]
+    traces = sorted(traces_of(tmp_path / "trace").values(), key=lambda trace: trace.key["doc_id"])
+    assert [list(trace.box) for trace in traces] == boxes[:4]
+    assert traces[0].given_reply == "[0.10, 0.20, 0.50, 0.60]"
+    for trace in traces:
+        assert (trace.grounding, trace.box_shift, trace.locate) == ("annotated", 10, None)
+        dx, dy = (trace.shifted_box[axis] - trace.box[axis] for axis in (0, 1))
+        assert math.hypot(dx * 200, dy * 100) == pytest.approx(10)
+    without = run(boxed, model_args=model_args + ",resume=True")  # the fifth has no box
+    assert (without.returncode, "Traceback" in without.stderr) == (2, False)
+    assert len(traces_of(tmp_path / "trace")) == 4
 
 
 def test_252_real_pope_questions_through_two_processes_and_in_batches(run, shared_data, tmp_path):

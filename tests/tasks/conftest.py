@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import csv
+import io
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -76,3 +79,146 @@ def pope_folder(
     for split in ("random", "popular", "adversarial"):
         write_lines(tmp_path / "pope" / f"coco_pope_{split}.json", rows)
     return tmp_path
+
+
+@pytest.fixture
+def choice_folder(tmp_path: Path, write_lines: Callable[[Path, Rows], Path]) -> Path:
+    """A DUALFOCUS_DATA folder with GQA*, SEED-Bench, V*Bench and HR-Bench: made-up questions, drawn pictures.
+
+    Each but HR-Bench, whose file holds its pictures, has one question more whose picture is missing.
+    """
+    _write_gqa_star(tmp_path / "gqa", write_lines)
+    _write_seed(tmp_path / "seed")
+    _write_vstar(tmp_path / "vstar", write_lines)
+    _write_hrbench(tmp_path / "hrbench")
+    return tmp_path
+
+
+def _draw(path: Path, color: str, file_format: str = "JPEG") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (60, 40), color).save(path, file_format)
+
+
+def _write_gqa_star(folder: Path, write_lines: Callable[[Path, Rows], Path]) -> None:
+    _draw(folder / "images" / "n1.jpg", "red")
+    lines = [
+        ("1", "n1.jpg", "What color is the bus?\nA. blue\nB. red\nC. green\nD. white"),
+        ("2", "n1.jpg", "Is it overcast?\nA. Yes\nB. No"),
+        ("3", "n2.jpg", "Who is wearing the dress?\nA. woman\nB. man"),
+    ]
+    names = ("question_id", "image", "question")
+    write_lines(
+        folder / "llava_gqa_testdev_balanced_mcq.jsonl",
+        [dict(zip(names, line, strict=True)) for line in lines],
+    )
+    answers = {"1": ("red", "query", "attr"), "2": ("no", "verify", "global"), "3": ("woman", "query", "rel")}
+    official = {
+        number: {"answer": answer, "types": {"structural": structural, "semantic": semantic, "detailed": "x"}}
+        for number, (answer, structural, semantic) in answers.items()
+    }
+    (folder / "testdev_balanced_questions.json").write_text(json.dumps(official), encoding="utf-8")
+
+
+def _write_seed(folder: Path) -> None:
+    _draw(folder / "SEED-Bench-image" / "100_200", "red")
+    _draw(folder / "SEED-Bench-image" / "101_201.odd", "blue", "PNG")
+    choices = {"choice_a": "One", "choice_b": "Two", "choice_c": "Three", "choice_d": "Four"}
+    rows = [
+        (5, "image", "100_200", "How many towels are in the image?", "A"),
+        (1, "image", "101_201.odd", "What is the overall mood?", "C"),
+        (10, "video", "1.webm", "What is the action in the video?", "B"),
+        (9, "image", "102_202", "What does the sign say?", "D"),
+    ]
+    questions = [
+        {"question_id": str(number), "question_type_id": kind, "data_type": data_type, "data_id": data_id,
+         "question": question, "answer": answer, **choices}
+        for number, (kind, data_type, data_id, question, answer) in enumerate(rows)
+    ]  # fmt: skip
+    official = {"questions": questions, "question_type": {"Scene Understanding": 1}}
+    (folder / "SEED-Bench.json").write_text(json.dumps(official), encoding="utf-8")
+
+
+def _write_vstar(folder: Path, write_lines: Callable[[Path, Rows], Path]) -> None:
+    _draw(folder / "direct_attributes" / "sa_1.jpg", "red")
+    _draw(folder / "relative_position" / "sa_2.jpg", "green")
+    letter = "Answer with the option's letter from the given choices directly."
+    color = f"What is the color of the cup?\n(A) red\n(B) sand (light)\n(C) blue\n(D) white\n{letter}"
+    side = f"Is the cup on the left or right side of the dog?\n(A) right\n(B) left\n{letter}"
+    rows = [
+        ("direct_attributes/sa_1.jpg", color, "direct_attributes"),
+        ("relative_position/sa_2.jpg", side, "relative_position"),
+        ("relative_position/sa_3.jpg", side, "relative_position"),
+    ]
+    write_lines(
+        folder / "test_questions.jsonl",
+        [
+            {"image": image, "text": text, "category": category, "question_id": str(number), "label": "A"}
+            for number, (image, text, category) in enumerate(rows)
+        ],
+    )
+
+
+def _write_hrbench(folder: Path) -> None:
+    """Two questions in two cycles, the second one's text quoted, as the official files write line breaks."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (120, 80), "blue").save(buffer, "JPEG")
+    picture = base64.b64encode(buffer.getvalue()).decode()
+    names = ["index", "question", "answer", "category", *"ABCD", "cycle_category", "image"]
+    rows = [
+        [0, "What is the number on the door?", "A", "single", "1", "2", "3", "4", 0, picture],
+        [1, 'Where is the "exit"\nsign?', "B", "cross", "left", "right", "", "", 0, picture],
+        [2, "What is the number on the door?", "D", "single", "2", "3", "4", "1", 1, picture],
+        [3, 'Where is the "exit"\nsign?', "A", "cross", "right", "left", "", "", 1, picture],
+    ]
+    folder.mkdir()
+    for name in ("hr_bench_4k.tsv", "hr_bench_8k.tsv"):
+        with (folder / name).open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, delimiter="\t", lineterminator="\n").writerows([names, *rows])
+
+
+@pytest.fixture
+def first_prompts() -> Callable[[Any, str], str]:
+    """The three prompts of a loaded task's first question under a protocol, as the model is asked them."""
+    from dualfocus_lmms.flow import locate_prompt, micro_prompt
+    from dualfocus_lmms.models.requests import read_request
+    from dualfocus_lmms.protocol import load_protocol
+
+    def prompts(task: Any, protocol: str) -> str:
+        task.build_all_requests(limit=1)
+        (instance,) = task.instances
+        *_, name, split = instance.args
+        question = read_request(instance, {name: {split: task.test_docs()}}, chat=False).question()
+        texts = {
+            "macro": question.prompt,
+            "locate": locate_prompt(question, load_protocol(protocol)),
+            "micro": micro_prompt(question, load_protocol(protocol)),
+        }
+        return "\n".join(f"--- {stage}\n{text}\n" for stage, text in texts.items())
+
+    return prompts
+
+
+@pytest.fixture
+def run_tiny(tiny_checkpoint: Path) -> Callable[[Any], dict[str, Any]]:
+    """Asks the tiny checkpoint all questions of a loaded task; its scores, as the host aggregates them."""
+    from dualfocus_lmms import Settings
+    from dualfocus_lmms.models.engines import make_engine
+    from dualfocus_lmms.models.loading import load_checkpoint
+    from dualfocus_lmms.models.requests import read_request
+    from dualfocus_lmms.models.runner import Runner
+
+    def run(task: Any) -> dict[str, Any]:
+        task.build_all_requests()
+        *_, name, split = task.instances[0].args
+        docs = {name: {split: task.test_docs()}}
+        requests = [read_request(instance, docs, chat=False) for instance in task.instances]
+        backend = make_engine("shared", load_checkpoint(str(tiny_checkpoint), device="cpu"))
+        traces = Runner(backend, Settings.of(), batch_size=4).run(requests)
+        values: dict[str, list[Any]] = {}
+        for doc, trace in zip(task.test_docs_no_media(), traces, strict=True):
+            assert {"macro", "locate"} <= {answer.pathway for answer in trace.answers}
+            for metric, value in task.process_results(doc, [trace.selection.text]).items():
+                values.setdefault(metric, []).append(value)
+        return {metric: task.aggregation()[metric](values[metric]) for metric in values}
+
+    return run

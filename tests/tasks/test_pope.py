@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from dualfocus_lmms import UserError
-from dualfocus_lmms.tasks import pope_docs, sources
+from dualfocus_lmms.tasks import pope_docs, scoring, sources
 
 Load = Callable[[str], dict[Any, Any]]
 SPLITS = ("random", "popular", "adversarial")
@@ -52,6 +52,68 @@ def test_missing_images_are_named(pope_folder: Path, caplog: pytest.LogCaptureFi
     assert record.args == ("random", 1, 3, 1, pope_folder / "pope" / "images", "gone.png")
 
 
+def test_without_images_no_question_is_left_out(pope_folder: Path) -> None:
+    shutil.rmtree(pope_folder / "pope" / "images")
+    with sources.without_images():
+        docs = pope_docs.read_split(pope_folder, "random")
+    assert [(doc["question_id"], doc["questions_without_image"]) for doc in docs] == [
+        ("1", 0), ("2", 0), ("3", 0),
+    ]  # fmt: skip
+    with pytest.raises(UserError):
+        pope_docs.read_split(pope_folder, "random")
+
+
+def test_the_fingerprint_is_that_of_the_questions_not_of_the_folder(
+    pope_folder: Path, write_lines: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    import datasets
+
+    split = datasets.Dataset.from_dict({"text": ["x"]}, split="random")
+
+    def fingerprint(folder: Path) -> str:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("DUALFOCUS_DATA", str(folder))
+            (found,) = set(pope_docs.documents(split)["questions_fingerprint"])
+        return found
+
+    before = fingerprint(pope_folder)
+    copy = tmp_path_factory.mktemp("copy") / "elsewhere"
+    shutil.copytree(pope_folder, copy)
+    assert fingerprint(copy) == before
+    file = copy / "pope" / "coco_pope_random.json"
+    file.write_text(file.read_text("utf-8").replace('"yes"', '"no"'), "utf-8")
+    assert fingerprint(copy) != before
+
+
+def test_the_host_shows_the_standard_errors(
+    load_task: Load, pope_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host's own aggregation of 40 replies, and its table."""
+    utils = pytest.importorskip("lmms_eval.evaluator_utils")
+    monkeypatch.setenv("DUALFOCUS_DATA", str(pope_folder))
+    task = load_task("df_pope_random")["df_pope_random"]
+    output = utils.TaskOutput.from_taskdict("df_pope_random", task)
+    docs = list(task.test_docs()) * 20
+    for number, doc in enumerate(docs):
+        for name, value in task.process_results(doc, ["no" if number % 3 else "yes"]).items():
+            output.sample_metrics[name, "none"].append(value)
+    output.calculate_aggregate_metric()
+    output.calculate_clt_aggregate_metric()
+    results, *_ = utils.consolidate_results([output])
+    pairs = output.sample_metrics["f1", "none"]
+    found = results["df_pope_random"]
+    for name in ("precision", "recall", "f1"):
+        assert found[f"{name},none"] == getattr(scoring, name)(pairs)
+        assert found[f"{name}_stderr,none"] == getattr(scoring, f"{name}_error")(pairs) > 0
+    assert found["questions_fingerprint,none"] == docs[0]["questions_fingerprint"]
+    from lmms_eval.utils import make_table
+
+    table = make_table({"results": results, "versions": {}, "n-shot": {}, "higher_is_better": {}})
+    (row,) = [line for line in table.splitlines() if "|f1 " in line]
+    assert f"{found['f1_stderr,none']:.4f}" in row
+    assert "_stderr" not in table
+
+
 def test_group_is_the_plain_mean_of_its_splits(
     load_task: Load, pope_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,7 +150,7 @@ def test_without_the_variable_documents_come_from_the_hub(monkeypatch: pytest.Mo
     }
     hub = datasets.Dataset.from_dict(columns, split="random").cast_column("image", datasets.Image())
     docs = pope_docs.documents(hub)
-    assert set(docs.column_names) == {*pope_docs.COLUMNS, "questions_without_image"}
+    assert set(docs.column_names) == {*pope_docs.COLUMNS, "questions_without_image", "questions_fingerprint"}
     assert docs[0]["questions_without_image"] == 0
     assert sources.images(docs[0])[0].mode == "RGB"
 

@@ -1,0 +1,81 @@
+"""A benchmark's official files in the folder that DUALFOCUS_DATA names: what is there, and what is missing.
+
+When the variable is unset, a task reads the hub; `dataset_path` and `dataset_kwargs` tell the host which.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.tasks.sources import (
+    DATA,
+    PLACEHOLDER_PATH,
+    Doc,
+    images_needed,
+    named_path,
+    placeholder,
+)
+
+NAMES_SHOWN = 5
+
+log = logging.getLogger(__name__)
+
+
+def dataset_path(hub: str) -> str:
+    """The host's `dataset_path`: the hub's name, or that of the placeholder when files are read instead."""
+    return hub if named_path(DATA) is None else PLACEHOLDER_PATH
+
+
+def dataset_kwargs(*splits: str) -> dict[str, Any] | None:
+    """The host's `dataset_kwargs`: those of the placeholder when files are read, else None."""
+    return None if named_path(DATA) is None else placeholder(*splits)
+
+
+def required(folder: Path, path: str, hub: str) -> Path:
+    """`folder/path`, a file or a folder. UserError when it does not exist."""
+    if not (folder / path).exists():
+        raise UserError(
+            f"{folder / path} is missing. {DATA} is {str(folder)!r}: it must hold the official {path}. "
+            f"Put it there, or unset {DATA} to use the hub's {hub}."
+        )
+    return folder / path
+
+
+def image_folder(folder: Path, path: str, hub: str) -> Path:
+    """`folder/path`, a folder of pictures. UserError when it does not exist and `images_needed`."""
+    return required(folder, path, hub) if images_needed() else folder / path
+
+
+def read_json(file: Path) -> Any:
+    """The content of a JSON file (UTF-8). UserError when it cannot be read."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read ({error}): give the official JSON file.") from error
+
+
+def with_images(task: str, docs: list[Doc], folder: Path) -> list[Doc]:
+    """The documents whose picture exists (doc["image"] is its path), each with questions_without_image.
+
+    That is how many documents were left out; a warning names some of their pictures. UserError when none
+    has its picture. All are kept where `images_needed` says that no picture is looked for.
+    """
+    if not images_needed():
+        return [{**doc, "questions_without_image": 0} for doc in docs]
+    there = {path: Path(path).is_file() for path in {doc["image"] for doc in docs}}
+    kept = [doc for doc in docs if there[doc["image"]]]
+    if not kept:
+        raise UserError(f"{task}: none of {len(docs)} questions has its image in {folder}: put them there.")
+    left_out = len(docs) - len(kept)
+    if left_out:
+        names = sorted(Path(path).name for path, exists in there.items() if not exists)
+        shown = ", ".join(names[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")
+        log.warning(
+            "%s: %d of %d questions are left out, because %d images are missing in %s: %s",
+            *(task, left_out, len(docs), len(names), folder, shown),
+        )
+    return [{**doc, "questions_without_image": left_out} for doc in kept]

@@ -1,0 +1,156 @@
+"""df_vstar: the official file, its options in an order of our own, and replies."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from dualfocus_lmms import UserError
+from dualfocus_lmms.tasks import options, sources, vstar_docs
+
+Load = Callable[[str], dict[Any, Any]]
+
+
+def test_local_files(load_task: Load, choice_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DUALFOCUS_DATA", str(choice_folder))
+    task = load_task("df_vstar")["df_vstar"]
+    cup, side = task.test_docs()
+    assert cup[task.config.metadata["dualfocus"]["question"]] == "What is the color of the cup?"
+    assert set(cup["options"]) == {"red", "sand (light)", "blue", "white"}
+    assert cup["options"]["ABCD".index(cup["answer"])] == "red"
+    assert side["options"]["AB".index(side["answer"])] == "right"
+    lines = task.doc_to_text(cup).split("\n")
+    assert lines[0] == "What is the color of the cup?"
+    assert lines[1:5] == [f"{letter}. {text}" for letter, text in zip("ABCD", cup["options"], strict=True)]
+    assert lines[5:] == ["Answer with the option's letter from the given choices directly."]
+    assert task.doc_to_visual(cup)[0].size == (60, 40)
+    metrics = task.process_results(cup, ["red"])
+    assert metrics["accuracy"] == metrics["direct_attributes"] == 100.0
+    assert "relative_position" not in metrics
+    assert metrics["letter_bias"] == {"said": cup["answer"], "right": cup["answer"]}
+    assert metrics["questions_without_image"] == 1
+    names = task.aggregation()
+    assert [(one, two) for one in names for two in names if one != two and one in two] == []
+
+
+def test_the_order_is_the_seed_s_and_no_place_is_preferred() -> None:
+    assert vstar_docs.SEED == 0
+    assert vstar_docs.shuffle("abcd", "0") == ["c", "d", "b", "a"]
+    places = Counter(vstar_docs.shuffle("abcd", str(number)).index("a") for number in range(4000))
+    assert all(abs(places[place] - 1000) < 120 for place in range(4))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("What?\n(A) one\n(B) two", ("What?", ["one", "two"])),
+        ("What? (A) one (B) two (C) three", ("What?", ["one", "two", "three"])),
+        ("What?\n(A) a (B-side)\n(B) x (c)", ("What?", ["a (B-side)", "x (c)"])),
+        ("Is it (X)?\n(A) one\n(B) two", ("Is it (X)?", ["one", "two"])),
+        ("What?\n(A) one", None),
+        ("What?\n(A) one\n(C) two", None),
+        ("What?\n(A) one\n(B) one", None),
+        ("What?", None),
+    ],
+)
+def test_read_options(text: str, expected: tuple[str, list[str]] | None) -> None:
+    for whole in (text, f"{text}\nAnswer with the option's letter from the given choices directly."):
+        if expected is None:
+            with pytest.raises(UserError, match="here"):
+                vstar_docs.read_options(whole, "here")
+        else:
+            assert vstar_docs.read_options(whole, "here") == expected
+
+
+@pytest.mark.parametrize(
+    ("reply", "right"),
+    [
+        # The right one is B, "right": a word that may mean something else.
+        ("The answer is right.", True),
+        ("Right.", True),
+        ("right", True),
+        ("B. right", True),
+        ("b) Right", True),
+        ("(B)", True),
+        ("The answer is (B).", True),
+        ("The correct option is B", True),
+        ("Answer: B. right", True),
+        ("B. The cup is on the right side of the dog.", True),
+        ("[B]", True),
+        ("B\n\nThe cup", True),
+        ("'B'", True),
+        ("B ", True),
+        ("b", True),
+        ("B.", True),
+        ("That is right: A", False),
+        ("The cup is on the right side of the dog.", False),
+        ("right side", False),
+        ("the right", False),
+        ("left", False),
+        ("A. right", False),
+        ("A", False),
+        ("A. left", False),
+        ("A. left, not B", False),
+        ("Left or right", False),
+        ("A or B", False),
+        ("C", False),
+        ("D. right", False),
+        ("Both", False),
+        ("1", False),
+        ("", False),
+    ],
+)
+def test_replies(reply: str, right: bool) -> None:
+    doc = {
+        "options": ["left", "right"],
+        "answer": "B",
+        "category": "relative_position",
+        "questions_without_image": 3,
+    }
+    metrics = vstar_docs.results(doc, [reply])
+    assert metrics["accuracy"] == metrics["relative_position"] == (100.0 if right else 0.0)
+    assert metrics["letter_bias"]["right"] == "B"
+    assert metrics["questions_without_image"] == 3
+
+
+def test_missing_images_are_counted_and_named(choice_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        docs = vstar_docs.read_questions(choice_folder)
+    assert [doc["questions_without_image"] for doc in docs] == [1, 1]
+    assert "sa_3.jpg" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "change", [{"label": "E"}, {"label": None}, {"category": "OCR"}, {"text": "What?"}, {"image": None}]
+)
+def test_a_bad_line_is_named(
+    choice_folder: Path, write_lines: Callable[..., Path], change: dict[str, Any]
+) -> None:
+    file = choice_folder / vstar_docs.QUESTIONS
+    (_, row), *_ = sources.read_json_lines(file)
+    write_lines(file, [row | change])
+    with pytest.raises(UserError, match=r"test_questions\.jsonl:1"):
+        vstar_docs.read_questions(choice_folder)
+
+
+def test_the_hub_gives_the_same_questions(choice_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.delenv("DUALFOCUS_DATA", raising=False)
+    rows = [
+        {**row, "image": Image.new("L", (5, 4))}
+        for _, row in sources.read_json_lines(choice_folder / vstar_docs.QUESTIONS)
+    ]
+    hub = datasets.Dataset.from_list(rows).cast_column("image", datasets.Image())
+    docs = vstar_docs.documents(hub)
+    local = vstar_docs.read_questions(choice_folder)
+    names = ("question_id", "question", "options", "answer", "category")
+    assert len(docs) == 3
+    for one, other in zip(docs, local, strict=False):
+        assert [one[name] for name in names] == [other[name] for name in names]
+    assert options.images(docs[2])[0].size == (5, 4)
