@@ -16,12 +16,12 @@ OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 HF_EVALUATE_OFFLINE=1 TRANSFOR
 	HF_HUB_DISABLE_TELEMETRY=1 DO_NOT_TRACK=1 WANDB_MODE=disabled TOKENIZERS_PARALLELISM=false MPLBACKEND=Agg
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check bench leaderboard nano clean
 
 help:  ## This list
-	@awk -F ':.*## +' '/^[a-z]+:.*## /{printf "%-8s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## +' '/^[a-z]+:.*## /{printf "%-13s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(VENV)/installed  ## A question answered twice, with a model that is made on the spot
+demo: $(VENV)/installed  ## Questions about drawn scenes, answered twice each by the small model
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(OFFLINE) bash examples/demo.sh
 
 test: $(VENV)/installed  ## The tests; some of them only: make test ARGS="tests/packaging -x"
@@ -39,6 +39,15 @@ check: $(VENV)/installed-dev  ## Style, spelling and types
 
 bench: $(VENV)/installed  ## Time and tokens of every engine, as ratios to plain inference
 	@$(BIN)/dualfocus bench $(ARGS)
+
+leaderboard: $(VENV)/installed  ## Write results/README.md from the numbers in results/
+	@$(BIN)/dualfocus leaderboard --write
+
+nano: $(VENV)/installed  ## Train the small model from nothing; what was killed goes on: make nano ARGS="--seed 1"
+	@$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m dualfocus_lmms.train.nano --until tower
+	@$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m torch.distributed.run --standalone --nproc_per_node 2 \
+		-m dualfocus_lmms.train.nano --until base
+	@$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m dualfocus_lmms.train.nano $(ARGS)
 
 $(BIN)/pip:
 	@$(PYTHON) -c '$(NEW_ENOUGH)' 2>/dev/null || { \

@@ -74,7 +74,7 @@ def imports(importer: str, source: str, modules: set[str]) -> list[Import]:
 
 def room(module: str) -> str | None:
     """The room a module lives in; None for other people's modules."""
-    for name in (MODELS, TASKS, TRAIN, METHOD):
+    for name in (MODELS, TASKS, TRAIN, RESULTS, METHOD):
         if module == name or module.startswith(f"{name}."):
             return name
     return None

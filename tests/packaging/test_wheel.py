@@ -12,7 +12,8 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 SHIPPED = {".py", ".yaml"}
-RESULTS = {".json", ".csv", ".md"}
+RESULTS = {".json", ".csv", ".md", ".html", ".css", ".js"}
+WEIGHTS = {".json", ".jinja", ".safetensors", ".md"}
 SCRATCH = shutil.ignore_patterns("__pycache__", "build", "*.egg-info")
 
 
@@ -46,12 +47,13 @@ def dist_info(wheel: zipfile.ZipFile) -> str:
 def test_files_are_at_their_mapped_places(root: Path, rooms: dict[str, str], wheel: zipfile.ZipFile):
     expected = set()
     for folder, package in rooms.items():
-        suffixes = SHIPPED | (RESULTS if folder == "results" else set())
         for file in (root / folder).rglob("*"):
-            if file.suffix in suffixes:
+            weights = file.relative_to(root).parts[:2] == ("models", "weights")
+            more = RESULTS if folder == "results" else WEIGHTS if weights else set()
+            if file.suffix in SHIPPED | more:
                 expected.add(f"{package}/{file.relative_to(root / folder).as_posix()}")
     shipped = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    assert {name for name in shipped if PurePosixPath(name).suffix in SHIPPED | RESULTS} == expected
+    assert {name for name in shipped if PurePosixPath(name).suffix in SHIPPED | RESULTS | WEIGHTS} == expected
     assert shipped - expected <= {"dualfocus_lmms/py.typed"}
 
 
@@ -89,4 +91,4 @@ def test_every_folder_with_modules_is_a_listed_package(
     holding_modules = {
         file.parent.relative_to(root).as_posix() for folder in rooms for file in (root / folder).rglob("*.py")
     }
-    assert holding_modules == {folder for folder in packages.values() if folder != "results"}
+    assert holding_modules == set(packages.values())

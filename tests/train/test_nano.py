@@ -23,6 +23,7 @@ from dualfocus_lmms.train.conversations import from_llava
 from dualfocus_lmms.train.nano import base, pictures, see
 from dualfocus_lmms.train.nano.instructions import ROUNDS, write_instructions
 from dualfocus_lmms.train.nano.optimizer import Optimizer, rate
+from dualfocus_lmms.train.nano.questions import ASK, LOCATE, WHOLE_MIX, Asked
 
 THING = [0, 1, 7, 0.25, 0.25, 0.5, 0.5, 1]  # a red square with a readable 7
 
@@ -114,7 +115,7 @@ def test_the_schedule_warms_up_stays_and_falls():
 
 def test_a_run_that_was_killed_goes_on_as_if_it_was_not(few, tmp_path, monkeypatch):
     monkeypatch.setattr(see, "BATCH", 16)
-    whole = see.train_tower(few, 2, "cpu", tmp_path / "whole")
+    whole, _ = see.train_tower(few, 2, "cpu", tmp_path / "whole")
 
     saved = see.save
 
@@ -127,7 +128,7 @@ def test_a_run_that_was_killed_goes_on_as_if_it_was_not(few, tmp_path, monkeypat
     with pytest.raises(KeyboardInterrupt):
         see.train_tower(few, 2, "cpu", tmp_path / "killed")
     monkeypatch.setattr(see, "save", saved)
-    continued = see.train_tower(few, 2, "cpu", tmp_path / "killed")
+    continued, _ = see.train_tower(few, 2, "cpu", tmp_path / "killed")
     for name, value in whole.state_dict().items():
         assert torch.equal(value, continued.state_dict()[name]), name
 
@@ -140,16 +141,18 @@ def test_a_loss_that_is_no_number_stops():
 
 def test_questions_are_true_to_their_things():
     things = [THING, [2, 0, 3, 0.6, 0.1, 0.9, 0.4, 0]]  # and a blue circle to its right, higher up
-    asked = {kind: base._ASK[kind] for kind in base.WHOLE_MIX}
+    asked = {kind: ASK[kind] for kind in WHOLE_MIX}
     rng = random.Random(0)
     for _ in range(30):
-        question, answer = asked["locate"](rng, things)
+        question, answer, about = asked["locate"](rng, things)
         red = question.endswith("red square")
         assert answer == ("[0.25, 0.25, 0.50, 0.50]" if red else "[0.60, 0.10, 0.90, 0.40]")
-        question, answer = asked["relation"](rng, things)
+        assert about is things[0 if red else 1]
+        question, answer, _ = asked["relation"](rng, things)
         subject = question.split("the ", 1)[1].startswith("red")
         assert (answer == "yes") == (subject if "left" in question else not subject)
-        question, answer = asked["exist"](rng, things)
+        question, answer, about = asked["exist"](rng, things)
+        assert (about is not None) == (answer == "yes")
         assert (answer == "yes") == ("red square" in question or "blue circle" in question)
     assert asked["locate_both"](rng, things)[1] == "[0.25, 0.10, 0.90, 0.50]"
     assert asked["list"](rng, things)[1] == "red square, blue circle"
@@ -175,18 +178,20 @@ def test_packed_branches_are_what_inference_computes(model):
     branches = base.Branches(words, model.config.image_token_id)
     pairs = [
         ("Is it red?", "yes"),
-        (base.LOCATE.format("red square"), "[0.10, 0.20, 0.30, 0.40]"),
+        (LOCATE.format("red square"), "[0.10, 0.20, 0.30, 0.40]"),
         ("Why?", "3"),
     ]
     row = [branches(pair) for pair in pairs]
-    packed = base.pack(branches.prefix, [row, row[:1]], words.pad_token_id, (1.0, 0.5, 0.1))
+    packed = base.pack(
+        branches.prefix, branches.first_patch, [row, row[:1]], words.pad_token_id, (1.0, 0.5, 0.1)
+    )
     pixels = torch.rand(2, 3, SIDE, SIDE)
     with torch.no_grad():
         together = _packed_logits(model, packed, pixels)
         renderer = Renderer(words, LLAVA, model.config.image_token_id)
         start = len(branches.prefix)
         for pair, branch in zip(pairs, row, strict=True):
-            conversation = Conversation().user(pair[0], Image.new("RGB", (4, 4)))
+            conversation = Conversation().user(pair.question, Image.new("RGB", (4, 4)))
             prompt = renderer.render(conversation, lambda _: GRID**2).ids
             alone = torch.tensor([[*prompt, *branch.ids[-branch.reply :]]])
             logits = model(input_ids=alone, pixel_values=pixels[:1]).logits[0]
@@ -200,6 +205,39 @@ def test_packed_branches_are_what_inference_computes(model):
     assert torch.allclose(box, torch.tensor([0.1, 1, 0.5] * 4 + [0.1, 0.1]))
 
 
+def test_tokens_are_shown_their_thing_and_the_words_that_name_it(model):
+    words = nano_tokenizer()
+    branches = base.Branches(words, model.config.image_token_id)
+    branch = branches(Asked(LOCATE.format("red square"), "[0.25, 0.25, 0.50, 0.50]", THING))
+    packed = base.pack(branches.prefix, branches.first_patch, [[branch]], 0, (1, 1, 1))
+    start, end = len(branches.prefix), len(branches.prefix) + len(branch.ids)
+    tokens = words.convert_ids_to_tokens(packed.ids[0].tolist())
+    opening = end - branch.reply - 1  # the token that foretells the first of the reply
+    patches = packed.looks[0, opening].nonzero().flatten() - branches.first_patch
+    assert patches.tolist() == [18, 19, 26, 27]  # rows and columns 2 and 3 of 8
+    assert [tokens[place] for place in packed.reads[0, opening].nonzero().flatten()] == [" red", " square"]
+    assert packed.looks[0, opening].max() > packed.looks[0, end - 3].max() > 0
+    assert packed.looks[0, :opening].sum() == packed.reads[0, :start].sum() == 0
+    unknown = branches(Asked("How many shapes are in the image?", "3"))
+    assert base.pack(branches.prefix, branches.first_patch, [[unknown]], 0, (1, 1, 1)).looks.sum() == 0
+
+
+def test_attention_as_it_is_shown_costs_nothing(model):
+    language = model.model.language_model
+    states = torch.randn(1, 5, model.config.text_config.hidden_size)
+    mask = torch.ones(5, 5, dtype=torch.bool).tril()[None, None]
+    everything, one = torch.zeros(1, 5, 5), torch.zeros(1, 5, 5)
+    everything[0, 3, :4], one[0, 3, 1] = 0.5, 1.0
+    with torch.no_grad():
+        for layer in (base.READING, base.LOOKING):
+            loss, weight = base.shown(language, layer, states, mask, torch.arange(5)[None], everything)
+            assert weight == 0.5
+            assert loss == pytest.approx(0, abs=1e-6)  # all that it can see
+            loss, weight = base.shown(language, layer, states, mask, torch.arange(5)[None], one)
+            assert weight == 1
+            assert loss > 0.1
+
+
 def _packed_logits(model, packed, pixels):
     features = model.model.vision_tower(pixel_values=pixels).last_hidden_state[:, 1:]
     embeddings = base.with_images(model, packed.ids, features)
@@ -209,26 +247,32 @@ def _packed_logits(model, packed, pixels):
     return model.lm_head(hidden)
 
 
-def test_the_projector_starts_with_image_tokens_as_long_as_words(few):
+def test_the_projector_starts_as_the_read_out_of_the_heads(few):
     torch.manual_seed(0)
-    fresh = LlavaForConditionalGeneration(nano_config(nano_tokenizer()))
-    tower = fresh.model.vision_tower
-    scale = see.feature_scale(tower, few)
-    base.start_from(fresh, tower, scale)
+    words = nano_tokenizer()
+    fresh = LlavaForConditionalGeneration(nano_config(words))
+    tower, heads = fresh.model.vision_tower, see.Heads(fresh.config.vision_config.hidden_size)
+    base.start_from(fresh, words, tower, heads, see.sample_features(tower, few, 1))
     with torch.no_grad():
         features = tower(pixel_values=normalize(few.pixels[:8])).last_hidden_state[:, 1:]
-        images = fresh.model.multi_modal_projector(features).norm(dim=-1).mean()
-        words = fresh.model.language_model.get_input_embeddings().weight.norm(dim=-1).mean()
-    assert 0.5 < images / words < 2
+        projector = fresh.model.multi_modal_projector
+        units, logits = projector.linear_1(features), heads.kinds["color"](features)
+        assert torch.equal(units[..., :5].argmax(-1), logits.argmax(-1))
+        tens = heads.tens(features).unflatten(-1, (4, 11)).argmax(-1)
+        assert torch.equal(units[..., 19 : 19 + 44].unflatten(-1, (4, 11)).argmax(-1), tens)
+        red = fresh.model.language_model.get_input_embeddings().weight[words.convert_tokens_to_ids(" red")]
+        assert torch.equal(projector.linear_2.weight[:, 1], red / 2)
+        ratio = projector(features).norm(dim=-1).mean() / red.norm()
+    assert 0.3 < ratio < 3
 
 
 def test_the_base_model_learns_something_and_keeps_its_tower(few, tmp_path, monkeypatch):
     monkeypatch.setattr(base, "PICTURES", 2)
-    tower = see.train_tower(few, 1, "cpu", tmp_path / "tower")
-    trained = base.train_base(few, tower, see.feature_scale(tower, few), 3, 0, "cpu", tmp_path / "base")
+    tower, heads = see.train_tower(few, 1, "cpu", tmp_path / "tower")
+    trained = base.train_base(few, tower, heads, 3, 0, "cpu", tmp_path / "base")
     for name, value in tower.state_dict().items():
         assert torch.equal(value, trained.model.vision_tower.state_dict()[name])
-    again = base.train_base(few, tower, see.feature_scale(tower, few), 3, 0, "cpu", tmp_path / "base")
+    again = base.train_base(few, tower, heads, 3, 0, "cpu", tmp_path / "base")
     assert torch.equal(again.lm_head.weight, trained.lm_head.weight)
 
 

@@ -6,16 +6,20 @@ import argparse
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from loguru import logger
 
 from dualfocus_lmms.models.nano import image_processor, nano_tokenizer
 from dualfocus_lmms.scenes import make_scenes
 from dualfocus_lmms.train.nano.base import train_base
 from dualfocus_lmms.train.nano.instructions import write_instructions
+from dualfocus_lmms.train.nano.optimizer import rank_and_world
 from dualfocus_lmms.train.nano.pictures import labelled
-from dualfocus_lmms.train.nano.see import feature_scale, train_tower
+from dualfocus_lmms.train.nano.see import train_tower
+from dualfocus_lmms.train.recipe import processes
 from dualfocus_lmms.train.scene_files import write_visual_genome
 from dualfocus_lmms.train.trainer import train
 from dualfocus_lmms.train.visual_genome import build
@@ -23,29 +27,29 @@ from dualfocus_lmms.train.visual_genome import build
 PICTURES = 16_000  # scenes of the first two stages
 SCENES, HELD_OUT = 2400, 40  # scenes of the last one, and of its evaluation
 SEE_STEPS = (2800, 1600)  # twice through the schedule: what is small is learned late
-BASE_STEPS = 2200
+BASE_STEPS = 1400
 
 
-def make_base(output: Path, seed: int, device: str) -> Path:
-    """Stages 1 and 2: the checkpoint of the base model, in `output`/seed-<seed>/base.
-
-    The tower is trained once and shared by all seeds, as all LLaVA models share one CLIP.
-    """
-    folder = output / f"seed-{seed}"
-    folder.mkdir(parents=True, exist_ok=True)
-    result = folder / "base"
-    if (result / "config.json").exists():
-        return result
+def make_tower(output: Path, device: str) -> tuple[Any, Any]:
+    """Stage 1: tower and heads. Trained once and shared by all seeds, as all LLaVA models share one CLIP."""
     pictures = labelled(output / "pictures", PICTURES)
     first, second = output / "tower-1.pt", output / "tower-2.pt"
     train_tower(pictures, SEE_STEPS[0], device, first)
-    tower = train_tower(pictures, SEE_STEPS[1], device, second, before=first)
-    scale = feature_scale(tower, pictures)
-    model = train_base(pictures, tower, scale, BASE_STEPS, seed, device, folder / "base.pt")
-    unfinished = folder / "base.unfinished"
-    for part in (model, nano_tokenizer(), image_processor()):
-        part.save_pretrained(unfinished)
-    unfinished.replace(result)
+    return train_tower(pictures, SEE_STEPS[1], device, second, before=first)
+
+
+def make_base(output: Path, device: str) -> Path:
+    """Stage 2: the checkpoint of the base model, in `output`/base; by all processes together."""
+    result = output / "base"
+    if not (result / "config.json").exists():
+        tower, heads = make_tower(output, device)
+        pictures = labelled(output / "pictures", PICTURES)
+        model = train_base(pictures, tower, heads, BASE_STEPS, 0, device, output / "base.pt")
+        if rank_and_world()[0] == 0:
+            unfinished = output / "base.unfinished"
+            for part in (model, nano_tokenizer(), image_processor()):
+                part.save_pretrained(unfinished)
+            unfinished.replace(result)
     return result
 
 
@@ -74,7 +78,7 @@ def finetune(output: Path, seed: int, with_samples: bool = True) -> Path:
     return train(
         "nano",
         [
-            f"model={folder / 'base'}",
+            f"model={output / 'base'}",
             f"output={folder / ('dualfocus' if with_samples else 'plain')}",
             f"seed={seed}",
             f"evaluation.path={output / 'held_out'}",
@@ -94,17 +98,24 @@ def finetune(output: Path, seed: int, with_samples: bool = True) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m dualfocus_lmms.train.nano", description=__doc__)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of stage 3")
     parser.add_argument("--output", type=Path, default=Path("runs/nano"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--plain", action="store_true", help="also the model without DualFocus samples")
+    parser.add_argument("--until", choices=("tower", "base", "end"), default="end")
+    parser.add_argument("--plain", action="store_true", help="stage 3 without DualFocus samples")
     given = parser.parse_args()
     torch.set_num_threads(1)  # at this size more threads only wait for each other
-    make_base(given.output, given.seed, given.device)
-    make_data(given.output)
-    logger.info(f"DualFocus model: {finetune(given.output, given.seed)}")
-    if given.plain:
-        logger.info(f"Model without DualFocus samples: {finetune(given.output, given.seed, False)}")
+    if processes() > 1:
+        if given.until != "base":
+            parser.error("several processes can only make the base model: --until base")
+        dist.init_process_group("gloo")
+    if given.until == "tower":
+        make_tower(given.output, given.device)
+        return
+    logger.info(f"base model: {make_base(given.output, given.device)}")
+    if given.until == "end":
+        make_data(given.output)
+        logger.info(f"trained model: {finetune(given.output, given.seed, not given.plain)}")
 
 
 if __name__ == "__main__":

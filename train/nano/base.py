@@ -20,163 +20,39 @@ from loguru import logger
 from torch.nn.functional import cross_entropy
 from tqdm import trange
 from transformers import LlavaForConditionalGeneration
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from dualfocus_lmms.boxes import Box
 from dualfocus_lmms.conversation import Conversation
 from dualfocus_lmms.models.families.llava import LLAVA
 from dualfocus_lmms.models.nano import GRID, nano_config, nano_tokenizer, normalize
 from dualfocus_lmms.models.rendering import Renderer
-from dualfocus_lmms.scenes import SHAPES
-from dualfocus_lmms.train.conversations import SHORT_ANSWER
-from dualfocus_lmms.train.nano.optimizer import Optimizer, restore, save
+from dualfocus_lmms.scenes import DIGITS, SHAPES
+from dualfocus_lmms.train.nano.optimizer import Optimizer, rank_and_world, restore, save, total
 from dualfocus_lmms.train.nano.pictures import COLOR_NAMES, Labelled, flip
-from dualfocus_lmms.train.nano.see import Scale
+from dualfocus_lmms.train.nano.questions import CROP_MIX, PLACE_MIX, WHOLE_MIX, Asked, ask
+from dualfocus_lmms.train.nano.see import EDGES, Heads, sample_features
 
 PICTURES, BRANCHES = 24, 6  # of one step
 EVERY = 200  # steps from one saved state to the next
-LOCATE = "Please provide the bounding box coordinate of the region this sentence describes: {}"
-NAME = "Please provide a short description for this region: {}"
-LIST = "Please provide a description for the image"
-WHOLE_MIX = {
-    "locate": 0.27,
-    "locate_color": 0.08,
-    "locate_shape": 0.06,
-    "locate_both": 0.12,
-    "name": 0.12,
-    "list": 0.07,
-    "exist": 0.12,
-    "relation": 0.1,
-    "count": 0.04,
-    "detail": 0.02,
-}
-CROP_MIX = {"detail": 0.6, "exist": 0.2, "relation": 0.1, "list": 0.1}
-
-Pair = tuple[str, str]  # what is asked, what is answered
-Things = Sequence[Sequence[float]]
-
-
-def named(thing: Sequence[float]) -> str:
-    return f"{COLOR_NAMES[int(thing[0])]} {SHAPES[int(thing[1])]}"
-
-
-def ask(rng: random.Random, things: Things, mix: dict[str, float]) -> Pair:
-    """A random question about a picture with these things, of a kind that it allows."""
-    while True:
-        kind = rng.choices(list(mix), list(mix.values()))[0]
-        pair = _ASK[kind](rng, things)
-        if pair is not None:
-            return pair
-
-
-def _short(question: str) -> str:
-    return f"{question}\n{SHORT_ANSWER}"
-
-
-def _write(*things: Sequence[float]) -> str:
-    """The box that holds them."""
-    x0, y0, x1, y1 = zip(*(thing[3:7] for thing in things), strict=True)
-    return LLAVA.box_format.write(Box(min(x0), min(y0), max(x1), max(y1)), (1, 1))
-
-
-def _locate(rng: random.Random, things: Things) -> Pair | None:
-    if not things:
-        return None
-    thing = rng.choice(things)
-    return LOCATE.format(named(thing)), _write(thing)
-
-
-def _locate_color(rng: random.Random, things: Things) -> Pair | None:
-    return _locate_by(rng, things, 0, lambda thing: f"{COLOR_NAMES[int(thing[0])]} shape")
-
-
-def _locate_shape(rng: random.Random, things: Things) -> Pair | None:
-    return _locate_by(rng, things, 1, lambda thing: SHAPES[int(thing[1])])
-
-
-def _locate_by(rng: random.Random, things: Things, column: int, phrase: Any) -> Pair | None:
-    values = [thing[column] for thing in things]
-    alone = [thing for thing in things if values.count(thing[column]) == 1]
-    if not alone:
-        return None
-    thing = rng.choice(alone)
-    return LOCATE.format(phrase(thing)), _write(thing)
-
-
-def _locate_both(rng: random.Random, things: Things) -> Pair | None:
-    if len(things) < 2:
-        return None
-    first, second = rng.sample(list(things), 2)
-    return LOCATE.format(f"{named(first)} and the {named(second)}"), _write(first, second)
-
-
-def _name(rng: random.Random, things: Things) -> Pair | None:
-    if not things:
-        return None
-    thing = rng.choice(things)
-    return NAME.format(_write(thing)), named(thing)
-
-
-def _list(rng: random.Random, things: Things) -> Pair | None:
-    if not things:
-        return None
-    return LIST, ", ".join(named(thing) for thing in sorted(things, key=lambda thing: thing[3] + thing[5]))
-
-
-def _exist(rng: random.Random, things: Things) -> Pair | None:
-    present = [named(thing) for thing in things]
-    if present and rng.random() < 0.5:
-        return _short(f"Is there a {rng.choice(present)} in the image?"), "yes"
-    absent = [
-        f"{color} {shape}" for color in COLOR_NAMES for shape in SHAPES if f"{color} {shape}" not in present
-    ]
-    near = [name for name in absent if any(name.split()[0] in other for other in present)]
-    return _short(
-        f"Is there a {rng.choice(near if near and rng.random() < 0.7 else absent)} in the image?"
-    ), "no"
-
-
-def _relation(rng: random.Random, things: Things) -> Pair | None:
-    if len(things) < 2:
-        return None
-    first, second = rng.sample(list(things), 2)
-    word, edge = rng.choice([("left of", 3), ("above", 4)])
-    holds = first[edge] + first[edge + 2] < second[edge] + second[edge + 2]
-    return _short(f"Is the {named(first)} {word} the {named(second)}?"), "yes" if holds else "no"
-
-
-def _count(rng: random.Random, things: Things) -> Pair | None:
-    return _short("How many shapes are in the image?"), str(len(things))
-
-
-def _detail(rng: random.Random, things: Things) -> Pair | None:
-    """A digit that can be read, else any: it has to learn what it cannot know."""
-    if not things:
-        return None
-    thing = rng.choice([thing for thing in things if thing[7] > 0] or things)
-    return _short(f"What digit is on the {named(thing)}?"), str(int(thing[2]))
-
-
-_ASK = {
-    "locate": _locate,
-    "locate_color": _locate_color,
-    "locate_shape": _locate_shape,
-    "locate_both": _locate_both,
-    "name": _name,
-    "list": _list,
-    "exist": _exist,
-    "relation": _relation,
-    "count": _count,
-    "detail": _detail,
-}
+READING, LOOKING, HEADS = 1, 2, 2  # layers, and how many heads of each, that are shown where to attend
+ALIKE = 1  # layers whose tokens attend to their like at the start
+PLACES = 0.5  # share of the steps that ask mostly for places; then everything
 
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """One conversation after its picture: ids, and how many of the last ones are the reply with its end."""
+    """One conversation after its picture.
+
+    ids: the last `reply` of them are the reply with its closing token. box: whether it is a box. patches: the
+    numbers of those that show what it is about; none where that is not one thing. words: the places of the
+    tokens in the question that say what it is about.
+    """
 
     ids: tuple[int, ...]
     reply: int
     box: bool
+    patches: np.ndarray
+    words: np.ndarray
 
 
 class Branches:
@@ -190,6 +66,9 @@ class Branches:
             place for place, pair in enumerate(zip(first, second, strict=False)) if pair[0] != pair[1]
         )
         self.prefix = first[:shared]
+        self.first_patch = self.prefix.index(image_token_id)
+        named = [blank + word for blank in ("", " ") for word in (*COLOR_NAMES, *SHAPES, *DIGITS)]
+        self._naming = set(tokenizer.convert_tokens_to_ids(named))
         self._asked = lru_cache(4096)(self._asked_ids)
 
     def _prompt(self, text: str) -> tuple[int, ...]:
@@ -198,24 +77,40 @@ class Branches:
     def _asked_ids(self, text: str) -> tuple[int, ...]:
         return self._prompt(text)[len(self.prefix) :]
 
-    def __call__(self, pair: Pair) -> Branch:
-        reply = (*self._renderer.reply(pair[1]), self._closing)
-        return Branch(self._asked(pair[0]) + reply, len(reply), pair[1].startswith("["))
+    def __call__(self, asked: Asked) -> Branch:
+        question = self._asked(asked.question)
+        reply = (*self._renderer.reply(asked.answer), self._closing)
+        words = np.flatnonzero([token in self._naming for token in question])
+        is_box = asked.answer.startswith("[")
+        return Branch(question + reply, len(reply), is_box, patches_of(asked.about), words)
 
 
 _NO_PICTURE: Any = object()
 
 
+def patches_of(thing: Sequence[float] | None) -> np.ndarray:
+    """Numbers of the patches whose centre a thing's box covers."""
+    if thing is None:
+        return np.empty(0, int)
+    centres = (np.arange(GRID) + 0.5) / GRID
+    x0, y0, x1, y1 = thing[3:7]
+    columns, rows = (centres >= x0) & (centres <= x1), (centres >= y0) & (centres <= y1)
+    return np.flatnonzero(rows[:, None] & columns[None])
+
+
 @dataclass(frozen=True, slots=True)
 class Packed:
     """Branches of several pictures, (B, L) each: ids, positions, the branch of each token (0: the shared
-    picture, -1: padding), labels (-100: not learned) and weights."""
+    picture, -1: padding), labels (-100: not learned), weights. looks and reads (B, L, L): by what
+    weight a token is shown to attend to which others, to patches and to words of the question."""
 
     ids: torch.Tensor
     positions: torch.Tensor
     branch: torch.Tensor
     labels: torch.Tensor
     weights: torch.Tensor
+    looks: torch.Tensor
+    reads: torch.Tensor
 
     def mask(self) -> torch.Tensor:
         """(B, 1, L, L) bool: which token sees which."""
@@ -225,7 +120,11 @@ class Packed:
 
 
 def pack(
-    prefix: Sequence[int], rows: Sequence[Sequence[Branch]], pad: int, box_weights: Sequence[float]
+    prefix: Sequence[int],
+    first_patch: int,
+    rows: Sequence[Sequence[Branch]],
+    pad: int,
+    box_weights: Sequence[float],
 ) -> Packed:
     """Rows of branches behind the shared prefix. box_weights: of first digits, second digits, the rest of a
     box (its closing token included)."""
@@ -233,6 +132,7 @@ def pack(
     shape = (len(rows), width)
     ids, positions, number = np.full(shape, pad), np.zeros(shape, int), np.full(shape, -1)
     labels, weights = np.full(shape, -100), np.zeros(shape, np.float32)
+    looks, reads = (np.zeros((*shape, width), np.float32) for _ in range(2))
     first, second, rest = box_weights
     box_pattern = [rest, first, second] * 4 + [rest, rest]
     for place, row in enumerate(rows):
@@ -246,14 +146,21 @@ def pack(
             said = slice(end - branch.reply, end)
             labels[place, said] = branch.ids[-branch.reply :]
             weights[place, said] = box_pattern if branch.box else 1.0
+            opening = range(end - branch.reply - 1, end - branch.reply + 1)
+            looks[place, opening[0] : end - 1, first_patch + branch.patches] = 0.3
+            for token in opening:  # they have nothing but the question to go by
+                looks[place, token, first_patch + branch.patches] = 1.0
+                reads[place, token, start + branch.words] = 1.0
             start = end
-    return Packed(*(torch.from_numpy(array) for array in (ids, positions, number, labels, weights)))
+    return Packed(
+        *(torch.from_numpy(array) for array in (ids, positions, number, labels, weights, looks, reads))
+    )
 
 
 def train_base(
-    pictures: Labelled, tower: Any, scale: Scale, steps: int, seed: int, device: str, state: Path
+    pictures: Labelled, tower: Any, heads: Heads, steps: int, seed: int, device: str, state: Path
 ) -> LlavaForConditionalGeneration:
-    """A model trained for `steps` batches of PICTURES x BRANCHES questions.
+    """A model trained for `steps` batches of PICTURES x BRANCHES questions, shared by all processes.
 
     It goes on from `state` after a kill.
     """
@@ -261,7 +168,7 @@ def train_base(
     tokenizer = nano_tokenizer()
     model = LlavaForConditionalGeneration(nano_config(tokenizer))
     model.generation_config.eos_token_id = tokenizer.eos_token_id
-    start_from(model, tower, scale)
+    start_from(model, tokenizer, tower, heads, sample_features(tower, pictures))
     model.to(device)
     projector, language = model.model.multi_modal_projector, model.model.language_model
     model.model.vision_tower.requires_grad_(False)
@@ -274,31 +181,61 @@ def train_base(
         model.load_state_dict(saved["model"])
         optimizer.load(saved["optimizer"])
         start = saved["step"]
-    for step in trange(start, steps, initial=start, total=steps, desc="base", mininterval=5):
-        rng = random.Random(f"base {seed} {step}")
+    rank, world = rank_and_world()
+    for step in trange(
+        start, steps, initial=start, total=steps, desc="base", mininterval=5, disable=rank > 0
+    ):
+        mix = PLACE_MIX if step < PLACES * steps else WHOLE_MIX
+        pixels, asked = _rows(pictures, random.Random(f"base {seed} {step}"), mix)
         box_weights = (1.0, 0.25, 0.02) if step < steps / 2 else (1.0, 0.5, 0.1)
-        loss, figures = _loss(model, branches, tokenizer.pad_token_id, *_rows(pictures, rng), box_weights)
+        mine = pixels[rank::world], asked[rank::world]
+        loss, figures = _loss(model, branches, tokenizer.pad_token_id, *mine, box_weights)
         optimizer.step(loss)
-        if (step + 1) % EVERY == 0 or step + 1 == steps:
-            logger.info(
-                f"base {step + 1}: " + " ".join(f"{name} {value:.3f}" for name, value in figures.items())
-            )
+        if rank == 0 and ((step + 1) % EVERY == 0 or step + 1 == steps):
+            shown = " ".join(f"{name} {value:.3f}" for name, value in figures.items())
+            logger.info(f"base {step + 1}: {shown}")
             save(state, model=model.state_dict(), optimizer=optimizer.state(), step=step + 1)
     return model.eval()
 
 
-def start_from(model: Any, tower: Any, scale: Scale) -> None:
-    """Give a fresh model its tower, and a projector that reads standardised features and writes vectors of
-    about the length of word embeddings."""
+@torch.no_grad()
+def start_from(model: Any, tokenizer: Any, tower: Any, heads: Heads, features: torch.Tensor) -> None:
+    """Give a fresh model its tower, and a projector that starts as the read-out of the tower's heads.
+
+    Its hidden units are the heads' classes (each head centred over its classes, which changes nothing for a
+    softmax, and scaled to unit deviation over `features`, (N, D)); the rest are random mixtures of
+    standardised features. A colour, a shape and a digit enter the language model as their own words do; the
+    digits of the edges as random vectors. In the first layers tokens attend to tokens that are like them
+    ("Mimetic Initialization of Self-Attention Layers", Trockman and Kolter 2023).
+    """
     model.model.vision_tower.load_state_dict(tower.state_dict())
     projector, language = model.model.multi_modal_projector, model.model.language_model
-    with torch.no_grad():
-        weight = torch.randn_like(projector.linear_1.weight) / weight_norm(projector.linear_1)
-        projector.linear_1.weight.copy_(weight / scale.deviation.cpu())
-        projector.linear_1.bias.copy_(-(projector.linear_1.weight @ scale.mean.cpu()))
-        projector.linear_2.weight.normal_(0, 0.15 / weight_norm(projector.linear_2))
-        projector.linear_2.bias.zero_()
-        language.get_input_embeddings().weight.normal_(0, 0.06)
+    words = language.get_input_embeddings().weight.normal_(0, 0.06)
+    first, second = projector.linear_1, projector.linear_2
+    mean, deviation = features.mean(0).cpu(), features.std(0).cpu()
+    first.weight.copy_(torch.randn_like(first.weight) / first.in_features**0.5 / deviation)
+    first.bias.copy_(-(first.weight @ mean))
+    second.weight.normal_(0, 0.03)
+    second.bias.zero_()
+    spoken = {"color": ["", *COLOR_NAMES], "shape": ["", *SHAPES], "digit": list(DIGITS)}
+    start = 0
+    for name, head in heads.linears().items():
+        weight, bias = (values.cpu() - values.cpu().mean(0) for values in (head.weight, head.bias))
+        if name in ("tens", "ones"):  # four heads in one
+            weight = head.weight.cpu().unflatten(0, (EDGES, -1))
+            weight = (weight - weight.mean(1, keepdim=True)).flatten(0, 1)
+            bias = head.bias.cpu().unflatten(0, (EDGES, -1))
+            bias = (bias - bias.mean(1, keepdim=True)).flatten()
+        size = (features.cpu() @ weight.T + bias).std()
+        units = slice(start, start + len(weight))
+        first.weight[units], first.bias[units] = weight / size, bias / size
+        for unit, word in enumerate(spoken.get(name, []), start):
+            if word:
+                second.weight[:, unit] = words[tokenizer.convert_tokens_to_ids(f" {word}")] / 2
+        start = units.stop
+    for layer in language.layers[:ALIKE]:
+        for matrix in (layer.self_attn.q_proj.weight, layer.self_attn.k_proj.weight):
+            matrix.add_(0.7 * torch.eye(len(matrix)))
 
 
 def with_images(model: Any, ids: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
@@ -314,7 +251,9 @@ def weight_norm(linear: torch.nn.Linear) -> float:
     return linear.in_features**0.5
 
 
-def _rows(pictures: Labelled, rng: random.Random) -> tuple[np.ndarray, list[list[Pair]]]:
+def _rows(
+    pictures: Labelled, rng: random.Random, whole_mix: dict[str, float]
+) -> tuple[np.ndarray, list[list[Asked]]]:
     pixels, asked = [], []
     for _ in range(PICTURES):
         number = rng.randrange(len(pictures) // 2) * 2 + (rng.random() < 0.25)  # scenes and crops alternate
@@ -324,7 +263,7 @@ def _rows(pictures: Labelled, rng: random.Random) -> tuple[np.ndarray, list[list
             picture, things = flip(picture, things)
         shown = [list(map(float, thing)) for thing in things if thing[0] >= 0]
         pixels.append(picture)
-        asked.append([ask(rng, shown, WHOLE_MIX if whole else CROP_MIX) for _ in range(BRANCHES)])
+        asked.append([ask(rng, shown, whole_mix if whole else CROP_MIX) for _ in range(BRANCHES)])
     return np.stack(pixels), asked
 
 
@@ -333,29 +272,70 @@ def _loss(
     branches: Branches,
     pad: int,
     pixels: np.ndarray,
-    asked: Sequence[Sequence[Pair]],
+    asked: Sequence[Sequence[Asked]],
     box_weights: Sequence[float],
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """Weighted cross-entropy of the replies; and for the log, shares of tokens that are right."""
+    """This process's part of the weighted cross-entropy of the replies; and for the log, their plain
+    cross-entropy and the share of tokens that are right."""
     device = model.device
-    packed = pack(branches.prefix, [[branches(pair) for pair in row] for row in asked], pad, box_weights)
+    rows = [[branches(pair) for pair in row] for row in asked]
+    packed = pack(branches.prefix, branches.first_patch, rows, pad, box_weights)
     ids = packed.ids.to(device)
     with torch.no_grad():
-        features = model.model.vision_tower(pixel_values=normalize(pixels).to(device)).last_hidden_state[
-            :, 1:
-        ]
-    embeddings = with_images(model, ids, features)
-    hidden = model.model.language_model(
+        seen = model.model.vision_tower(pixel_values=normalize(pixels).to(device)).last_hidden_state
+    embeddings = with_images(model, ids, seen[:, 1:])
+    mask, positions = packed.mask().to(device), packed.positions.to(device)
+    states = model.model.language_model(
         inputs_embeds=embeddings,
-        attention_mask=packed.mask().to(device),
-        position_ids=packed.positions.to(device),
+        attention_mask=mask,
+        position_ids=positions,
         use_cache=False,
-    ).last_hidden_state
+        output_hidden_states=True,
+    ).hidden_states
+    hidden = states[-1]
     labels, weights = packed.labels[:, 1:].to(device), packed.weights[:, 1:].to(device)
     learned = labels >= 0
     logits = model.lm_head(hidden[:, :-1][learned])
     losses = cross_entropy(logits.float(), labels[learned], reduction="none")
     weight = weights[learned]
     right = (logits.argmax(1) == labels[learned]).float()
-    figures = {"loss": losses.mean().item(), "replies": right.mean().item()}
-    return (losses * weight).sum() / weight.sum(), figures
+    language = model.model.language_model
+    looked, looks = shown(language, LOOKING, states[LOOKING], mask, positions, packed.looks.to(device))
+    read, reads = shown(language, READING, states[READING], mask, positions, packed.reads.to(device))
+    figures = {
+        "loss": losses.mean().item(),
+        "replies": right.mean().item(),
+        "looks": (looked / looks).item(),
+        "reads": (read / reads).item(),
+    }
+    answers = (losses * weight).sum() / total(weight.sum())
+    return answers + looked / total(looks) + read / total(reads), figures
+
+
+def shown(
+    language: Any,
+    layer: int,
+    states: torch.Tensor,
+    mask: torch.Tensor,
+    positions: torch.Tensor,
+    wanted: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """How far some heads of a layer are from attending as they are shown: loss and weight, both summed.
+
+    states: (B, L, D), the layer's input. wanted: (B, L, L), for each token the others that it should attend
+    to, all with the weight of that token; 0 elsewhere. The loss is minus the logarithm of the attention that
+    falls on them, in nats, the mean over the heads.
+    """
+    attention = language.layers[layer].self_attn
+    normed = language.layers[layer].input_layernorm(states)
+    queries, keys = (
+        project(normed).unflatten(-1, (-1, attention.head_dim))[:, :, :HEADS].transpose(1, 2)
+        for project in (attention.q_proj, attention.k_proj)
+    )
+    queries, keys = apply_rotary_pos_emb(queries, keys, *language.rotary_emb(normed, positions))
+    scores = (queries @ keys.transpose(2, 3) * attention.scaling).masked_fill(~mask, -torch.inf)
+    weights = wanted.amax(-1)  # (B, L)
+    row, token = weights.nonzero(as_tuple=True)
+    attended = scores[row, :, token].log_softmax(-1)  # (N, HEADS, L)
+    missing = -attended.masked_fill(wanted[row, token][:, None] == 0, -torch.inf).logsumexp(-1).mean(1)
+    return (missing * weights[row, token]).sum(), weights.sum()

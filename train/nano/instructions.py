@@ -13,8 +13,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dualfocus_lmms.scenes import SIDE, Scene
-from dualfocus_lmms.train.nano.base import CROP_MIX, WHOLE_MIX, ask
 from dualfocus_lmms.train.nano.pictures import crop_rectangle, visible
+from dualfocus_lmms.train.nano.questions import CROP_MIX, WHOLE_MIX, Asked, ask
 
 ROUNDS = 4  # of a record
 CROPS = 0.25  # share of the records about a crop
@@ -39,9 +39,9 @@ def write_instructions(folder: Path, scenes: Sequence[Scene]) -> None:
     temporary.replace(folder / "instructions.json")
 
 
-def _turns(pairs: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
+def _turns(rounds: Sequence[Asked]) -> list[dict[str, str]]:
     turns = []
-    for number, (asked, answered) in enumerate(pairs):
-        turns.append({"from": "human", "value": asked if number else f"<image>\n{asked}"})
-        turns.append({"from": "gpt", "value": answered})
+    for number, asked in enumerate(rounds):
+        turns.append({"from": "human", "value": asked.question if number else f"<image>\n{asked.question}"})
+        turns.append({"from": "gpt", "value": asked.answer})
     return turns

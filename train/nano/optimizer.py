@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from dualfocus_lmms.errors import GenerationError
@@ -45,6 +46,7 @@ class Optimizer:
         if not math.isfinite(loss.item()):
             raise GenerationError(f"The loss is {loss.item()}: lower the learning rate.")
         loss.backward()
+        _add_up(self._parameters)
         torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
         for optimizer, schedule in zip(self._optimizers, self._schedules, strict=True):
             optimizer.step()
@@ -57,6 +59,29 @@ class Optimizer:
     def load(self, state: list[Any]) -> None:
         for part, saved in zip((*self._optimizers, *self._schedules), state, strict=True):
             part.load_state_dict(saved)
+
+
+def _add_up(parameters: list[nn.Parameter]) -> None:
+    """Give every process the sum of all processes' gradients."""
+    if dist.is_initialized():
+        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+            parameter.grad = part.view_as(parameter)
+
+
+def rank_and_world() -> tuple[int, int]:
+    """Number of this process and how many there are."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def total(value: torch.Tensor) -> torch.Tensor:
+    """The sum of a number over all processes."""
+    value = value.detach().clone()
+    if dist.is_initialized():
+        dist.all_reduce(value)
+    return value
 
 
 def rate(step: int, steps: int) -> float:

@@ -6,7 +6,6 @@ thing's box, and on crops the digit it carries.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +34,8 @@ TENS, ONES = 11, 10  # 0.00 to 1.00, in hundredths
 
 def train_tower(
     pictures: Labelled, steps: int, device: str, state: Path, before: Path | None = None
-) -> CLIPVisionModel:
-    """A tower trained for `steps` batches of BATCH pictures; goes on from `state` after a kill.
+) -> tuple[CLIPVisionModel, Heads]:
+    """A tower and its heads, trained for `steps` batches of BATCH pictures; resumes from `state`.
 
     before: the state of an earlier run, whose weights are the start of this one.
     """
@@ -74,7 +73,7 @@ def train_tower(
                 rng=rng.bit_generator.state,
                 step=step + 1,
             )
-    return tower.eval()
+    return tower.eval(), heads.eval()
 
 
 def batch(pictures: Labelled, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -124,6 +123,10 @@ class Heads(nn.Module):
         self.tens = nn.Linear(width, EDGES * TENS)
         self.ones = nn.Linear(width, EDGES * ONES)
 
+    def linears(self) -> dict[str, nn.Linear]:
+        """Every head by name."""
+        return {**self.kinds, "tens": self.tens, "ones": self.ones}
+
     def loss(
         self, features: torch.Tensor, targets: dict[str, torch.Tensor]
     ) -> tuple[torch.Tensor, dict[str, float]]:
@@ -150,23 +153,10 @@ def _share(logits: torch.Tensor, right: torch.Tensor, without: int) -> float:
     return (logits[there].argmax(1) == right[there]).float().mean().item()
 
 
-@dataclass(frozen=True, slots=True)
-class Scale:
-    """Mean and standard deviation of every feature, (D,) each."""
-
-    mean: torch.Tensor
-    deviation: torch.Tensor
-
-
 @torch.no_grad()
-def feature_scale(tower: Any, pictures: Labelled) -> Scale:
-    """Measured on eight batches."""
+def sample_features(tower: Any, pictures: Labelled, batches: int = 8) -> torch.Tensor:
+    """(N, D) patch features of some pictures."""
     rng = np.random.default_rng([SEED, 2])
     device = next(tower.parameters()).device
-    features = torch.cat(
-        [
-            tower(pixel_values=normalize(batch(pictures, rng)[0]).to(device)).last_hidden_state[:, 1:]
-            for _ in range(8)
-        ]
-    ).flatten(0, 1)
-    return Scale(features.mean(0), features.std(0))
+    pixels = (normalize(batch(pictures, rng)[0]).to(device) for _ in range(batches))
+    return torch.cat([tower(pixel_values=one).last_hidden_state[:, 1:] for one in pixels]).flatten(0, 1)
