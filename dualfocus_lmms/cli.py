@@ -38,7 +38,8 @@ PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_optio
 
 
 def main() -> None:
-    """The entry point. Exit codes: 0 done, 1 the model or the program failed, 2 a mistake of the user's."""
+    """The entry point. Exit codes: 0 done, 1 the model, the program or a check failed, 2 a mistake of the
+    user's."""
     try:
         app(prog_name="dualfocus")
     except UserError as error:

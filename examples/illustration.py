@@ -1,4 +1,4 @@
-"""The picture in the README: a drawn scene, and answers that were written by hand, not by a model.
+"""The picture in the README: the small model's answer to a question about a drawn scene.
 
 python examples/illustration.py docs/images/ask.png
 """
@@ -7,27 +7,15 @@ from __future__ import annotations
 
 import sys
 
-from scenes import SCENES, draw, questions
-
 from dualfocus_lmms import DualFocusModel
-from dualfocus_lmms.picture import draw as draw_answer
-from dualfocus_lmms.testing import FakeBackend, Reply
-
-SCRIPT = {
-    "macro": Reply("EAST", (-0.71, -0.38)),
-    "locate": "[0.69, 0.62, 0.79, 0.74]",
-    "micro": Reply("EXIT 7", (-0.05, -0.02, -0.06)),
-}
-
-
-def main(path: str) -> None:
-    scene = draw(SCENES[0])
-    question = questions(SCENES[0], SCENES[1])[0]["question"]
-    trace = DualFocusModel.on(FakeBackend(SCRIPT)).ask(scene, question)
-    draw_answer(scene, trace).quantize(128).save(path, optimize=True)
-
+from dualfocus_lmms.picture import draw
+from dualfocus_lmms.scenes import make_scene
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit(__doc__)
-    main(sys.argv[1])
+    scene = make_scene("test", 0, 0).picture()
+    trace = DualFocusModel("dualfocus-nano").ask(scene, "What digit is on the green circle?")
+    drawn = draw(scene, trace)
+    small = drawn.resize((drawn.width * 3 // 4, drawn.height * 3 // 4))
+    small.quantize(64).save(sys.argv[1], optimize=True)

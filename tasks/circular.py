@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from math import isnan
 from typing import Any, TypedDict
 
+from dualfocus_lmms.integrity import FINGERPRINT
 from dualfocus_lmms.tasks.scoring import read_letter
 from dualfocus_lmms.tasks.statistics import circular_error
 
@@ -39,6 +40,7 @@ def mmbench_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, An
         **dict.fromkeys(names, turn),
         **dict.fromkeys((f"{name}_stderr" for name in names), turn),
         "incomplete_questions": turn,
+        FINGERPRINT: doc[FINGERPRINT],
     }
     if turn["rotation"] == 0:
         score = 100.0 if turn["right"] else 0.0

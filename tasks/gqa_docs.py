@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.integrity import FINGERPRINT, with_fingerprint
 from dualfocus_lmms.tasks import official, sources
 from dualfocus_lmms.tasks.prompts import SHORT_ANSWER
 from dualfocus_lmms.tasks.sources import (
@@ -54,12 +55,13 @@ def __getattr__(name: str) -> Any:
 def documents(dataset: Dataset) -> Dataset:
     """`process_docs`: question_id, image_id, question, answer, structural, semantic, questions_without_image.
 
-    From files, image is the picture's path; from the hub, the pictures stay in a data set of their own.
+    The questions' fingerprint, too. From files, image is the picture's path; from the hub, the pictures stay
+    in a data set of their own.
     """
     folder = named_path(DATA)
     if folder is not None:
-        return build_dataset(lambda: read_questions(folder))
-    return build_dataset(lambda: _hub_questions(dataset.select_columns(list(COLUMNS))))
+        return with_fingerprint(build_dataset(lambda: read_questions(folder)))
+    return with_fingerprint(build_dataset(lambda: _hub_questions(dataset.select_columns(list(COLUMNS)))))
 
 
 def read_questions(folder: Path) -> list[Doc]:
@@ -138,4 +140,5 @@ def gqa_results(doc: Doc, results: Sequence[str]) -> dict[str, Any]:
         "accuracy": score,
         **{f"{kind}_{doc[kind]}": score for kind in TYPES},
         "questions_without_image": doc["questions_without_image"],
+        FINGERPRINT: doc[FINGERPRINT],
     }

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.integrity import FINGERPRINT, with_fingerprint
 from dualfocus_lmms.tasks import gqa_docs
 from dualfocus_lmms.tasks.official import (
     dataset_kwargs,
@@ -61,9 +62,11 @@ def __getattr__(name: str) -> Any:
 
 
 def documents(dataset: Dataset) -> Dataset:
-    """`process_docs`: the questions with GQA's answer and types, from either source."""
+    """`process_docs`: the questions with GQA's answer, types and fingerprint, from either source."""
     folder = named_path(DATA)
-    return build_dataset(lambda: _hub_questions(dataset) if folder is None else read_questions(folder))
+    return with_fingerprint(
+        build_dataset(lambda: _hub_questions(dataset) if folder is None else read_questions(folder))
+    )
 
 
 def _hub_questions(dataset: Dataset) -> list[Doc]:
@@ -159,7 +162,12 @@ def results(doc: Doc, results: Sequence[str]) -> dict[str, Any]:
     """One reply's contribution to the accuracy, over all and in its types."""
     right = score(is_right(results[0], doc["options"], doc["answer"]))
     types = {f"{kind}_{doc[kind]}": right for kind in gqa_docs.TYPES if doc[kind] is not None}
-    return {"accuracy": right, **types, "questions_without_image": doc["questions_without_image"]}
+    return {
+        "accuracy": right,
+        **types,
+        "questions_without_image": doc["questions_without_image"],
+        FINGERPRINT: doc[FINGERPRINT],
+    }
 
 
 def is_right(reply: str, options: Sequence[str], answer: str) -> bool:

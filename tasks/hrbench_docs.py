@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 from PIL import Image
 
 from dualfocus_lmms.errors import UserError, choose
+from dualfocus_lmms.integrity import FINGERPRINT, with_fingerprint
 from dualfocus_lmms.tasks import sources
 from dualfocus_lmms.tasks.official import dataset_kwargs, dataset_path, required
 from dualfocus_lmms.tasks.options import (
@@ -76,10 +77,12 @@ def __getattr__(name: str) -> Any:
 
 
 def documents(dataset: Dataset) -> Dataset:
-    """`process_docs`: the questions of a split, from either source, without their pictures."""
+    """`process_docs`: a split's questions without pictures, from either source, and their fingerprint."""
     folder, split = named_path(DATA), str(dataset.split)
-    return build_dataset(
-        lambda: _hub_questions(dataset, split) if folder is None else read_questions(folder, split)
+    return with_fingerprint(
+        build_dataset(
+            lambda: _hub_questions(dataset, split) if folder is None else read_questions(folder, split)
+        )
     )
 
 
@@ -188,6 +191,7 @@ def results(doc: Doc, results: Sequence[str]) -> dict[str, Any]:
         **dict.fromkeys((f"{name}_stderr" for name in names), right),
         "letter_bias": choice,
         "questions_without_image": doc["questions_without_image"],
+        FINGERPRINT: doc[FINGERPRINT],
     }
 
 

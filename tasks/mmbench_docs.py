@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.integrity import with_fingerprint
 from dualfocus_lmms.tasks import official
 from dualfocus_lmms.tasks.prompts import LETTER_ANSWER, option_lines
 from dualfocus_lmms.tasks.scoring import letters
@@ -57,7 +58,7 @@ def __getattr__(name: str) -> Any:
 
 
 def documents(dataset: Dataset) -> Dataset:
-    """`process_docs`: the documents of `in_all_rotations`; image is a picture."""
+    """`process_docs`: the documents of `in_all_rotations` with their fingerprint; image is a picture."""
     from datasets import Image as Picture
 
     folder = named_path(DATA)
@@ -66,7 +67,8 @@ def documents(dataset: Dataset) -> Dataset:
     else:
         rows = dataset.cast_column("image", Picture(decode=False))
         docs = build_dataset(lambda: in_all_rotations([_document(row, row["image"], HUB) for row in rows]))
-    return docs.cast_column("image", Picture()) if "image" in docs.column_names else docs
+    docs = docs.cast_column("image", Picture()) if "image" in docs.column_names else docs
+    return with_fingerprint(docs)
 
 
 def read_questions(folder: Path) -> list[Doc]:

@@ -1,7 +1,7 @@
 """The figures of the small model's card, from the traces of finished runs on df_nano.
 
     dualfocus eval --model_args pretrained=CHECKPOINT,trace=TRACES --tasks df_nano --batch_size 32
-    python -m dualfocus_lmms.tasks.nano_measure TRACES ... [--json FILE] [--partial]
+    python -m dualfocus_lmms.tasks.nano_measure TRACES ... [--json FILE --hardware TEXT] [--partial]
 
 Give several folders, of other training seeds for example, and each has its tables.
 """
@@ -12,11 +12,13 @@ import argparse
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
+from dualfocus_lmms._version import __version__
 from dualfocus_lmms.boxes import Box
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.tasks.nano_docs import questions
@@ -133,13 +135,15 @@ def main() -> None:
     )
     parser.add_argument("traces", nargs="+")
     parser.add_argument("--json", type=Path, help="also write all figures there")
+    parser.add_argument("--hardware", help="on what it ran, for the file")
     parser.add_argument("--partial", action="store_true", help="also of a run with --limit")
     given = parser.parse_args()
     measured = {folder: measure(folder, given.partial) for folder in given.traces}
     for folder, figures in measured.items():
         print(f"{folder}\n\n{tables(figures)}\n")
     if given.json:
-        given.json.write_text(json.dumps(measured, indent=1), encoding="utf-8")
+        about = {"date": date.today().isoformat(), "hardware": given.hardware, "version": __version__}
+        given.json.write_text(json.dumps(about | {"runs": measured}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -62,8 +62,10 @@ def with_images(task: str, docs: list[Doc], folder: Path) -> list[Doc]:
     """The documents whose picture exists (doc["image"] is its path), each with questions_without_image.
 
     That is how many documents were left out; a warning names some of their pictures. UserError when none
-    has its picture. All are kept where `images_needed` says that no picture is looked for.
+    has its picture, or there is none. All are kept where `images_needed` says that no picture is looked for.
     """
+    if not docs:
+        raise UserError(f"{task}: the file holds no question. Give the official one.")
     if not images_needed():
         return [{**doc, "questions_without_image": 0} for doc in docs]
     there = {path: Path(path).is_file() for path in {doc["image"] for doc in docs}}

@@ -210,7 +210,7 @@ def _label(said: str, reply: str, options: Sequence[str]) -> str | None:
 def _letter_of_text(text: str, options: Sequence[str]) -> str | None:
     texts = [normalise(option) for option in options]
     said = normalise(text)
-    return ascii_uppercase[texts.index(said)] if said in texts else None
+    return ascii_uppercase[texts.index(said)] if said and said in texts else None
 
 
 def answer_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:

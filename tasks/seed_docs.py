@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.integrity import FINGERPRINT, with_fingerprint
 from dualfocus_lmms.tasks.official import (
     dataset_kwargs,
     dataset_path,
@@ -49,9 +50,11 @@ def __getattr__(name: str) -> Any:
 
 
 def documents(dataset: Dataset) -> Dataset:
-    """`process_docs`: the questions about single images, from either source."""
+    """`process_docs`: the questions about single images, from either source, and their fingerprint."""
     folder = named_path(DATA)
-    return build_dataset(lambda: _hub_questions(dataset) if folder is None else read_questions(folder))
+    return with_fingerprint(
+        build_dataset(lambda: _hub_questions(dataset) if folder is None else read_questions(folder))
+    )
 
 
 def _hub_questions(dataset: Dataset) -> list[Doc]:
@@ -120,6 +123,7 @@ def results(doc: Doc, results: Sequence[str]) -> dict[str, Any]:
         "accuracy": right,
         metric(doc["dimension"]): right,
         "questions_without_image": doc["questions_without_image"],
+        FINGERPRINT: doc[FINGERPRINT],
     }
 
 

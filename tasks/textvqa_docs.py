@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.integrity import FINGERPRINT, with_fingerprint
 from dualfocus_lmms.tasks import official
 from dualfocus_lmms.tasks.prompts import SHORT_ANSWER
 from dualfocus_lmms.tasks.scoring import NoAnswer
@@ -50,10 +51,13 @@ def __getattr__(name: str) -> Any:
 
 
 def documents(dataset: Dataset) -> Dataset:
-    """`process_docs` of df_textvqa_val: question_id, image, question, answers, questions_without_image."""
+    """`process_docs` of df_textvqa_val: question_id, image, question, answers, questions_without_image.
+
+    The questions' fingerprint, too.
+    """
     folder = named_path(DATA)
     if folder is not None:
-        return build_dataset(lambda: read_questions(folder))
+        return with_fingerprint(build_dataset(lambda: read_questions(folder)))
     return _hub_documents(dataset, "question_id", "image", "answers")
 
 
@@ -61,14 +65,14 @@ def ocr_documents(dataset: Dataset) -> Dataset:
     """`process_docs` of df_textvqa_val_ocr: ocr_prompt (files) or ocr_tokens (hub) as well."""
     folder = named_path(DATA)
     if folder is not None:
-        return build_dataset(lambda: read_ocr_questions(folder))
+        return with_fingerprint(build_dataset(lambda: read_ocr_questions(folder)))
     return _hub_documents(dataset, "question_id", "image", "answers", "ocr_tokens")
 
 
 def _hub_documents(dataset: Dataset, *columns: str) -> Dataset:
     questions = [_capital_first(question) for question in dataset["question"]]
     docs = dataset.select_columns(list(columns)).add_column("question", questions)
-    return docs.add_column("questions_without_image", [0] * len(docs))
+    return with_fingerprint(docs.add_column("questions_without_image", [0] * len(docs)))
 
 
 def read_questions(folder: Path) -> list[Doc]:
@@ -154,4 +158,5 @@ def textvqa_results(doc: Doc, results: Sequence[str]) -> dict[str, Any]:
     return {
         "accuracy": 0.0 if unanswered else vqa_accuracy(results[0], doc["answers"]),
         "questions_without_image": doc["questions_without_image"],
+        FINGERPRINT: doc[FINGERPRINT],
     }

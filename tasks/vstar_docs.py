@@ -9,6 +9,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from dualfocus_lmms.errors import UserError, choose
+from dualfocus_lmms.integrity import FINGERPRINT, with_fingerprint
 from dualfocus_lmms.tasks.official import dataset_kwargs, dataset_path, required, with_images
 from dualfocus_lmms.tasks.options import hub_row, read_choice, right_letter, score, share_pictures
 from dualfocus_lmms.tasks.prompts import LETTER_ANSWER
@@ -37,9 +38,11 @@ def __getattr__(name: str) -> Any:
 
 
 def documents(dataset: Dataset) -> Dataset:
-    """`process_docs`: the questions with their options in our order, from either source."""
+    """`process_docs`: the questions with their options in our order, from either source, and fingerprint."""
     folder = named_path(DATA)
-    return build_dataset(lambda: _hub_questions(dataset) if folder is None else read_questions(folder))
+    return with_fingerprint(
+        build_dataset(lambda: _hub_questions(dataset) if folder is None else read_questions(folder))
+    )
 
 
 def _hub_questions(dataset: Dataset) -> list[Doc]:
@@ -103,4 +106,5 @@ def results(doc: Doc, results: Sequence[str]) -> dict[str, Any]:
         doc["category"]: right,
         "letter_bias": choice,
         "questions_without_image": doc["questions_without_image"],
+        FINGERPRINT: doc[FINGERPRINT],
     }

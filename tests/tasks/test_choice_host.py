@@ -64,7 +64,7 @@ def test_a_run_of_all_scores_the_answers_it_traces(
     out, trace = choice_folder / "out", choice_folder / "trace"
     done = subprocess.run(
         [sys.executable, "-m", "dualfocus_lmms", "eval",
-         "--tasks", "df_gqa_star,df_seed_image,df_vstar,df_hrbench",
+         "--tasks", "df_gqa_star,df_seed_image,df_zoom",
          "--output_path", str(out), "--log_samples",
          "--model_args", f"pretrained={tiny_checkpoint},batch_size=4,trace={trace}"],
         env=os.environ | offline | cache, capture_output=True, text=True, timeout=300,

@@ -1,13 +1,19 @@
-"""The task that docs/tasks.md shows is one that the host loads and scores."""
+"""The task in docs/tasks.md is one that the host loads and scores; docs/benchmarks.md names what there is."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
+from dualfocus_lmms.tasks import hrbench_docs
+
 ROOT = Path(__file__).resolve().parents[2]
+MODULES = [import_module(f"dualfocus_lmms.tasks.{path.stem}") for path in (ROOT / "tasks").glob("*_docs.py")]
+BENCHMARKS = (ROOT / "docs" / "benchmarks.md").read_text("utf-8")
 
 
 def test_the_documented_yaml_is_a_task(
@@ -29,3 +35,31 @@ def test_the_documented_yaml_is_a_task(
     assert doc[task.config.metadata["dualfocus"]["question"]] == "What colour is it?"
     assert task.doc_to_visual(doc)[0].size == (6, 4)
     assert task.process_results(doc, ["Red."]) == {"accuracy": 100.0}
+
+
+def test_every_task_is_named(host_tasks: ModuleType) -> None:
+    manager = host_tasks.TaskManager(include_defaults=False, include_path=str(ROOT / "tasks"))
+    text = BENCHMARKS.replace("`, `_", "`, `df_pope_") + (ROOT / "docs" / "tasks.md").read_text("utf-8")
+    names = [name for name in manager.all_tasks if not name.startswith("df_nano_validation_")]
+    assert [name for name in names if f"`{name}`" not in text] == []
+
+
+def test_every_file_and_data_set_is_named() -> None:
+    constants = [item for module in MODULES for item in vars(module).items()]
+    paths = {value for name, value in constants if name.isupper() and isinstance(value, str) and "/" in value}
+    paths |= set(hrbench_docs.FILES.values())
+    assert len(paths) > 15
+    assert [path for path in paths if path not in BENCHMARKS] == []
+
+
+def test_published_numbers_are_those_of_the_leaderboard() -> None:
+    paper = json.loads((ROOT / "results" / "published" / "dualfocus.json").read_text("utf-8"))
+    table = next(table for table in paper["tables"] if table["table"] == "table 1")
+    for number, column in enumerate(table["columns"]):
+        scores = {(row["model"], row["method"]): row["values"][number] for row in table["rows"]}
+        pairs = [
+            f"{scores[model, 'plain']} → {scores[model, 'DualFocus']}"
+            for model in ("LLaVA-1.5-7B", "LLaVA-1.5-13B")
+        ]
+        (row,) = re.findall(rf"^\| \[`{column['task']}`\].*", BENCHMARKS, re.MULTILINE)
+        assert "; ".join(pairs) in row

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from dualfocus_lmms import UserError
+from dualfocus_lmms.integrity import questions_fingerprint
 from dualfocus_lmms.tasks import gqa_docs, sources
 
 Load = Callable[[str], dict[Any, Any]]
@@ -99,7 +100,7 @@ def test_is_right(reply: str, answer: str, right: bool) -> None:
 
 def test_documents_and_scores(load_task: Load, folder: Path) -> None:
     task = load_task("df_gqa")["df_gqa"]
-    first, second = task.test_docs()
+    first, second = docs = list(task.test_docs())
     assert (first["question_id"], first["answer"]) == ("101", "t-shirt")
     assert first[task.config.metadata["dualfocus"]["question"]] == "What is beside the T-shirt?"
     assert task.doc_to_visual(first)[0].size == (6, 4)
@@ -108,19 +109,21 @@ def test_documents_and_scores(load_task: Load, folder: Path) -> None:
         "structural_query": 0.0,
         "semantic_rel": 0.0,
         "questions_without_image": 1,
+        "questions_fingerprint": questions_fingerprint(docs),
     }
     assert task.process_results(second, ["No."]) == {
         "accuracy": 100.0,
         "structural_verify": 100.0,
         "semantic_global": 100.0,
         "questions_without_image": 1,
+        "questions_fingerprint": questions_fingerprint(docs),
     }
 
 
 def test_each_type_is_a_metric_and_no_name_is_part_of_another(load_task: Load, folder: Path) -> None:
     names = set(load_task("df_gqa")["df_gqa"].aggregation())
     types = {f"{kind}_{name}" for kind, known in gqa_docs.TYPES.items() for name in known}
-    assert names == {"accuracy", "questions_without_image"} | types
+    assert names == {"accuracy", "questions_without_image", "questions_fingerprint"} | types
     assert not [(one, other) for one in names for other in names if one != other and one in other]
 
 
@@ -130,6 +133,7 @@ def test_a_tiny_model_answers_it(
     scores = run_tiny(load_task("df_gqa")["df_gqa"])
     assert scores.pop("questions_without_image") == 1
     assert set(scores) == {
+        "questions_fingerprint",
         "accuracy",
         "structural_query",
         "structural_verify",

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from dualfocus_lmms import UserError
+from dualfocus_lmms.integrity import questions_fingerprint
 from dualfocus_lmms.tasks import gqa_docs, gqa_star_docs
 
 Load = Callable[[str], dict[Any, Any]]
@@ -21,7 +22,7 @@ OPTIONS = ["dark blue", "red", "Yes", "t-shirt"]
 def test_local_files(load_task: Load, choice_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DUALFOCUS_DATA", str(choice_folder))
     task = load_task("df_gqa_star")["df_gqa_star"]
-    bus, sky = task.test_docs()
+    bus, sky = docs = list(task.test_docs())
     assert bus[task.config.metadata["dualfocus"]["question"]] == "What color is the bus?"
     assert task.doc_to_text(bus) == (
         "What color is the bus?\nA. blue\nB. red\nC. green\nD. white\n"
@@ -38,6 +39,7 @@ def test_local_files(load_task: Load, choice_folder: Path, monkeypatch: pytest.M
         "structural_query": 100.0,
         "semantic_attr": 100.0,
         "questions_without_image": 1,
+        "questions_fingerprint": questions_fingerprint(docs),
     }
     assert task.process_results(sky, ["A"])["structural_verify"] == 0.0
 
@@ -48,7 +50,7 @@ def test_every_type_is_a_metric_and_no_metric_is_part_of_another(
     monkeypatch.setenv("DUALFOCUS_DATA", str(choice_folder))
     metrics = load_task("df_gqa_star")["df_gqa_star"].aggregation()
     of_types = {f"{kind}_{name}" for kind, names in gqa_docs.TYPES.items() for name in names}
-    assert set(metrics) == {"accuracy", "questions_without_image", *of_types}
+    assert set(metrics) == {"accuracy", "questions_without_image", "questions_fingerprint", *of_types}
     assert [(one, two) for one in metrics for two in metrics if one != two and one in two] == []
 
 
@@ -127,7 +129,8 @@ def test_without_gqa_s_own_file_each_line_needs_its_answer(
     write_lines(choice_folder / gqa_star_docs.CHOICES, rows)
     docs = gqa_star_docs.read_questions(choice_folder)
     assert [(doc["answer"], doc["structural"], doc["source"]) for doc in docs] == [("no", None, "mine")] * 2
-    assert gqa_star_docs.results(docs[0], ["B"]) == {"accuracy": 100.0, "questions_without_image": 0}
+    kept = {"questions_without_image": 0, "questions_fingerprint": "0123"}
+    assert gqa_star_docs.results({**docs[0], **kept}, ["B"]) == {"accuracy": 100.0, **kept}
 
 
 @pytest.mark.parametrize("question", ["", "Is it overcast?", None, 3])

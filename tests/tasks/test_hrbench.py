@@ -59,13 +59,15 @@ def test_local_files(
         **dict.fromkeys(("accuracy", "accuracy_stderr", "cross", "cross_stderr"), metrics["accuracy"]),
         "letter_bias": {"said": "A", "right": "A"},
         "questions_without_image": 0,
+        "questions_fingerprint": questions_fingerprint(docs),
     }
     assert (metrics["accuracy"]["cycle"], metrics["accuracy"]["score"]) == ("1", 100.0)
     before = task.process_results(sign, ["A"])["accuracy"]
     assert (before["cycle"], before["score"]) == ("0", 0.0)
     assert before["question"] == metrics["accuracy"]["question"]
     names = [name for name in task.aggregation() if not name.endswith("_stderr")]
-    assert set(names) == {"accuracy", "single", "cross", "letter_bias", "questions_without_image"}
+    beside = {"letter_bias", "questions_without_image", "questions_fingerprint"}
+    assert set(names) == {"accuracy", "single", "cross"} | beside
     assert [(one, two) for one in names for two in names if one != two and one in two] == []
 
 
@@ -144,6 +146,7 @@ def test_replies(reply: str, right: bool) -> None:
         "category": "single",
         "cycle": "2",
         "questions_without_image": 0,
+        "questions_fingerprint": "0123",
     }
     metrics = hrbench_docs.results(doc, [reply])
     assert metrics["accuracy"] == metrics["single"]

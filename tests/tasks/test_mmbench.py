@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from dualfocus_lmms import UserError
+from dualfocus_lmms.integrity import questions_fingerprint
 from dualfocus_lmms.tasks import circular, mmbench_docs, sources
 from dualfocus_lmms.tasks.circular import Turn
 
@@ -73,6 +74,7 @@ DOC = {
     "options": ["a cat", "a dog", "vitamin C", "a tree"],
     "answer": "B",
     "ability": "coarse_perception",
+    "questions_fingerprint": "0123",
 }
 
 
@@ -127,6 +129,7 @@ def test_replies(reply: str, right: bool) -> None:
         "circular_accuracy": turn,
         "circular_coarse_perception": turn,
         "incomplete_questions": turn,
+        "questions_fingerprint": "0123",
         "vanilla_accuracy": score,
         "vanilla_coarse_perception": score,
     }
@@ -206,6 +209,7 @@ def test_the_host_aggregates(load_task: Load, folder: Path) -> None:
         "vanilla_finegrained_single": 100.0,
         "vanilla_coarse_perception": 100.0,
         "incomplete_questions": 1,
+        "questions_fingerprint": questions_fingerprint(task.test_docs()),
     }
 
 
@@ -213,7 +217,7 @@ def test_each_ability_is_a_metric_and_no_name_is_part_of_another(load_task: Load
     names = {name for name in load_task(NAME)[NAME].aggregation() if not name.endswith("_stderr")}
     abilities = {"accuracy", *mmbench_docs.ABILITIES.values()}
     ways = {f"{way}_{ability}" for way in ("circular", "vanilla") for ability in abilities}
-    assert names == {"incomplete_questions"} | ways
+    assert names == {"incomplete_questions", "questions_fingerprint"} | ways
     assert not [(one, other) for one in names for other in names if one != other and one in other]
 
 
@@ -235,6 +239,7 @@ def test_a_tiny_model_answers_it(
     scores = run_tiny(load_task(NAME)[NAME])
     scores = {name: score for name, score in scores.items() if not name.endswith("_stderr")}
     assert scores.pop("incomplete_questions") == 1
+    assert len(scores.pop("questions_fingerprint")) == 16
     assert set(scores) == {
         f"{way}_{part}"
         for way in ("circular", "vanilla")
@@ -269,9 +274,10 @@ def test_the_hub_and_the_file_ask_the_same(folder: Path, monkeypatch: pytest.Mon
     hub = datasets.Dataset.from_list(rows).cast_column("image", datasets.Image())
     docs = mmbench_docs.documents(hub)
     columns = [name for name in docs.column_names if name != "image"]
-    assert set(columns) == set(from_file[0]) - {"image"}
-    assert [[doc[name] for name in columns] for doc in docs] == [
-        [doc[name] for name in columns] for doc in from_file
+    assert set(columns) == set(from_file[0]) - {"image"} | {"questions_fingerprint"}
+    assert set(docs["questions_fingerprint"]) == {questions_fingerprint(from_file)}
+    assert [[doc[name] for name in from_file[0] if name != "image"] for doc in docs] == [
+        [value for name, value in doc.items() if name != "image"] for doc in from_file
     ]
     assert docs[0]["image"].size == (6, 4)
 

@@ -49,7 +49,7 @@ def test_missing_images_are_named(pope_folder: Path, caplog: pytest.LogCaptureFi
         docs = pope_docs.read_split(pope_folder, "random")
     assert [doc["questions_without_image"] for doc in docs] == [1, 1]
     (record,) = caplog.records
-    assert record.args == ("random", 1, 3, 1, pope_folder / "pope" / "images", "gone.png")
+    assert record.args == ("df_pope_random", 1, 3, 1, pope_folder / "pope" / "images", "gone.png")
 
 
 def test_without_images_no_question_is_left_out(pope_folder: Path) -> None:

@@ -196,6 +196,12 @@ def test_a_letter_names_an_option_even_where_options_are_letters() -> None:
     assert scoring.read_letter("K", ["K", "M"]) == "A"
 
 
+def test_nothing_names_no_option_not_even_one_of_marks_alone() -> None:
+    for reply in ("", " ", "?", scoring.NO_ANSWER):
+        assert scoring.read_letter(reply, ["!", "?", "a cat"]) is None
+    assert scoring.read_letter("B", ["!", "?", "a cat"]) == "B"
+
+
 @pytest.mark.parametrize(
     ("options", "answers", "reply", "accuracy"),
     [

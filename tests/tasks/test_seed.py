@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from dualfocus_lmms import UserError
+from dualfocus_lmms.integrity import questions_fingerprint
 from dualfocus_lmms.tasks import options, seed_docs
 
 Load = Callable[[str], dict[Any, Any]]
@@ -20,7 +21,7 @@ Load = Callable[[str], dict[Any, Any]]
 def test_local_files(load_task: Load, choice_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DUALFOCUS_DATA", str(choice_folder))
     task = load_task("df_seed_image")["df_seed_image"]
-    towels, mood = task.test_docs()  # neither the video nor the image that is missing
+    towels, mood = docs = list(task.test_docs())  # neither the video nor the image that is missing
     assert towels[task.config.metadata["dualfocus"]["question"]] == "How many towels are in the image?"
     assert task.doc_to_text(towels) == (
         "How many towels are in the image?\nA. One\nB. Two\nC. Three\nD. Four\n"
@@ -31,6 +32,7 @@ def test_local_files(load_task: Load, choice_folder: Path, monkeypatch: pytest.M
         "accuracy": 100.0,
         "instances_counting": 100.0,
         "questions_without_image": 1,
+        "questions_fingerprint": questions_fingerprint(docs),
     }
     assert task.process_results(mood, ["A"])["scene_understanding"] == 0.0
 
@@ -42,7 +44,7 @@ def test_every_dimension_is_a_metric_and_no_metric_is_part_of_another(
     metrics = load_task("df_seed_image")["df_seed_image"].aggregation()
     dimensions = {seed_docs.metric(name) for name in seed_docs.DIMENSIONS}
     assert len(dimensions) == 9
-    assert set(metrics) == {"accuracy", "questions_without_image", *dimensions}
+    assert set(metrics) == {"accuracy", "questions_without_image", "questions_fingerprint", *dimensions}
     assert [(one, two) for one in metrics for two in metrics if one != two and one in two] == []
 
 
@@ -90,12 +92,14 @@ def test_replies(reply: str, right: bool) -> None:
         "answer": "C",
         "dimension": "Visual Reasoning",
         "questions_without_image": 0,
+        "questions_fingerprint": "0123",
     }
     score = 100.0 if right else 0.0
     assert seed_docs.results(doc, [reply]) == {
         "accuracy": score,
         "visual_reasoning": score,
         "questions_without_image": 0,
+        "questions_fingerprint": "0123",
     }
 
 

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from dualfocus_lmms import UserError
+from dualfocus_lmms.integrity import questions_fingerprint
 from dualfocus_lmms.tasks import textvqa_docs
 from dualfocus_lmms.tasks.scoring import NO_ANSWER
 
@@ -60,12 +61,13 @@ def write(folder: Path, content: Any) -> None:
 @pytest.mark.parametrize("name", TASKS)
 def test_documents_and_scores(load_task: Load, folder: Path, name: str) -> None:
     task = load_task(name)[name]
-    first, second = task.test_docs()
+    first, second = docs = list(task.test_docs())
     assert first[task.config.metadata["dualfocus"]["question"]] == "What does the sign say?"
     assert task.doc_to_visual(first)[0].size == (6, 4)
     assert task.process_results(first, ["Stop."]) == {
         "accuracy": pytest.approx(90.0),
         "questions_without_image": 1,
+        "questions_fingerprint": questions_fingerprint(docs),
     }
     assert task.process_results(second, ["blue"])["accuracy"] == 0.0
     prompts = [task.doc_to_text(doc) for doc in (first, second)]
@@ -81,11 +83,12 @@ def test_a_tiny_model_answers_it(
 ) -> None:
     scores = run_tiny(load_task(name)[name])
     assert scores.pop("questions_without_image") == 1
+    assert len(scores.pop("questions_fingerprint")) == 16
     assert scores == {"accuracy": 0.0}  # it knows neither "stop" nor "red"
 
 
 def test_no_answer_is_wrong_even_where_an_empty_one_is_right() -> None:
-    doc = {"answers": ["a"] * 10, "questions_without_image": 0}
+    doc = {"answers": ["a"] * 10, "questions_without_image": 0, "questions_fingerprint": "0123"}
     assert textvqa_docs.textvqa_results(doc, [""])["accuracy"] == 100.0
     assert textvqa_docs.textvqa_results(doc, [NO_ANSWER])["accuracy"] == 0.0
 

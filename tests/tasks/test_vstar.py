@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from dualfocus_lmms import UserError
+from dualfocus_lmms.integrity import questions_fingerprint
 from dualfocus_lmms.tasks import options, sources, vstar_docs
 
 Load = Callable[[str], dict[Any, Any]]
@@ -20,7 +21,7 @@ Load = Callable[[str], dict[Any, Any]]
 def test_local_files(load_task: Load, choice_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DUALFOCUS_DATA", str(choice_folder))
     task = load_task("df_vstar")["df_vstar"]
-    cup, side = task.test_docs()
+    cup, side = docs = list(task.test_docs())
     assert cup[task.config.metadata["dualfocus"]["question"]] == "What is the color of the cup?"
     assert set(cup["options"]) == {"red", "sand (light)", "blue", "white"}
     assert cup["options"]["ABCD".index(cup["answer"])] == "red"
@@ -35,6 +36,7 @@ def test_local_files(load_task: Load, choice_folder: Path, monkeypatch: pytest.M
     assert "relative_position" not in metrics
     assert metrics["letter_bias"] == {"said": cup["answer"], "right": cup["answer"]}
     assert metrics["questions_without_image"] == 1
+    assert metrics["questions_fingerprint"] == questions_fingerprint(docs)
     names = task.aggregation()
     assert [(one, two) for one in names for two in names if one != two and one in two] == []
 
@@ -112,11 +114,13 @@ def test_replies(reply: str, right: bool) -> None:
         "answer": "B",
         "category": "relative_position",
         "questions_without_image": 3,
+        "questions_fingerprint": "0123",
     }
     metrics = vstar_docs.results(doc, [reply])
     assert metrics["accuracy"] == metrics["relative_position"] == (100.0 if right else 0.0)
     assert metrics["letter_bias"]["right"] == "B"
     assert metrics["questions_without_image"] == 3
+    assert metrics["questions_fingerprint"] == "0123"
 
 
 def test_missing_images_are_counted_and_named(choice_folder: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -177,9 +177,9 @@ def test_packed_branches_are_what_inference_computes(model):
     words = nano_tokenizer()
     branches = base.Branches(words, model.config.image_token_id)
     pairs = [
-        ("Is it red?", "yes"),
-        (LOCATE.format("red square"), "[0.10, 0.20, 0.30, 0.40]"),
-        ("Why?", "3"),
+        Asked("Is it red?", "yes"),
+        Asked(LOCATE.format("red square"), "[0.10, 0.20, 0.30, 0.40]"),
+        Asked("Why?", "3"),
     ]
     row = [branches(pair) for pair in pairs]
     packed = base.pack(
@@ -263,7 +263,7 @@ def test_the_projector_starts_as_the_read_out_of_the_heads(few):
         red = fresh.model.language_model.get_input_embeddings().weight[words.convert_tokens_to_ids(" red")]
         assert torch.equal(projector.linear_2.weight[:, 1], red / 2)
         ratio = projector(features).norm(dim=-1).mean() / red.norm()
-    assert 0.3 < ratio < 3
+    assert 0.3 < ratio < 6
 
 
 def test_the_base_model_learns_something_and_keeps_its_tower(few, tmp_path, monkeypatch):

@@ -1,0 +1,97 @@
+"""df_paper and df_zoom through the host: what is in them, and that no mean is made of different scores.
+
+test_choice_host.py has a run of df_zoom.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from dualfocus_lmms.tasks import mmbench_docs, textvqa_docs
+
+Load = Callable[[str], dict[Any, Any]]
+ROOT = Path(__file__).resolve().parents[2]
+POPE = {f"df_pope_{split}" for split in ("random", "popular", "adversarial")}
+TASKS = {
+    "df_paper": {"df_seed_image", "df_mmbench_en_dev", "df_gqa_star", "df_textvqa_val_ocr", *POPE},
+    "df_zoom": {"df_vstar", "df_hrbench_4k", "df_hrbench_8k"},
+}
+
+
+@pytest.fixture
+def folder(
+    choice_folder: Path,
+    pope_folder: Path,
+    save_picture: Callable[[Path], None],
+    write_lines: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    """A DUALFOCUS_DATA folder for all of them; TextVQA and MMBench ask one question each."""
+    assert choice_folder == pope_folder
+    picture = choice_folder / textvqa_docs.IMAGES / "aa.jpg"
+    picture.parent.mkdir(parents=True)
+    save_picture(picture)
+    asked = {"question_id": 1, "image_id": "aa", "question": "What?", "answers": ["stop"] * 10}
+    (choice_folder / textvqa_docs.QUESTIONS).write_text(json.dumps({"data": [asked]}), encoding="utf-8")
+    write_lines(choice_folder / textvqa_docs.OCR_PROMPTS, [{"question_id": "aa", "text": "What?\nOCR"}])
+    row = {"index": "1", "question": "Which?", "A": "cat", "B": "dog", "answer": "B"}
+    row |= {"l2-category": "logic_reasoning", "image": base64.b64encode(picture.read_bytes()).decode()}
+    lines = ["\t".join(row), "\t".join(row.values())]
+    (choice_folder / "mmbench").mkdir()
+    (choice_folder / mmbench_docs.FILE).write_text("\n".join(lines), encoding="utf-8")
+    monkeypatch.setenv("DUALFOCUS_DATA", str(choice_folder))
+    return choice_folder
+
+
+def leaves(tasks: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
+    for name, task in tasks.items():
+        if isinstance(task, Mapping):
+            yield from leaves(task)
+        else:
+            yield name, task
+
+
+@pytest.mark.parametrize("group", TASKS)
+def test_the_host_loads_them(load_task: Load, folder: Path, group: str) -> None:
+    found = dict(leaves(load_task(group)))
+    assert set(found) == TASKS[group]
+    for task in found.values():
+        doc = task.test_docs()[0]
+        assert task.doc_to_text(doc)
+        assert task.doc_to_visual(doc)[0].mode == "RGB"
+
+
+def test_every_task_of_every_group_exists(host_tasks: ModuleType) -> None:
+    manager = host_tasks.TaskManager(include_defaults=False, include_path=str(ROOT / "tasks"))
+    assert {"df_paper", "df_zoom", "df_pope", "df_hrbench", "df_nano"} <= set(manager.all_groups)
+    for group in manager.all_groups:
+        named = manager._get_config(group)["task"]
+        assert [name for name in named if name not in manager.all_tasks] == []
+
+
+@pytest.mark.parametrize(("group", "inner"), [("df_paper", "df_pope"), ("df_zoom", "df_hrbench")])
+def test_there_is_no_mean_but_that_of_the_group_inside(
+    load_task: Load, folder: Path, group: str, inner: str
+) -> None:
+    utils = pytest.importorskip("lmms_eval.evaluator_utils")
+    tasks = load_task(group)
+    results: dict[str, Any] = {group: {}, inner: {}}
+    for name, task in leaves(tasks):
+        metrics = [metric for metric in task.aggregation() if not metric.endswith("_stderr")]
+        numbers = {f"{metric},none": 10.0 for metric in metrics} | {"questions_fingerprint,none": "0123"}
+        errors = {f"{metric}_stderr,none": "N/A" for metric in metrics}
+        results[name] = {**numbers, **errors, "samples": 5, "alias": name}
+    utils.consolidate_group_results(results, {}, tasks)
+    shown, grouped = utils.prepare_print_tasks(tasks, results)
+    assert results[group] == {" ": " "}
+    assert set(shown) == {group, inner} | TASKS[group]
+    assert set(grouped) == {inner}
+    assert grouped[inner]["accuracy,none"] == 10.0
+    assert "questions_fingerprint,none" not in grouped[inner]
