@@ -142,7 +142,7 @@ def answer_batch(
         locates: list[Answer | None] = [None] * len(questions)
         micros: list[Answer | None] = [None] * len(questions)
         if two_passes:
-            regions = [Region(fallback=_skip_reason(macro, settings)) for macro in macros]
+            regions = [Region(fallback=skip_reason(macro, settings)) for macro in macros]
             open_rows = [row for row, region in enumerate(regions) if region.fallback is None]
             asked = _locate(backend, _take(questions, open_rows), settings)
             for row, reply in zip(open_rows, asked, strict=True):
@@ -172,15 +172,21 @@ def micro_prompt(question: Question, protocol: Protocol) -> str:
     return protocol.prompts.micro.format(prompt=question.prompt)
 
 
+def skip_reason(macro: Answer, settings: Settings) -> str | None:
+    """The skip gate (appendix C): SKIPPED where the macro answer is certain enough, else None."""
+    return SKIPPED if macro.confidence(settings.count_eos) > settings.skip_confidence else None
+
+
+def perplexities(answers: Sequence[Answer], settings: Settings) -> dict[str, float]:
+    """The perplexity of each answer by its pathway, never infinite."""
+    return {answer.pathway: min(answer.ppl(settings.count_eos), 1e300) for answer in answers}
+
+
 def _macro(
     backend: Backend, questions: Sequence[Question], limits: Sequence[Limits], keep: bool
 ) -> list[Answer]:
     conversations = [Conversation().user(question.prompt, question.image) for question in questions]
     return backend.generate("macro", conversations, limits, keep="image" if keep else None)
-
-
-def _skip_reason(macro: Answer, settings: Settings) -> str | None:
-    return SKIPPED if macro.confidence(settings.count_eos) > settings.skip_confidence else None
 
 
 def _locate_conversation(question: Question, settings: Settings) -> Conversation:
@@ -265,7 +271,7 @@ def _trace(
         box=region.box.xyxy if region.box else None,
         crop=region.crop,
         fallback=region.fallback,
-        ppl={answer.pathway: min(answer.ppl(settings.count_eos), 1e300) for answer in answers},
+        ppl=perplexities(answers, settings),
         grounding=settings.grounding,
         given_reply=region.reply,
         box_shift=settings.box_shift,

@@ -27,7 +27,12 @@ def manifests() -> list[Any]:
             model_id="dualfocus",
             simple_class_path="dualfocus_lmms.models.host.DualFocusSimple",
             chat_class_path="dualfocus_lmms.models.host.DualFocus",
-        )
+        ),
+        ModelManifest(
+            model_id="dualfocus_replay",
+            simple_class_path="dualfocus_lmms.models.replay.ReplaySimple",
+            chat_class_path="dualfocus_lmms.models.replay.Replay",
+        ),
     ]
 
 

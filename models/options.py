@@ -13,7 +13,7 @@ from dualfocus_lmms.errors import UserError, choose
 from dualfocus_lmms.flow import Settings
 
 # Options that stay as they were written; the host makes numbers of digits.
-TEXTS = ("pretrained", "trace", "revision", "device")
+TEXTS = ("pretrained", "trace", "second", "revision", "device")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,268 @@
+"""What the tests of the report share: runs on drawn scenes with known outcomes, made without a model."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import math
+import os
+import random
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from dualfocus_lmms import Answer, Selection, Trace
+from dualfocus_lmms.boxes import Box
+from dualfocus_lmms.integrity import write_data
+from dualfocus_lmms.tasks.nano_docs import picture, questions
+from dualfocus_lmms.trace import TraceWriter, claim_folder, image_hash
+from dualfocus_lmms.types import Usage
+from dualfocus_lmms.zoom import paper_rectangle
+
+SETTINGS = {
+    "pretrained": "scripted",
+    "protocol": "paper",
+    "select": "ppl",
+    "box_shift": 0,
+    "skip_confidence": 1.0,
+}
+
+
+@dataclass(frozen=True)
+class Script:
+    """What a sample does. ppl: of macro and micro; micro_right None: no second look, for the reason given.
+
+    shift: of the box from the annotated one, in fractions of the image.
+    """
+
+    macro_right: bool
+    micro_right: bool | None
+    ppl: tuple[float, float] = (1.5, 1.2)
+    shift: float = 0.0
+    fallback: str = "no_box"
+
+
+def make_trace(task: str, doc_id: int, doc: dict[str, Any], script: Script, drawn: bool) -> Trace:
+    """The trace of a drawn scene's question; its picture's hash is right only where it is `drawn`."""
+    answer, size = doc["answers"][0], (512, 512)
+    first = _answer("macro", answer if script.macro_right else "none", script.ppl[0], 0.02, 190)
+    box = crop = second = None
+    if script.micro_right is not None:
+        box = tuple(round(value + script.shift, 3) for value in doc["box"])
+        crop = paper_rectangle(Box(*box), size, 0)
+        second = _answer("micro", answer if script.micro_right else "never", script.ppl[1], 0.03, 210)
+    chosen = first if second is None or script.ppl[0] < script.ppl[1] else second
+    margin = None if second is None else math.log(script.ppl[1] / script.ppl[0])
+    return Trace(
+        key={"task": task, "split": "test", "doc_id": doc_id},
+        question_id=f"{task}/test/{doc_id}",
+        prompts={"macro": f"{doc['question']}\nAnswer the question using a single word or phrase."},
+        image_size=size,
+        image_hash=image_hash(picture(doc)[0]) if drawn else "unknown",
+        selection=Selection(chosen.pathway, chosen.text, "ppl", margin),
+        macro=first,
+        locate=None if second is None else _answer("locate", str(box), 1.1, 0.04, 60),
+        micro=second,
+        box=box,
+        crop=crop,
+        fallback=script.fallback if second is None else None,
+        ppl={"macro": script.ppl[0]} | ({} if second is None else {"micro": script.ppl[1]}),
+    )
+
+
+def _answer(stage: str, text: str, ppl: float, seconds: float, tokens: int) -> Answer:
+    usage = Usage(tokens=tokens, encodes=int(stage != "locate"), seconds=seconds)
+    return Answer(stage, text, (1,), (-math.log(ppl),), ended=False, usage=usage)  # type: ignore[arg-type]
+
+
+def random_script(chance: random.Random, kind: str) -> Script:
+    """A model that is better at the whole from the whole picture and at details from the region."""
+    if chance.random() < 0.06:
+        return Script(chance.random() < 0.6, None, (1 + chance.expovariate(2), 1.0))
+    shift = chance.gauss(0, 0.03)
+    good = {"detail": (0.3, 0.9), "exist": (0.8, 0.85), "global": (0.8, 0.5)}[kind]
+    macro, micro = chance.random() < good[0], chance.random() < good[1] - 4 * abs(shift)
+    ppl = tuple(1 + chance.expovariate(9 if right else 2) for right in (macro, micro))
+    return Script(macro, micro, ppl, shift)  # type: ignore[arg-type]
+
+
+BOTH_RIGHT, BOTH_WRONG = Script(True, True), Script(False, False)
+RESCUED, KEPT = Script(False, True), Script(True, False, ppl=(1.1, 1.3))
+NO_BOX = Script(True, None)
+
+
+@pytest.fixture(scope="session")
+def nano_scripts() -> dict[str, list[Script]]:
+    """Ten details, seven of them rescued, and ten questions for what is there, one of them without a box."""
+    return {
+        "detail": [RESCUED, KEPT, BOTH_RIGHT, *[RESCUED] * 6, BOTH_WRONG],
+        "exist": [RESCUED, NO_BOX, BOTH_WRONG, RESCUED, *[BOTH_RIGHT] * 6],
+    }
+
+
+@pytest.fixture(scope="session")
+def random_scripts() -> Callable[[random.Random, str, int], list[Script]]:
+    return lambda chance, kind, number: [random_script(chance, kind) for _ in range(number)]
+
+
+@pytest.fixture(scope="session")
+def write_nano() -> Callable[..., Path]:
+    return write_nano_run
+
+
+def write_nano_run(
+    folder: Path,
+    scripts: dict[str, Sequence[Script]],
+    drawn: bool = False,
+    settings: dict[str, Any] | None = None,
+    finished: bool = True,
+) -> Path:
+    """A run on the first questions of df_nano_detail, df_nano_exist and df_nano_global, a script for each.
+
+    A run that is not finished leaves nothing but traces.
+    """
+    claim_folder(folder / "traces", SETTINGS | (settings or {}), False)
+    writer = TraceWriter(folder / "traces")
+    documents = {}
+    for kind, scripted in scripts.items():
+        task, docs = f"df_nano_{kind}", questions("test", kind)  # type: ignore[arg-type]
+        writer.write(make_trace(task, n, docs[n], script, drawn) for n, script in enumerate(scripted))
+        documents[f"{task}/test"] = docs
+    writer.close()
+    if finished:
+        write_data(folder / "traces", documents)
+        sizes = {
+            f"df_nano_{kind}": {
+                "original": len(documents[f"df_nano_{kind}/test"]),
+                "effective": len(scripted),
+            }
+            for kind, scripted in scripts.items()
+        }
+        results = {"n-samples": sizes, "configs": {}, "config": {}, "date": "20261122_000000"}
+        (folder / "20261122_000000_results.json").write_text(json.dumps(results), encoding="utf-8")
+    return folder
+
+
+# --- a browser ---------------------------------------------------------------------------------------------
+
+
+class Browser:
+    """A page in headless Chromium, driven through its own debugging protocol.
+
+    requests: every address that was asked for. errors: what scripts threw or the page refused.
+    """
+
+    def __init__(self, command: str, folder: Path) -> None:
+        self.requests: list[str] = []
+        self.errors: list[str] = []
+        self._folder = folder
+        self._loop = asyncio.new_event_loop()
+        self._number = 0
+        options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run"]
+        places = ["--remote-debugging-port=0", f"--user-data-dir={folder}", "about:blank"]
+        self._process = subprocess.Popen(
+            [command, *options, *places], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            self._loop.run_until_complete(self._connect())
+        except BaseException:
+            self.close()
+            raise
+
+    async def _connect(self) -> None:
+        said = self._folder / "DevToolsActivePort"
+        for _ in range(600):
+            if said.exists() and "\n" in said.read_text():
+                break
+            await asyncio.sleep(0.1)
+        port = said.read_text().splitlines()[0]
+        self._session = aiohttp.ClientSession()
+        async with self._session.get(f"http://127.0.0.1:{port}/json") as answer:
+            target = next(one for one in await answer.json() if one["type"] == "page")
+        self._socket = await self._session.ws_connect(target["webSocketDebuggerUrl"], max_msg_size=0)
+        for domain in ("Page", "Runtime", "Network", "Log"):
+            await self._call(f"{domain}.enable")
+
+    async def _call(self, method: str, **values: Any) -> dict[str, Any]:
+        self._number += 1
+        await self._socket.send_json({"id": self._number, "method": method, "params": values})
+        while True:
+            message = await self._socket.receive_json(timeout=120)
+            if message.get("id") == self._number:
+                assert "error" not in message, message
+                return message["result"]
+            self._note(message)
+
+    def _note(self, message: dict[str, Any]) -> None:
+        values = message.get("params", {})
+        if message["method"] == "Network.requestWillBeSent":
+            self.requests.append(values["request"]["url"])
+        elif message["method"] == "Runtime.exceptionThrown":
+            self.errors.append(str(values["exceptionDetails"]))
+        elif message["method"] == "Log.entryAdded" and values["entry"]["level"] in ("error", "warning"):
+            self.errors.append(values["entry"]["text"])
+
+    def call(self, method: str, **values: Any) -> dict[str, Any]:
+        return self._loop.run_until_complete(self._call(method, **values))
+
+    def run(self, script: str) -> Any:
+        """The value of an expression in the page."""
+        result = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
+
+    def open(self, path: Path, width: int = 1280, height: int = 900, scheme: str = "light") -> None:
+        """Load a page and wait until its list of samples is drawn."""
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
+        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        self.call("Page.navigate", url=path.resolve().as_uri())
+        ready = "document.readyState === 'complete' && document.querySelector('.detail') !== null"
+        for _ in range(300):
+            if self.run(f"location.protocol === 'file:' && {ready}"):
+                return
+            time.sleep(0.1)
+        raise AssertionError("the page does not load")
+
+    def press(self, key: str) -> None:
+        """Press a key as a person does, wherever the focus is."""
+        text = {"text": key} if len(key) == 1 else {}
+        codes = {"ArrowDown": 40, "ArrowUp": 38, "End": 35, "Home": 36, "Escape": 27, "PageDown": 34}
+        values = {"key": key, "windowsVirtualKeyCode": codes.get(key, ord(key[0].upper()))}
+        self.call("Input.dispatchKeyEvent", type="keyDown", **values, **text)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **values)
+
+    def picture(self, path: Path) -> None:
+        """What is seen, as a PNG file."""
+        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
+
+    def close(self) -> None:
+        if hasattr(self, "_session"):
+            self._loop.run_until_complete(self._session.close())
+        self._process.terminate()
+        self._process.wait(30)
+        self._loop.close()
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    command = os.environ.get("DUALFOCUS_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+    if command is None:
+        pytest.skip("no Chromium found: install it, or name it in DUALFOCUS_CHROMIUM")
+    opened = Browser(command, tmp_path_factory.mktemp("chromium"))
+    yield opened
+    opened.close()
