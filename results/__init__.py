@@ -1,1 +1,1 @@
-"""What runs were worth: published numbers, our own runs, and what reads, compares and shows them. No model."""
+"""What runs were worth: published numbers, our own runs, and what reads, compares and shows them."""

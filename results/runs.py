@@ -17,6 +17,7 @@ from typing import Any
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.trace import Trace, read_settings, read_traces
 
+REPLAY = "dualfocus_replay"  # the model class that answers from traces
 RESULTS = "*_results.json"
 
 
@@ -82,11 +83,16 @@ def load_run(folder: str | Path, traces: str | Path | None = None) -> Run:
 
     traces: their folder. Else it is the one that the results name (`trace=` in the model arguments), or
     `<folder>/traces`, or the folder itself, which may hold traces alone: those of a run that did not end.
-    UserError when there are neither results nor traces.
+    UserError when there are neither results nor traces, and for a replay.
     """
     folder = Path(folder)
     file = newest_results(folder)
     results = None if file is None else read_json(file)
+    if results is not None and (results.get("config") or {}).get("model") == REPLAY:
+        raise UserError(
+            f"{folder} holds a replay, whose traces are those of another run with another choice: give the "
+            "run itself, or compare the replay's scores as lmms-eval printed them."
+        )
     where = Path(traces) if traces is not None else _trace_folder(folder, results)
     if results is None and where is None:
         raise UserError(

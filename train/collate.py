@@ -54,7 +54,7 @@ def sample_source(
     share: float | None = None,
     macro_only: bool = False,
 ) -> Source:
-    """The DualFocus samples of a Parquet file or folder; with macro_only, their questions without the zoom."""
+    """The DualFocus samples of a Parquet file or folder; with macro_only, without the zoom."""
     samples = read_samples(path)
     example = partial(_sample_example, samples, protocol, box_format, instruction, macro_only)
     return Source(Path(path).name, len(samples), example, share)

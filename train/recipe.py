@@ -49,7 +49,7 @@ _TAKEN_LORA = {"modules_to_save": "train", "task_type": "nothing"}
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """One source of data. kind: "samples" (a Parquet file or folder, see train/samples.py), "macro" (the same,
+    """One source of data. kind: "samples" (a Parquet file or folder, see train/samples.py), "macro" (these,
     with only the whole picture and the question of each) or "llava" (LLaVA's JSON, with pictures in the
     folder `images`). share: its part of the mixture; without shares an epoch is everything once."""
 

@@ -49,6 +49,16 @@ def test_the_traces_that_the_results_name(tmp_path: Path, write_run: WriteRun) -
     assert load_run(folder).complete == 1
 
 
+def test_a_replay_is_no_run(tmp_path: Path, write_run: WriteRun) -> None:
+    folder = write_run(tmp_path, [100, 0])
+    (file,) = folder.rglob("*_results.json")
+    results = json.loads(file.read_text())
+    results["config"]["model"] = "dualfocus_replay"
+    file.write_text(json.dumps(results))
+    with pytest.raises(UserError):
+        load_run(folder)
+
+
 @pytest.mark.parametrize(
     ("model_args", "expected"),
     [
