@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.flow import Settings, answer_batch
 from dualfocus_lmms.trace import Trace
+from dualfocus_lmms.truncated import refuse_truncated
 from dualfocus_lmms.types import Backend, Limits, Question
 
 Source = str | PathLike[str] | Image.Image
@@ -102,6 +103,7 @@ def load_image(source: Source) -> Image.Image:
 
     source is a path or a picture. UserError when there is no such file, or it holds no picture.
     """
+    refuse_truncated()
     if isinstance(source, Image.Image):
         return _as_seen(source)
     try:

@@ -138,7 +138,7 @@ def nano_config(tokenizer: Any) -> LlavaConfig:
         num_hidden_layers=4,
         num_attention_heads=4,
         max_position_embeddings=1024,
-        rope_theta=1e6,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

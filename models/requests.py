@@ -12,6 +12,7 @@ from PIL import Image
 from dualfocus_lmms.boxes import Box
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.prompts import bare_question
+from dualfocus_lmms.truncated import refuse_truncated
 from dualfocus_lmms.types import Limits, Question
 
 DEFAULT_NEW_TOKENS = 128  # as the release decodes
@@ -147,6 +148,7 @@ def _only_image(images: Any, key: Mapping[str, Any]) -> Image.Image:
         raise UserError(
             f"{_name(key)} brings {type(image).__name__} instead of an image. Choose an image task."
         )
+    refuse_truncated()
     try:
         return image.convert("RGB")
     except (OSError, SyntaxError, ValueError) as error:

@@ -109,7 +109,7 @@ def _published_rows(published: Published) -> Iterator[Row]:
             for column, value in zip(table.columns, row.values, strict=True):
                 if value is not None:
                     name = column.metric + UNITS.get(column.unit, "")
-                    by_task.setdefault(column.task, {})[name] = Score(value=value)
+                    by_task.setdefault(column.task, {})[name] = Score(value=value, error=None)
             for task, scores in by_task.items():
                 yield Row(
                     task=task,

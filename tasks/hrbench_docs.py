@@ -129,7 +129,7 @@ def _rows(file: Path) -> Iterator[tuple[Doc, int, int]]:
     try:
         with file.open("rb") as binary:
             reader = csv.DictReader(short_lines(), delimiter="\t")
-            if (reader.fieldnames or [None])[-1] != "image":
+            if (reader.fieldnames or [""])[-1] != "image":
                 raise UserError(f"{file}: the last column must be 'image', as in the official file.")
             for row in reader:
                 yield row, begin, end

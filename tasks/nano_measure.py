@@ -21,12 +21,13 @@ from tabulate import tabulate
 from dualfocus_lmms._version import __version__
 from dualfocus_lmms.boxes import Box
 from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.scenes import Kind
 from dualfocus_lmms.tasks.nano_docs import questions
 from dualfocus_lmms.tasks.scoring import is_accepted
 from dualfocus_lmms.tasks.statistics import mcnemar, wilson_interval
 from dualfocus_lmms.trace import Trace, read_traces
 
-KINDS = ("detail", "exist", "global")
+KINDS: tuple[Kind, ...] = ("detail", "exist", "global")
 WAYS = ("macro", "micro", "selected", "oracle")
 
 

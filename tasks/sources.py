@@ -14,9 +14,10 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageOps
 
 from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.truncated import refuse_truncated
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -115,7 +116,7 @@ def images(doc: Doc) -> list[Image.Image]:
     image = doc["image"]
     if not isinstance(image, str):
         return [_upright(image)]
-    ImageFile.LOAD_TRUNCATED_IMAGES = False  # the host's True would fill what a file lacks with grey
+    refuse_truncated()
     try:
         with Image.open(image) as opened:
             return [_upright(opened)]

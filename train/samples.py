@@ -21,6 +21,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dualfocus_lmms.boxes import Box
 from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.truncated import refuse_truncated
 
 SHARDS = "samples-*.parquet"
 _GROUP = 32  # rows read at a time: large enough to keep a photo once, small enough for random access
@@ -47,6 +48,7 @@ class Picture:
 
     def decode(self) -> Image.Image:
         """The pixels, RGB, upright as its EXIF orientation says. UserError when they cannot be read."""
+        refuse_truncated()
         try:
             with Image.open(io.BytesIO(self.data)) as image:
                 return ImageOps.exif_transpose(image).convert("RGB")

@@ -78,7 +78,8 @@ def plain(model: str, samples: str, steps: int, batch: int) -> dict[str, float]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     processor = AutoProcessor.from_pretrained(model)
     complete_processor(processor, AutoConfig.from_pretrained(model))
-    network = AutoModelForImageTextToText.from_pretrained(model, dtype=torch.float32).to(device).train()
+    network: Any = AutoModelForImageTextToText.from_pretrained(model, dtype=torch.float32)
+    network = network.to(device).train()
     network.model.vision_tower.requires_grad_(False)
     learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(learning, lr=3e-3, weight_decay=0.0, fused=True)
@@ -136,7 +137,7 @@ def compare(model: str, samples: str, steps: int, batch: int, repeats: int) -> d
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             measured[which].append(json.loads(done.stdout.splitlines()[-1]))
             print(which, measured[which][-1], flush=True)
-    over_turns = {_RATE: max, _MEMORY: statistics.median}
+    over_turns: dict[str, Any] = {_RATE: max, _MEMORY: statistics.median}
     figures = {
         f"{which} {name}": chosen(turn[name] for turn in turns)
         for which, turns in measured.items()

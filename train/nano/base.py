@@ -166,7 +166,7 @@ def train_base(
     """
     torch.manual_seed(seed)
     tokenizer = nano_tokenizer()
-    model = LlavaForConditionalGeneration(nano_config(tokenizer))
+    model: Any = LlavaForConditionalGeneration(nano_config(tokenizer))
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     start_from(model, tokenizer, tower, heads, sample_features(tower, pictures))
     model.to(device)

@@ -53,11 +53,15 @@ class Optimizer:
             optimizer.zero_grad()
             schedule.step()
 
+    @property
+    def _parts(self) -> list[Any]:
+        return [*self._optimizers, *self._schedules]
+
     def state(self) -> list[Any]:
-        return [part.state_dict() for part in (*self._optimizers, *self._schedules)]
+        return [part.state_dict() for part in self._parts]
 
     def load(self, state: list[Any]) -> None:
-        for part, saved in zip((*self._optimizers, *self._schedules), state, strict=True):
+        for part, saved in zip(self._parts, state, strict=True):
             part.load_state_dict(saved)
 
 

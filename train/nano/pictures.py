@@ -9,6 +9,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -22,7 +23,7 @@ from dualfocus_lmms.zoom import pad_to_square
 MOST = 4  # things in a picture
 PER_FILE = 500  # scenes
 READABLE = 6.5  # encoder pixels a digit needs
-_PAD = tuple(int(value * 255) for value in IMAGE_MEAN)
+_PAD: Any = tuple(int(value * 255) for value in IMAGE_MEAN)
 COLOR_NAMES = tuple(COLORS)
 
 
@@ -55,7 +56,8 @@ def labelled(folder: str | Path, scenes: int, split: str = "train", seed: int = 
         path = folder / f"{split}-{seed}-{start:06d}.npz"
         if not path.exists():
             temporary = path.with_suffix(".tmp.npz")
-            np.savez(temporary, **_draw([make_scene(split, seed, start + n) for n in range(PER_FILE)]))
+            drawn: Any = _draw([make_scene(split, seed, start + n) for n in range(PER_FILE)])
+            np.savez(temporary, **drawn)
             temporary.replace(path)
         with np.load(path) as part:
             parts.append({name: part[name] for name in part.files})

@@ -40,7 +40,8 @@ def train_tower(
     before: the state of an earlier run, whose weights are the start of this one.
     """
     torch.manual_seed(SEED)
-    tower = CLIPVisionModel(vision_config()).to(device)
+    tower: Any = CLIPVisionModel(vision_config())
+    tower.to(device)
     heads = Heads(tower.config.hidden_size).to(device)
     optimizer = Optimizer([tower, heads], steps, heads=[heads])
     rng = np.random.default_rng([SEED, 1 if before is None else 3])
@@ -98,12 +99,13 @@ def patch_targets(things: np.ndarray) -> dict[str, np.ndarray]:
     owner = covers.argmax(1)  # (B, P)
     there = covers.any(1)
     owned = np.take_along_axis(things, owner[:, :, None], axis=1)  # (B, P, 8)
-    near = np.abs(np.stack([x[0], y[0]], -1) - _digit_centres(owned)).max(-1) < 0.75 / GRID  # (B, P)
+    away = np.abs(np.stack([x[0], y[0]], -1) - _digit_centres(owned)).max(-1)  # (B, P)
+    near = np.less(away, 0.75 / GRID)
     return {
         "color": np.where(there, owned[:, :, 0] + 1, 0).astype(np.int64),
         "shape": np.where(there, owned[:, :, 1] + 1, 0).astype(np.int64),
         "digit": np.where(there & near & (owned[:, :, 7] > 0), owned[:, :, 2], _NO).astype(np.int64),
-        "edges": np.where(there[:, :, None], np.round(owned[:, :, 3:7] * 100), _NO).astype(np.int64),
+        "edges": np.where(np.expand_dims(there, 2), np.round(owned[:, :, 3:7] * 100), _NO).astype(np.int64),
     }
 
 
@@ -123,9 +125,9 @@ class Heads(nn.Module):
         self.tens = nn.Linear(width, EDGES * TENS)
         self.ones = nn.Linear(width, EDGES * ONES)
 
-    def linears(self) -> dict[str, nn.Linear]:
+    def linears(self) -> dict[str, Any]:
         """Every head by name."""
-        return {**self.kinds, "tens": self.tens, "ones": self.ones}
+        return {**dict(self.kinds.items()), "tens": self.tens, "ones": self.ones}
 
     def loss(
         self, features: torch.Tensor, targets: dict[str, torch.Tensor]
