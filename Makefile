@@ -43,7 +43,7 @@ bench: $(VENV)/installed  ## Time and tokens of every engine, as ratios to plain
 leaderboard: $(VENV)/installed  ## Write results/README.md from the numbers in results/
 	@$(BIN)/dualfocus leaderboard --write
 
-nano: $(VENV)/installed  ## Train the small model from nothing; what was killed goes on: make nano ARGS="--seed 1"
+nano: $(VENV)/installed  ## Train the small model from nothing; what was killed goes on; ARGS="--seed 1": another last stage
 	@$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m dualfocus_lmms.train.nano --until tower
 	@$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m torch.distributed.run --standalone --nproc_per_node 2 \
 		-m dualfocus_lmms.train.nano --until base
