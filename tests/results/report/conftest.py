@@ -154,6 +154,10 @@ def write_nano_run(
 # --- a browser ---------------------------------------------------------------------------------------------
 
 
+class Navigated(Exception):
+    """The page that a script was sent to was replaced by another before the script was done."""
+
+
 class Browser:
     """A page in headless Chromium, driven through its own debugging protocol.
 
@@ -197,6 +201,9 @@ class Browser:
         while True:
             message = await self._socket.receive_json(timeout=120)
             if message.get("id") == self._number:
+                said = message.get("error", {}).get("message", "")
+                if "navigated" in said or "context was destroyed" in said:
+                    raise Navigated(said)
                 assert "error" not in message, message
                 return message["result"]
             self._note(message)
@@ -229,11 +236,23 @@ class Browser:
             mobile=False,
         )
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-        self.call("Page.navigate", url=path.resolve().as_uri())
+        self._load("Page.navigate", url=path.resolve().as_uri())
+
+    def reload(self) -> None:
+        """Load the page again at the address it has, and wait until it is drawn."""
+        self._load("Page.reload")
+
+    def _load(self, method: str, **values: Any) -> None:
+        """Ask for a page; a script that is running when the old one goes is asked again of the new one."""
+        self.run("window.old = true")
+        self.call(method, **values)
         ready = "document.readyState === 'complete' && document.querySelector('.detail') !== null"
         for _ in range(300):
-            if self.run(f"location.protocol === 'file:' && {ready}"):
-                return
+            try:
+                if self.run(f"location.protocol === 'file:' && !window.old && {ready}"):
+                    return
+            except Navigated:
+                pass
             time.sleep(0.1)
         raise AssertionError("the page does not load")
 

@@ -251,12 +251,7 @@ def test_an_address_with_a_sample_opens_it(browser: Browser, html: Path, tmp_pat
     browser.run("document.getElementById('tab-1').click()")
     browser.press("j")
     here, shown = browser.run("location.hash"), question(browser)
-    browser.run("location.reload()")
-    browser.run("new Promise((done) => setTimeout(done, 500))")
-    for _ in range(100):
-        if question(browser):
-            break
-        browser.run("new Promise((done) => setTimeout(done, 100))")
+    browser.reload()
     assert (browser.run("location.hash"), question(browser)) == (here, shown)
 
 
