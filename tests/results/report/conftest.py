@@ -154,7 +154,7 @@ def write_nano_run(
 # --- a browser ---------------------------------------------------------------------------------------------
 
 
-class Navigated(Exception):
+class NavigatedError(Exception):
     """The page that a script was sent to was replaced by another before the script was done."""
 
 
@@ -203,7 +203,7 @@ class Browser:
             if message.get("id") == self._number:
                 said = message.get("error", {}).get("message", "")
                 if "navigated" in said or "context was destroyed" in said:
-                    raise Navigated(said)
+                    raise NavigatedError(said)
                 assert "error" not in message, message
                 return message["result"]
             self._note(message)
@@ -251,7 +251,7 @@ class Browser:
             try:
                 if self.run(f"location.protocol === 'file:' && !window.old && {ready}"):
                     return
-            except Navigated:
+            except NavigatedError:
                 pass
             time.sleep(0.1)
         raise AssertionError("the page does not load")
