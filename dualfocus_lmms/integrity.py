@@ -57,6 +57,13 @@ def with_fingerprint(docs: Any) -> Any:
     return docs.add_column(FINGERPRINT, [questions_fingerprint(docs)] * len(docs))
 
 
+def _known_fingerprint(docs: Any) -> str:
+    """`questions_fingerprint`, out of the column of `with_fingerprint` where there is one."""
+    if FINGERPRINT in getattr(docs, "column_names", ()) and len(docs):
+        return docs[FINGERPRINT][0]
+    return questions_fingerprint(docs)
+
+
 def describe_data(traces: Iterable[Trace]) -> dict[str, dict[str, Any]]:
     """What the samples of each task were, by "task/split": their number and two fingerprints.
 
@@ -87,7 +94,7 @@ def write_data(folder: str | Path, documents: Mapping[str, Any]) -> None:
     for name, described in describe_data(read_traces(folder)[0]).items():
         data.setdefault(name, {}).update(described)
     for name, docs in documents.items():
-        about = {"questions": len(docs), FINGERPRINT: questions_fingerprint(docs)}
+        about = {"questions": len(docs), FINGERPRINT: _known_fingerprint(docs)}
         data.setdefault(name, {}).update(about)
     write_whole(Path(folder) / DATA_FILE, data)
 

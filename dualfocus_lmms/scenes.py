@@ -27,6 +27,12 @@ SPLITS = ("train", "validation", "test")
 COLORS = {"red": (214, 48, 49), "green": (46, 160, 67), "blue": (52, 101, 214), "yellow": (240, 200, 40)}
 SHAPES = ("circle", "square", "triangle")
 DIGITS = "0123456789"
+# What is asked of things by their names.
+DETAIL = "What digit is on the {}?"
+EXIST = "Is there a {} in the image?"
+COUNT = "How many shapes are in the image?"
+RELATION = "Is the {} {} the {}?"
+RELATIONS = ("left of", "above")  # less along x, along y
 
 Kind = Literal["detail", "exist", "global"]
 
@@ -127,34 +133,34 @@ def _place(rng: random.Random) -> tuple[Thing, ...]:
 
 def _details(things: Sequence[Thing]) -> Iterator[Asked]:
     for thing in things:
-        yield Asked("detail", f"What digit is on the {thing.name}?", thing.digit, (thing,))
+        yield Asked("detail", DETAIL.format(thing.name), thing.digit, (thing,))
 
 
 def _existence(rng: random.Random, things: Sequence[Thing]) -> Iterator[Asked]:
     """One question with yes, one with no. What is not there has the colour of one thing, the only one of it:
     a closer look at that thing shows that its shape is another."""
     thing = rng.choice(things)
-    yield Asked("exist", f"Is there a {thing.name} in the image?", "yes", (thing,))
+    yield Asked("exist", EXIST.format(thing.name), "yes", (thing,))
     colors = [thing.color for thing in things]
     alone = [thing for thing in things if colors.count(thing.color) == 1]
     if alone:
         thing = rng.choice(alone)
         name = f"{thing.color} {rng.choice([shape for shape in SHAPES if shape != thing.shape])}"
-        yield Asked("exist", f"Is there a {name} in the image?", "no", (thing,))
+        yield Asked("exist", EXIST.format(name), "no", (thing,))
     else:
         present = {thing.name for thing in things}
         names = [f"{color} {shape}" for color in COLORS for shape in SHAPES]
         name = rng.choice([name for name in names if name not in present])
-        yield Asked("exist", f"Is there a {name} in the image?", "no")
+        yield Asked("exist", EXIST.format(name), "no")
 
 
 def _whole_scene(rng: random.Random, things: Sequence[Thing]) -> Iterator[Asked]:
     """A count, whose region is the whole scene, and two relations, whose region holds both things."""
-    yield Asked("global", "How many shapes are in the image?", str(len(things)))
-    for word, axis in (("left of", 0), ("above", 1)):
+    yield Asked("global", COUNT, str(len(things)))
+    for axis, word in enumerate(RELATIONS):
         first, second = rng.sample(list(things), 2)
         holds = (first.x, first.y)[axis] < (second.x, second.y)[axis]
-        question = f"Is the {first.name} {word} the {second.name}?"
+        question = RELATION.format(first.name, word, second.name)
         yield Asked("global", question, "yes" if holds else "no", (first, second))
 
 

@@ -26,8 +26,11 @@ quietly "$out/eval.log" dualfocus eval --model dualfocus \
 sed -n '/^|/p' "$out/eval.log"
 
 echo
-echo "2. The same answers by pathway: whole picture, region, what the perplexities chose, either of the two"
-python -m dualfocus_lmms.tasks.nano_measure "$out/traces" --partial
+echo "2. The same answers by pathway: whole picture, region, what the perplexities chose, either of the two; the boxes"
+quietly "$out/report.log" dualfocus report "$out/results" --out "$out/report"
+awk -v RS= '/^### /{shown = /Right answers|against the annotated/} shown && /^[|]/{print $0 "\n"}' "$out/report/report.md"
+echo "All tables, and every sample: $out/report/report.html"
+echo
 
 echo "3. One question as a picture: $out/answer.png"
 quietly "$out/scenes.log" dualfocus data scenes "$out/scenes" --split test --count 1

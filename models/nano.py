@@ -163,4 +163,4 @@ def normalize(pixels: np.ndarray) -> torch.Tensor:
     mean, deviation = (
         torch.tensor(values).view(1, 3, 1, 1) for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
     )
-    return (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - mean) / deviation
+    return (torch.from_numpy(pixels.astype(np.float32)).permute(0, 3, 1, 2) / 255 - mean) / deviation

@@ -40,8 +40,9 @@ class Outcomes:
     table: one row a sample, by doc_id. macro, micro, selected, oracle: the score of each pathway's answer, of
     the one that was chosen, and of the better one, 0 to 100; micro is nan where there was no second look, and
     oracle is macro's then. ppl_*, nll_* (nats per token), confidence_macro (1/PPL). pathway: the chosen one.
-    fallback: why there is no micro answer, else None. iou: of the located and the annotated box, nan without
-    either. question, answers, text_macro, text_micro (None where there is none).
+    fallback: why there is no micro answer, else None. annotated: whether the document has a box. iou: of the
+    located and the annotated box, nan without either. question, answers, text_macro, text_micro (None where
+    there is none).
     """
 
     task: str
@@ -128,12 +129,12 @@ def _from_docs(loaded: ConfigurableTask, samples: Sequence[SampleRun], docs: Seq
     columns = (loaded.config.metadata or {}).get("dualfocus") or {}
     question, box = columns.get("question"), columns.get("box")
     prompts = [sample.trace.prompts["macro"] for sample in samples]
+    boxes = [None if box is None else doc[box] for doc in docs]
     return {
         "question": prompts if question is None else [doc[question] for doc in docs],
         "answers": [loaded.doc_to_target(doc) for doc in docs],
-        "iou": _ious(
-            [sample.trace.box for sample in samples], [None if box is None else doc[box] for doc in docs]
-        ),
+        "annotated": [one is not None for one in boxes],
+        "iou": _ious([sample.trace.box for sample in samples], boxes),
     }
 
 

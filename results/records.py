@@ -202,6 +202,8 @@ def method(settings: Mapping[str, Any]) -> str:
         for name, usual in (("grounding", "model"), ("box_shift", 0), ("skip_confidence", 1.0))
         if settings.get(name, usual) != usual
     }
+    if settings.get("prompts", settings.get("protocol")) != settings.get("protocol"):
+        extra["prompts"] = settings["prompts"]
     return ", ".join(
         [f"DualFocus {settings.get('protocol', '')}".strip(), str(settings.get("select", ""))]
         + [f"{name} {value}" for name, value in extra.items()]

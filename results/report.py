@@ -17,7 +17,7 @@ import pandas as pd
 from PIL import Image
 
 from dualfocus_lmms.errors import UserError
-from dualfocus_lmms.results import comparison, gallery, page, plots, tables
+from dualfocus_lmms.results import comparison, gallery, page, plots, right, tables
 from dualfocus_lmms.results.outcomes import Outcomes, outcomes
 from dualfocus_lmms.results.runs import Run, load_run
 from dualfocus_lmms.results.tables import Table
@@ -236,7 +236,11 @@ def _tiles(samples: pd.DataFrame) -> list[page.Tile]:
 def _sections(shown: Shown) -> list[page.Section]:
     samples = shown.samples
     found = [
-        page.Section("pathways", "Pathways", [tables.ablation(samples), _metrics(shown)]),
+        page.Section(
+            "pathways",
+            "Pathways",
+            [tables.ablation(samples), right.right_answers(samples), _metrics(shown)],
+        ),
         page.Section(
             "adaptive",
             "Adaptive inference",
@@ -256,7 +260,12 @@ def _sections(shown: Shown) -> list[page.Section]:
         page.Section(
             "boxes",
             "Boxes",
-            [tables.fallbacks(samples), tables.boxes(samples), tables.overlaps(samples)],
+            [
+                tables.fallbacks(samples),
+                tables.located(samples),
+                tables.boxes(samples),
+                tables.overlaps(samples),
+            ],
             plots.areas(samples),
         ),
     ]

@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from tabulate import tabulate
 
-from dualfocus_lmms.flow import SKIPPED
+from dualfocus_lmms.flow import MACRO_ONLY, SKIPPED
 from dualfocus_lmms.tasks.statistics import mcnemar, paired_bootstrap_error
 from dualfocus_lmms.trace import Trace
 
@@ -335,6 +335,24 @@ def overlaps(samples: pd.DataFrame) -> Table:
     """Boxes by how well they fit the annotated one; empty where no box is annotated."""
     bins = _binned(samples[samples["iou"].notna()], "iou", IOUS, "{:g}-{:g}")
     return Table("overlaps", "Boxes by IoU", _box_rows("IoU of", bins), "", {"side": "{:.0f}"} | _BOX_STYLE)
+
+
+def located(samples: pd.DataFrame) -> Table:
+    """How well boxes fit the annotated ones, task by task; empty where no box is annotated."""
+    looked = samples[samples["annotated"] & ~samples["fallback"].isin([SKIPPED, MACRO_ONLY])]
+    rows = [
+        {
+            "task": name,
+            "questions": len(some),
+            "with a box": 100 * some["iou"].notna().mean(),
+            "IoU": some["iou"].fillna(0).mean(),
+            "IoU above 0.5": 100 * (some["iou"] > 0.5).mean(),
+        }
+        for name, some in parts(looked)
+    ]
+    note = "Questions with an annotated box that had a second look, or should have; without a box IoU is 0."
+    style = {"with a box": "{:.1f}%", "IoU above 0.5": "{:.1f}%"} | _BOX_STYLE
+    return Table("located", "Boxes against the annotated ones", pd.DataFrame(rows), note, style)
 
 
 _BOX_STYLE = {"IoU": "{:.3f}", "micro chosen": "{:.1f}%"}

@@ -11,18 +11,10 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from dualfocus_lmms.errors import UserError
-from dualfocus_lmms.integrity import FINGERPRINT, with_fingerprint
+from dualfocus_lmms.integrity import FINGERPRINT
 from dualfocus_lmms.tasks import official, sources
 from dualfocus_lmms.tasks.prompts import SHORT_ANSWER
-from dualfocus_lmms.tasks.sources import (
-    DATA,
-    Doc,
-    build_dataset,
-    images_needed,
-    named_path,
-    text_field,
-    usable,
-)
+from dualfocus_lmms.tasks.sources import Doc, images_needed, text_field, usable
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -39,14 +31,7 @@ TYPES = {
     "semantic": ("attr", "cat", "global", "obj", "rel"),
 }
 
-
-def __getattr__(name: str) -> Any:
-    """DATASET_PATH and DATASET_KWARGS of the YAML, by the environment at the moment a task is loaded."""
-    if name == "DATASET_PATH":
-        return official.dataset_path(HUB)
-    if name == "DATASET_KWARGS":
-        return official.dataset_kwargs(SPLIT)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = official.by_environment(HUB, SPLIT)
 
 
 # --- documents ---------------------------------------------------------------------------------------------
@@ -58,10 +43,7 @@ def documents(dataset: Dataset) -> Dataset:
     The questions' fingerprint, too. From files, image is the picture's path; from the hub, the pictures stay
     in a data set of their own.
     """
-    folder = named_path(DATA)
-    if folder is not None:
-        return with_fingerprint(build_dataset(lambda: read_questions(folder)))
-    return with_fingerprint(build_dataset(lambda: _hub_questions(dataset.select_columns(list(COLUMNS)))))
+    return official.from_either(lambda: _hub_questions(dataset.select_columns(list(COLUMNS))), read_questions)
 
 
 def read_questions(folder: Path) -> list[Doc]:

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dualfocus_lmms.errors import UserError
-from dualfocus_lmms.integrity import FINGERPRINT, with_fingerprint
+from dualfocus_lmms.integrity import FINGERPRINT
 from dualfocus_lmms.tasks import gqa_docs
 from dualfocus_lmms.tasks.official import (
-    dataset_kwargs,
-    dataset_path,
+    by_environment,
+    from_either,
     image_folder,
     read_json,
     required,
@@ -29,9 +29,7 @@ from dualfocus_lmms.tasks.scoring import letters, read_letter
 from dualfocus_lmms.tasks.sources import (
     DATA,
     Doc,
-    build_dataset,
     images_needed,
-    named_path,
     read_json_lines,
     text_field,
     usable,
@@ -48,14 +46,7 @@ PUBLISHED = "published"  # the source of lines that name none
 
 _LABEL = re.compile(r"^\s*\(?[A-Z][.):]\s*")
 
-
-def __getattr__(name: str) -> Any:
-    """DATASET_PATH and DATASET_KWARGS of the YAML, by the environment at the moment a task is loaded."""
-    if name == "DATASET_PATH":
-        return dataset_path(HUB)
-    if name == "DATASET_KWARGS":
-        return dataset_kwargs("train")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = by_environment(HUB, "train")
 
 
 # --- documents ---------------------------------------------------------------------------------------------
@@ -63,10 +54,7 @@ def __getattr__(name: str) -> Any:
 
 def documents(dataset: Dataset) -> Dataset:
     """`process_docs`: the questions with GQA's answer, types and fingerprint, from either source."""
-    folder = named_path(DATA)
-    return with_fingerprint(
-        build_dataset(lambda: _hub_questions(dataset) if folder is None else read_questions(folder))
-    )
+    return from_either(lambda: _hub_questions(dataset), read_questions)
 
 
 def _hub_questions(dataset: Dataset) -> list[Doc]:

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 from PIL import Image
 
 from dualfocus_lmms.errors import UserError, choose
-from dualfocus_lmms.integrity import FINGERPRINT, with_fingerprint
+from dualfocus_lmms.integrity import FINGERPRINT
 from dualfocus_lmms.tasks import sources
-from dualfocus_lmms.tasks.official import dataset_kwargs, dataset_path, required
+from dualfocus_lmms.tasks.official import by_environment, from_either, required
 from dualfocus_lmms.tasks.options import (
     hub_picture,
     hub_row,
@@ -27,14 +27,7 @@ from dualfocus_lmms.tasks.options import (
     score,
     share_pictures,
 )
-from dualfocus_lmms.tasks.sources import (
-    DATA,
-    Doc,
-    build_dataset,
-    images_needed,
-    named_path,
-    text_field,
-)
+from dualfocus_lmms.tasks.sources import Doc, images_needed, text_field
 from dualfocus_lmms.tasks.statistics import mean_error
 
 if TYPE_CHECKING:
@@ -49,6 +42,8 @@ COLUMNS = ("index", "question", "answer", "category", *OPTIONS, "cycle_category"
 CATEGORIES = ("single", "cross")
 LONG = 10_000  # characters: no text of a question, a picture
 
+__getattr__ = by_environment(HUB, *SPLITS, name=HUB_NAME)
+
 
 class CycleScore(TypedDict):
     """The score of one reply to a question whose options stood in the order of `cycle`.
@@ -61,29 +56,13 @@ class CycleScore(TypedDict):
     score: float
 
 
-def __getattr__(name: str) -> Any:
-    """DATASET_* of the YAML, by the environment at the moment a task is loaded."""
-    offline = named_path(DATA) is not None
-    if name == "DATASET_PATH":
-        return dataset_path(HUB)
-    if name == "DATASET_NAME":
-        return None if offline else HUB_NAME
-    if name == "DATASET_KWARGS":
-        return dataset_kwargs(*SPLITS)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
 # --- documents ---------------------------------------------------------------------------------------------
 
 
 def documents(dataset: Dataset) -> Dataset:
     """`process_docs`: a split's questions without pictures, from either source, and their fingerprint."""
-    folder, split = named_path(DATA), str(dataset.split)
-    return with_fingerprint(
-        build_dataset(
-            lambda: _hub_questions(dataset, split) if folder is None else read_questions(folder, split)
-        )
-    )
+    split = str(dataset.split)
+    return from_either(lambda: _hub_questions(dataset, split), lambda folder: read_questions(folder, split))
 
 
 def _hub_questions(dataset: Dataset, split: str) -> list[Doc]:

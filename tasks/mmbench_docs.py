@@ -14,19 +14,10 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from dualfocus_lmms.errors import UserError
-from dualfocus_lmms.integrity import with_fingerprint
 from dualfocus_lmms.tasks import official
 from dualfocus_lmms.tasks.prompts import LETTER_ANSWER, option_lines
 from dualfocus_lmms.tasks.scoring import letters
-from dualfocus_lmms.tasks.sources import (
-    DATA,
-    Doc,
-    build_dataset,
-    images_needed,
-    named_path,
-    text_field,
-    usable,
-)
+from dualfocus_lmms.tasks.sources import Doc, images_needed, text_field, usable
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -47,28 +38,28 @@ ABILITIES = {
 }
 _LONGEST_REFERENCE = 16  # a picture's cell this short names the question whose picture it is
 
-
-def __getattr__(name: str) -> Any:
-    """DATASET_PATH and DATASET_KWARGS of the YAML, by the environment at the moment a task is loaded."""
-    if name == "DATASET_PATH":
-        return official.dataset_path(HUB)
-    if name == "DATASET_KWARGS":
-        return official.dataset_kwargs(SPLIT)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = official.by_environment(HUB, SPLIT)
 
 
 def documents(dataset: Dataset) -> Dataset:
     """`process_docs`: the documents of `in_all_rotations` with their fingerprint; image is a picture."""
+    return official.from_either(
+        lambda: _with_pictures(_hub_questions(dataset)), lambda folder: _with_pictures(read_questions(folder))
+    )
+
+
+def _with_pictures(docs: list[Doc]) -> Dataset:
+    from datasets import Dataset
     from datasets import Image as Picture
 
-    folder = named_path(DATA)
-    if folder is not None:
-        docs = build_dataset(lambda: read_questions(folder))
-    else:
-        rows = dataset.cast_column("image", Picture(decode=False))
-        docs = build_dataset(lambda: in_all_rotations([_document(row, row["image"], HUB) for row in rows]))
-    docs = docs.cast_column("image", Picture()) if "image" in docs.column_names else docs
-    return with_fingerprint(docs)
+    return Dataset.from_list(docs).cast_column("image", Picture())
+
+
+def _hub_questions(dataset: Dataset) -> list[Doc]:
+    from datasets import Image as Picture
+
+    rows = dataset.cast_column("image", Picture(decode=False))
+    return in_all_rotations([_document(row, row["image"], HUB) for row in rows])
 
 
 def read_questions(folder: Path) -> list[Doc]:

@@ -1,38 +1,63 @@
 """A benchmark's official files in the folder that DUALFOCUS_DATA names: what is there, and what is missing.
 
-When the variable is unset, a task reads the hub; `dataset_path` and `dataset_kwargs` tell the host which.
+When the variable is unset, a task reads the hub: see `by_environment` and `from_either`.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.integrity import with_fingerprint
 from dualfocus_lmms.tasks.sources import (
     DATA,
     PLACEHOLDER_PATH,
     Doc,
+    build_dataset,
     images_needed,
     named_path,
     placeholder,
 )
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 NAMES_SHOWN = 5
 
 log = logging.getLogger(__name__)
 
 
-def dataset_path(hub: str) -> str:
-    """The host's `dataset_path`: the hub's name, or that of the placeholder when files are read instead."""
-    return hub if named_path(DATA) is None else PLACEHOLDER_PATH
+def by_environment(hub: str, *splits: str, name: str | None = None) -> Callable[[str], Any]:
+    """A task module's `__getattr__`: DATASET_PATH, DATASET_NAME and DATASET_KWARGS of its YAML.
+
+    They are those of the hub's data set, or of the placeholder when files are read instead, by the
+    environment at the moment a task is loaded. AttributeError for any other attribute.
+    """
+
+    def value(attribute: str) -> Any:
+        offline = named_path(DATA) is not None
+        values = {
+            "DATASET_PATH": PLACEHOLDER_PATH if offline else hub,
+            "DATASET_NAME": None if offline else name,
+            "DATASET_KWARGS": placeholder(*splits) if offline else None,
+        }
+        if attribute not in values:
+            raise AttributeError(f"no attribute {attribute!r}")
+        return values[attribute]
+
+    return value
 
 
-def dataset_kwargs(*splits: str) -> dict[str, Any] | None:
-    """The host's `dataset_kwargs`: those of the placeholder when files are read, else None."""
-    return None if named_path(DATA) is None else placeholder(*splits)
+def from_either(
+    hub: Callable[[], list[Doc] | Dataset], files: Callable[[Path], list[Doc] | Dataset]
+) -> Dataset:
+    """What a task asks, with its fingerprint: `files` of the folder in DUALFOCUS_DATA, else `hub`."""
+    folder = named_path(DATA)
+    return with_fingerprint(build_dataset(hub if folder is None else lambda: files(folder)))
 
 
 def required(folder: Path, path: str, hub: str) -> Path:

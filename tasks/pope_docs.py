@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dualfocus_lmms.errors import UserError
-from dualfocus_lmms.integrity import with_fingerprint
-from dualfocus_lmms.tasks.official import (
-    dataset_kwargs,
-    dataset_path,
-    image_folder,
-    required,
-    with_images,
-)
+from dualfocus_lmms.tasks.official import by_environment, from_either, image_folder, required, with_images
 from dualfocus_lmms.tasks.prompts import SHORT_ANSWER
-from dualfocus_lmms.tasks.sources import (
-    DATA,
-    Doc,
-    build_dataset,
-    named_path,
-    read_json_lines,
-    text_field,
-    usable,
-)
+from dualfocus_lmms.tasks.sources import Doc, read_json_lines, text_field, usable
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -33,23 +18,18 @@ SPLITS = ("random", "popular", "adversarial")
 COLUMNS = ("question_id", "image", "question", "answer")
 IMAGES = "pope/images"
 
-
-def __getattr__(name: str) -> Any:
-    """DATASET_PATH and DATASET_KWARGS of the YAML, by the environment at the moment a task is loaded."""
-    if name == "DATASET_PATH":
-        return dataset_path(HUB)
-    if name == "DATASET_KWARGS":
-        return dataset_kwargs(*SPLITS)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = by_environment(HUB, *SPLITS)
 
 
 def documents(dataset: Dataset) -> Dataset:
     """`process_docs`: either source with COLUMNS, questions_without_image and the questions' fingerprint."""
-    folder, split = named_path(DATA), str(dataset.split)
-    if folder is not None:
-        return with_fingerprint(build_dataset(lambda: read_split(folder, split)))
+    split = str(dataset.split)
+    return from_either(lambda: _hub_questions(dataset), lambda folder: read_split(folder, split))
+
+
+def _hub_questions(dataset: Dataset) -> Dataset:
     docs = dataset.select_columns(list(COLUMNS))
-    return with_fingerprint(docs.add_column("questions_without_image", [0] * len(docs)))
+    return docs.add_column("questions_without_image", [0] * len(docs))
 
 
 def read_split(folder: Path, split: str) -> list[Doc]:

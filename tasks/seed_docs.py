@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dualfocus_lmms.errors import UserError
-from dualfocus_lmms.integrity import FINGERPRINT, with_fingerprint
+from dualfocus_lmms.integrity import FINGERPRINT
 from dualfocus_lmms.tasks.official import (
-    dataset_kwargs,
-    dataset_path,
+    by_environment,
+    from_either,
     image_folder,
     read_json,
     required,
     with_images,
 )
 from dualfocus_lmms.tasks.options import hub_row, read_choice, right_letter, score, share_pictures
-from dualfocus_lmms.tasks.sources import DATA, Doc, build_dataset, named_path, text_field
+from dualfocus_lmms.tasks.sources import Doc, text_field
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -39,22 +39,12 @@ DIMENSIONS = (
     "Text Understanding",
 )
 
-
-def __getattr__(name: str) -> Any:
-    """DATASET_PATH and DATASET_KWARGS of the YAML, by the environment at the moment a task is loaded."""
-    if name == "DATASET_PATH":
-        return dataset_path(HUB)
-    if name == "DATASET_KWARGS":
-        return dataset_kwargs("test")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = by_environment(HUB, "test")
 
 
 def documents(dataset: Dataset) -> Dataset:
     """`process_docs`: the questions about single images, from either source, and their fingerprint."""
-    folder = named_path(DATA)
-    return with_fingerprint(
-        build_dataset(lambda: _hub_questions(dataset) if folder is None else read_questions(folder))
-    )
+    return from_either(lambda: _hub_questions(dataset), read_questions)
 
 
 def _hub_questions(dataset: Dataset) -> list[Doc]:

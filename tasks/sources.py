@@ -58,8 +58,8 @@ def placeholder(*splits: str) -> dict[str, Any]:
     return {"data_files": dict.fromkeys(splits, str(Path(__file__)))}
 
 
-def build_dataset(read: Callable[[], list[Doc]]) -> Dataset:
-    """The documents of `read` as the host's data set.
+def build_dataset(read: Callable[[], list[Doc] | Dataset]) -> Dataset:
+    """The documents of `read`, a list or a data set, as the host's data set.
 
     The host calls `process_docs` five times when it raises, two seconds apart, and then shows a RetryError
     instead of the message. So a UserError is kept as the only document, and `usable` raises it: the host
@@ -71,7 +71,7 @@ def build_dataset(read: Callable[[], list[Doc]]) -> Dataset:
         docs = read()
     except UserError as error:
         docs = [{_PROBLEM: str(error)}]
-    return Dataset.from_list(docs)
+    return Dataset.from_list(docs) if isinstance(docs, list) else docs
 
 
 def usable(doc: Doc) -> Doc:

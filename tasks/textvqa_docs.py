@@ -10,19 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dualfocus_lmms.errors import UserError
-from dualfocus_lmms.integrity import FINGERPRINT, with_fingerprint
+from dualfocus_lmms.integrity import FINGERPRINT
 from dualfocus_lmms.tasks import official
 from dualfocus_lmms.tasks.prompts import SHORT_ANSWER
 from dualfocus_lmms.tasks.scoring import NoAnswer
-from dualfocus_lmms.tasks.sources import (
-    DATA,
-    Doc,
-    build_dataset,
-    named_path,
-    read_json_lines,
-    text_field,
-    usable,
-)
+from dualfocus_lmms.tasks.sources import Doc, read_json_lines, text_field, usable
 from dualfocus_lmms.tasks.vqa_accuracy import vqa_accuracy
 
 if TYPE_CHECKING:
@@ -37,14 +29,7 @@ ANSWERS = 10
 
 Prompts = dict[tuple[str, str], str]  # by image id and question in small letters
 
-
-def __getattr__(name: str) -> Any:
-    """DATASET_PATH and DATASET_KWARGS of the YAML, by the environment at the moment a task is loaded."""
-    if name == "DATASET_PATH":
-        return official.dataset_path(HUB)
-    if name == "DATASET_KWARGS":
-        return official.dataset_kwargs(SPLIT)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = official.by_environment(HUB, SPLIT)
 
 
 # --- documents ---------------------------------------------------------------------------------------------
@@ -55,24 +40,19 @@ def documents(dataset: Dataset) -> Dataset:
 
     The questions' fingerprint, too.
     """
-    folder = named_path(DATA)
-    if folder is not None:
-        return with_fingerprint(build_dataset(lambda: read_questions(folder)))
-    return _hub_documents(dataset, "question_id", "image", "answers")
+    return official.from_either(lambda: _hub_questions(dataset), read_questions)
 
 
 def ocr_documents(dataset: Dataset) -> Dataset:
     """`process_docs` of df_textvqa_val_ocr: ocr_prompt (files) or ocr_tokens (hub) as well."""
-    folder = named_path(DATA)
-    if folder is not None:
-        return with_fingerprint(build_dataset(lambda: read_ocr_questions(folder)))
-    return _hub_documents(dataset, "question_id", "image", "answers", "ocr_tokens")
+    return official.from_either(lambda: _hub_questions(dataset, "ocr_tokens"), read_ocr_questions)
 
 
-def _hub_documents(dataset: Dataset, *columns: str) -> Dataset:
+def _hub_questions(dataset: Dataset, *more: str) -> Dataset:
     questions = [_capital_first(question) for question in dataset["question"]]
-    docs = dataset.select_columns(list(columns)).add_column("question", questions)
-    return with_fingerprint(docs.add_column("questions_without_image", [0] * len(docs)))
+    docs = dataset.select_columns(["question_id", "image", "answers", *more])
+    docs = docs.add_column("question", questions)
+    return docs.add_column("questions_without_image", [0] * len(docs))
 
 
 def read_questions(folder: Path) -> list[Doc]:

@@ -9,12 +9,12 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from dualfocus_lmms.errors import UserError, choose
-from dualfocus_lmms.integrity import FINGERPRINT, with_fingerprint
-from dualfocus_lmms.tasks.official import dataset_kwargs, dataset_path, required, with_images
+from dualfocus_lmms.integrity import FINGERPRINT
+from dualfocus_lmms.tasks.official import by_environment, from_either, required, with_images
 from dualfocus_lmms.tasks.options import hub_row, read_choice, right_letter, score, share_pictures
 from dualfocus_lmms.tasks.prompts import LETTER_ANSWER
 from dualfocus_lmms.tasks.scoring import letters
-from dualfocus_lmms.tasks.sources import DATA, Doc, build_dataset, named_path, read_json_lines, text_field
+from dualfocus_lmms.tasks.sources import Doc, read_json_lines, text_field
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -27,22 +27,12 @@ SEED = 0  # of the options' order
 
 _LABEL = re.compile(r"\s*\(([A-Z])\)\s+")
 
-
-def __getattr__(name: str) -> Any:
-    """DATASET_PATH and DATASET_KWARGS of the YAML, by the environment at the moment a task is loaded."""
-    if name == "DATASET_PATH":
-        return dataset_path(HUB)
-    if name == "DATASET_KWARGS":
-        return dataset_kwargs("test")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = by_environment(HUB, "test")
 
 
 def documents(dataset: Dataset) -> Dataset:
     """`process_docs`: the questions with their options in our order, from either source, and fingerprint."""
-    folder = named_path(DATA)
-    return with_fingerprint(
-        build_dataset(lambda: _hub_questions(dataset) if folder is None else read_questions(folder))
-    )
+    return from_either(lambda: _hub_questions(dataset), read_questions)
 
 
 def _hub_questions(dataset: Dataset) -> list[Doc]:

@@ -107,6 +107,21 @@ def test_write_data_keeps_what_it_knew_of_other_tasks(tmp_path: Path) -> None:
     assert (second["df_other/test"]["samples"], second["df_other/test"]["questions"]) == (1, 1)
 
 
+def test_write_data_reads_a_fingerprint_that_is_there(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    marked = integrity.with_fingerprint(datasets.Dataset.from_list(DOCS))
+    for name, docs, expected in (
+        ("whole", marked, integrity.questions_fingerprint(DOCS)),
+        ("none", marked.select([]), integrity.questions_fingerprint([])),
+    ):
+        folder = tmp_path / name
+        writer = TraceWriter(folder)
+        writer.write([trace(0)])
+        writer.close()
+        integrity.write_data(folder, {"df_local/test": docs})
+        assert integrity.read_data(folder)["df_local/test"]["questions_fingerprint"] == expected
+
+
 def test_without_a_folder_there_is_nothing_to_describe(tmp_path: Path) -> None:
     with pytest.raises(UserError):
         integrity.write_data(tmp_path / "nowhere", {})

@@ -178,8 +178,9 @@ def _write_hrbench(folder: Path) -> None:
 
 @pytest.fixture
 def first_prompts() -> Callable[[Any, str], str]:
-    """The three prompts of a loaded task's first question under a protocol, as the model is asked them."""
+    """The prompts of a loaded task's first question under a protocol, as the model is asked them."""
     from dualfocus_lmms.flow import locate_prompt, micro_prompt
+    from dualfocus_lmms.judging import short_prompt
     from dualfocus_lmms.models.requests import read_request
     from dualfocus_lmms.protocol import load_protocol
 
@@ -193,6 +194,8 @@ def first_prompts() -> Callable[[Any, str], str]:
             "locate": locate_prompt(question, load_protocol(protocol)),
             "micro": micro_prompt(question, load_protocol(protocol)),
         }
+        if protocol == "release":
+            texts["short"] = short_prompt(question)
         return "\n".join(f"--- {stage}\n{text}\n" for stage, text in texts.items())
 
     return prompts

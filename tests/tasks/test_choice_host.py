@@ -14,9 +14,8 @@ from typing import Any
 
 import pytest
 
-from dualfocus_lmms import Question, UserError, read_traces
-from dualfocus_lmms.flow import locate_prompt, micro_prompt
-from dualfocus_lmms.protocol import PROTOCOLS, load_protocol
+from dualfocus_lmms import UserError, read_traces
+from dualfocus_lmms.protocol import PROTOCOLS
 from dualfocus_lmms.tasks.scoring import read_letter
 
 Load = Callable[[str], dict[Any, Any]]
@@ -35,24 +34,13 @@ def test_golden_prompts(
     load_task: Load,
     choice_folder: Path,
     monkeypatch: pytest.MonkeyPatch,
+    first_prompts: Callable[[Any, str], str],
     golden: Callable[[str, str], None],
     name: str,
     protocol: str,
 ) -> None:
     monkeypatch.setenv("DUALFOCUS_DATA", str(choice_folder))
-    task = load_task(name)[name]
-    doc = task.test_docs()[0]
-    text = doc[task.config.metadata["dualfocus"]["question"]]
-    question = Question("0", task.doc_to_visual(doc)[0], text, task.doc_to_text(doc))
-    stages = {
-        "macro": question.prompt,
-        "locate": locate_prompt(question, load_protocol(protocol)),
-        "micro": micro_prompt(question, load_protocol(protocol)),
-    }
-    golden(
-        f"{name}_{protocol}.txt",
-        "\n".join(f"--- {stage}\n{prompt}\n" for stage, prompt in stages.items()),
-    )
+    golden(f"{name}_{protocol}.txt", first_prompts(load_task(name)[name], protocol))
 
 
 def test_a_run_of_all_scores_the_answers_it_traces(

@@ -14,16 +14,16 @@ from transformers import LlavaForConditionalGeneration
 from dualfocus_lmms.boxes import Box
 from dualfocus_lmms.conversation import Conversation
 from dualfocus_lmms.errors import GenerationError
-from dualfocus_lmms.models.backend import Pictures
 from dualfocus_lmms.models.families.llava import LLAVA
 from dualfocus_lmms.models.nano import GRID, SIDE, image_processor, nano_config, nano_tokenizer, normalize
+from dualfocus_lmms.models.pictures import FixedPictures
 from dualfocus_lmms.models.rendering import Renderer
 from dualfocus_lmms.scenes import COLORS, SHAPES, make_scene, make_scenes
 from dualfocus_lmms.train.conversations import from_llava
 from dualfocus_lmms.train.nano import base, pictures, see
 from dualfocus_lmms.train.nano.instructions import ROUNDS, write_instructions
 from dualfocus_lmms.train.nano.optimizer import Optimizer, rate
-from dualfocus_lmms.train.nano.questions import ASK, LOCATE, WHOLE_MIX, Asked
+from dualfocus_lmms.train.nano.questions import ASK, LOCATE, WHOLE_MIX, Pair
 
 THING = [0, 1, 7, 0.25, 0.25, 0.5, 0.5, 1]  # a red square with a readable 7
 
@@ -47,7 +47,8 @@ def test_pictures_are_what_the_image_processor_makes_of_them():
     for picture in (scene, scene.crop((30, 40, 290, 170)), scene.crop((100, 0, 130, 400))):
         ours = normalize(pictures.shrink(picture)[None])
         assert ours.shape == (1, 3, SIDE, SIDE)
-        assert torch.allclose(ours, Pictures(LLAVA, image_processor())([picture]), atol=1e-5)
+        (theirs,) = FixedPictures(LLAVA, image_processor(), token=4, length=1)([picture])
+        assert torch.allclose(ours, theirs.inputs["pixel_values"], atol=1e-5)
 
 
 def test_scenes_and_crops_alternate_and_know_their_things(few):
@@ -177,9 +178,9 @@ def test_packed_branches_are_what_inference_computes(model):
     words = nano_tokenizer()
     branches = base.Branches(words, model.config.image_token_id)
     pairs = [
-        Asked("Is it red?", "yes"),
-        Asked(LOCATE.format("red square"), "[0.10, 0.20, 0.30, 0.40]"),
-        Asked("Why?", "3"),
+        Pair("Is it red?", "yes"),
+        Pair(LOCATE.format("red square"), "[0.10, 0.20, 0.30, 0.40]"),
+        Pair("Why?", "3"),
     ]
     row = [branches(pair) for pair in pairs]
     packed = base.pack(
@@ -208,7 +209,7 @@ def test_packed_branches_are_what_inference_computes(model):
 def test_tokens_are_shown_their_thing_and_the_words_that_name_it(model):
     words = nano_tokenizer()
     branches = base.Branches(words, model.config.image_token_id)
-    branch = branches(Asked(LOCATE.format("red square"), "[0.25, 0.25, 0.50, 0.50]", THING))
+    branch = branches(Pair(LOCATE.format("red square"), "[0.25, 0.25, 0.50, 0.50]", THING))
     packed = base.pack(branches.prefix, branches.first_patch, [[branch]], 0, (1, 1, 1))
     start, end = len(branches.prefix), len(branches.prefix) + len(branch.ids)
     tokens = words.convert_ids_to_tokens(packed.ids[0].tolist())
@@ -218,7 +219,7 @@ def test_tokens_are_shown_their_thing_and_the_words_that_name_it(model):
     assert [tokens[place] for place in packed.reads[0, opening].nonzero().flatten()] == [" red", " square"]
     assert packed.looks[0, opening].max() > packed.looks[0, end - 3].max() > 0
     assert packed.looks[0, :opening].sum() == packed.reads[0, :start].sum() == 0
-    unknown = branches(Asked("How many shapes are in the image?", "3"))
+    unknown = branches(Pair("How many shapes are in the image?", "3"))
     assert base.pack(branches.prefix, branches.first_patch, [[unknown]], 0, (1, 1, 1)).looks.sum() == 0
 
 

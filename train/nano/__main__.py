@@ -17,7 +17,7 @@ from dualfocus_lmms.scenes import make_scenes
 from dualfocus_lmms.train.nano.base import train_base
 from dualfocus_lmms.train.nano.instructions import write_instructions
 from dualfocus_lmms.train.nano.optimizer import rank_and_world
-from dualfocus_lmms.train.nano.pictures import labelled
+from dualfocus_lmms.train.nano.pictures import Labelled, labelled
 from dualfocus_lmms.train.nano.see import train_tower
 from dualfocus_lmms.train.recipe import processes
 from dualfocus_lmms.train.scene_files import write_visual_genome
@@ -30,9 +30,13 @@ SEE_STEPS = (2800, 1600)  # twice through the schedule: what is small is learned
 BASE_STEPS = 1400
 
 
-def make_tower(output: Path, device: str) -> tuple[Any, Any]:
+def draw(output: Path) -> Labelled:
+    """The pictures of stages 1 and 2, in `output`/pictures."""
+    return labelled(output / "pictures", PICTURES)
+
+
+def make_tower(output: Path, device: str, pictures: Labelled) -> tuple[Any, Any]:
     """Stage 1: tower and heads. Trained once and shared by all seeds, as all LLaVA models share one CLIP."""
-    pictures = labelled(output / "pictures", PICTURES)
     first, second = output / "tower-1.pt", output / "tower-2.pt"
     train_tower(pictures, SEE_STEPS[0], device, first)
     return train_tower(pictures, SEE_STEPS[1], device, second, before=first)
@@ -42,8 +46,8 @@ def make_base(output: Path, device: str) -> Path:
     """Stage 2: the checkpoint of the base model, in `output`/base; by all processes together."""
     result = output / "base"
     if not (result / "config.json").exists():
-        tower, heads = make_tower(output, device)
-        pictures = labelled(output / "pictures", PICTURES)
+        pictures = draw(output)
+        tower, heads = make_tower(output, device, pictures)
         model = train_base(pictures, tower, heads, BASE_STEPS, 0, device, output / "base.pt")
         if rank_and_world()[0] == 0:
             unfinished = output / "base.unfinished"
@@ -110,7 +114,7 @@ def main() -> None:
             parser.error("several processes can only make the base model: --until base")
         dist.init_process_group("gloo")
     if given.until == "tower":
-        make_tower(given.output, given.device)
+        make_tower(given.output, given.device, draw(given.output))
         return
     logger.info(f"base model: {make_base(given.output, given.device)}")
     if given.until == "end":

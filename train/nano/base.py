@@ -29,7 +29,7 @@ from dualfocus_lmms.models.rendering import Renderer
 from dualfocus_lmms.scenes import DIGITS, SHAPES
 from dualfocus_lmms.train.nano.optimizer import Optimizer, rank_and_world, restore, save, total
 from dualfocus_lmms.train.nano.pictures import COLOR_NAMES, Labelled, flip
-from dualfocus_lmms.train.nano.questions import CROP_MIX, PLACE_MIX, WHOLE_MIX, Asked, ask
+from dualfocus_lmms.train.nano.questions import CROP_MIX, PLACE_MIX, WHOLE_MIX, Pair, ask
 from dualfocus_lmms.train.nano.see import EDGES, Heads, sample_features
 
 PICTURES, BRANCHES = 24, 6  # of one step
@@ -77,7 +77,7 @@ class Branches:
     def _asked_ids(self, text: str) -> tuple[int, ...]:
         return self._prompt(text)[len(self.prefix) :]
 
-    def __call__(self, asked: Asked) -> Branch:
+    def __call__(self, asked: Pair) -> Branch:
         question = self._asked(asked.question)
         reply = (*self._renderer.reply(asked.answer), self._closing)
         words = np.flatnonzero([token in self._naming for token in question])
@@ -253,7 +253,7 @@ def weight_norm(linear: torch.nn.Linear) -> float:
 
 def _rows(
     pictures: Labelled, rng: random.Random, whole_mix: dict[str, float]
-) -> tuple[np.ndarray, list[list[Asked]]]:
+) -> tuple[np.ndarray, list[list[Pair]]]:
     pixels, asked = [], []
     for _ in range(PICTURES):
         number = rng.randrange(len(pictures) // 2) * 2 + (rng.random() < 0.25)  # scenes and crops alternate
@@ -272,7 +272,7 @@ def _loss(
     branches: Branches,
     pad: int,
     pixels: np.ndarray,
-    asked: Sequence[Sequence[Asked]],
+    asked: Sequence[Sequence[Pair]],
     box_weights: Sequence[float],
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """This process's part of the weighted cross-entropy of the replies; and for the log, their plain

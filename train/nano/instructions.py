@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from dualfocus_lmms.scenes import SIDE, Scene
 from dualfocus_lmms.train.nano.pictures import crop_rectangle, visible
-from dualfocus_lmms.train.nano.questions import CROP_MIX, WHOLE_MIX, Asked, ask
+from dualfocus_lmms.train.nano.questions import CROP_MIX, WHOLE_MIX, Pair, ask
 
 ROUNDS = 4  # of a record
 CROPS = 0.25  # share of the records about a crop
@@ -39,7 +39,7 @@ def write_instructions(folder: Path, scenes: Sequence[Scene]) -> None:
     temporary.replace(folder / "instructions.json")
 
 
-def _turns(rounds: Sequence[Asked]) -> list[dict[str, str]]:
+def _turns(rounds: Sequence[Pair]) -> list[dict[str, str]]:
     turns = []
     for number, asked in enumerate(rounds):
         turns.append({"from": "human", "value": asked.question if number else f"<image>\n{asked.question}"})

@@ -1,6 +1,7 @@
 """Questions about pictures whose things are known: what the base model learns to answer.
 
-Wordings for places are LLaVA-1.5's own. A thing is a row of `pictures.Labelled.things`.
+Wordings for places are LLaVA-1.5's own, the others those of the scenes. A thing is a row of
+`pictures.Labelled.things`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 
 from dualfocus_lmms.boxes import Box
 from dualfocus_lmms.models.families.llava import LLAVA
-from dualfocus_lmms.scenes import SHAPES
+from dualfocus_lmms.scenes import COUNT, DETAIL, EXIST, RELATION, RELATIONS, SHAPES
 from dualfocus_lmms.train.conversations import SHORT_ANSWER
 from dualfocus_lmms.train.nano.pictures import COLOR_NAMES
 
@@ -48,7 +49,7 @@ CROP_MIX = {"detail": 0.6, "exist": 0.2, "relation": 0.1, "list": 0.1}
 Things = Sequence[Sequence[float]]
 
 
-class Asked(NamedTuple):
+class Pair(NamedTuple):
     """What is asked and answered, and the one thing that both are about, if there is one."""
 
     question: str
@@ -60,7 +61,7 @@ def named(thing: Sequence[float]) -> str:
     return f"{COLOR_NAMES[int(thing[0])]} {SHAPES[int(thing[1])]}"
 
 
-def ask(rng: random.Random, things: Things, mix: dict[str, float]) -> Asked:
+def ask(rng: random.Random, things: Things, mix: dict[str, float]) -> Pair:
     """A random question about a picture with these things, of a kind that it allows."""
     while True:
         kind = rng.choices(list(mix), list(mix.values()))[0]
@@ -79,83 +80,83 @@ def _write(*things: Sequence[float]) -> str:
     return LLAVA.box_format.write(Box(min(x0), min(y0), max(x1), max(y1)), (1, 1))
 
 
-def _locate(rng: random.Random, things: Things) -> Asked | None:
+def _locate(rng: random.Random, things: Things) -> Pair | None:
     if not things:
         return None
     thing = rng.choice(things)
-    return Asked(LOCATE.format(named(thing)), _write(thing), thing)
+    return Pair(LOCATE.format(named(thing)), _write(thing), thing)
 
 
-def _locate_color(rng: random.Random, things: Things) -> Asked | None:
+def _locate_color(rng: random.Random, things: Things) -> Pair | None:
     return _locate_by(rng, things, 0, lambda thing: f"{COLOR_NAMES[int(thing[0])]} shape")
 
 
-def _locate_shape(rng: random.Random, things: Things) -> Asked | None:
+def _locate_shape(rng: random.Random, things: Things) -> Pair | None:
     return _locate_by(rng, things, 1, lambda thing: SHAPES[int(thing[1])])
 
 
-def _locate_by(rng: random.Random, things: Things, column: int, phrase: Any) -> Asked | None:
+def _locate_by(rng: random.Random, things: Things, column: int, phrase: Any) -> Pair | None:
     values = [thing[column] for thing in things]
     alone = [thing for thing in things if values.count(thing[column]) == 1]
     if not alone:
         return None
     thing = rng.choice(alone)
-    return Asked(LOCATE.format(phrase(thing)), _write(thing), thing)
+    return Pair(LOCATE.format(phrase(thing)), _write(thing), thing)
 
 
-def _locate_both(rng: random.Random, things: Things) -> Asked | None:
+def _locate_both(rng: random.Random, things: Things) -> Pair | None:
     if len(things) < 2:
         return None
     first, second = rng.sample(list(things), 2)
-    return Asked(LOCATE.format(f"{named(first)} and the {named(second)}"), _write(first, second))
+    return Pair(LOCATE.format(f"{named(first)} and the {named(second)}"), _write(first, second))
 
 
-def _name(rng: random.Random, things: Things) -> Asked | None:
+def _name(rng: random.Random, things: Things) -> Pair | None:
     if not things:
         return None
     thing = rng.choice(things)
-    return Asked(NAME.format(_write(thing)), named(thing), thing)
+    return Pair(NAME.format(_write(thing)), named(thing), thing)
 
 
-def _list(rng: random.Random, things: Things) -> Asked | None:
+def _list(rng: random.Random, things: Things) -> Pair | None:
     if not things:
         return None
     ordered = sorted(things, key=lambda thing: thing[3] + thing[5])
-    return Asked(LIST, ", ".join(named(thing) for thing in ordered))
+    return Pair(LIST, ", ".join(named(thing) for thing in ordered))
 
 
-def _exist(rng: random.Random, things: Things) -> Asked | None:
+def _exist(rng: random.Random, things: Things) -> Pair | None:
     present = [named(thing) for thing in things]
     if present and rng.random() < 0.5:
         thing = rng.choice(things)
-        return Asked(_short(f"Is there a {named(thing)} in the image?"), "yes", thing)
+        return Pair(_short(EXIST.format(named(thing))), "yes", thing)
     names = [f"{color} {shape}" for color in COLOR_NAMES for shape in SHAPES]
     absent = [name for name in names if name not in present]
     near = [name for name in absent if any(name.split()[0] in other for other in present)]
     name = rng.choice(near if near and rng.random() < 0.7 else absent)
-    return Asked(_short(f"Is there a {name} in the image?"), "no")
+    return Pair(_short(EXIST.format(name)), "no")
 
 
-def _relation(rng: random.Random, things: Things) -> Asked | None:
+def _relation(rng: random.Random, things: Things) -> Pair | None:
     if len(things) < 2:
         return None
     first, second = rng.sample(list(things), 2)
-    word, edge = rng.choice([("left of", 3), ("above", 4)])
+    edge, word = rng.choice(list(enumerate(RELATIONS, 3)))
     holds = first[edge] + first[edge + 2] < second[edge] + second[edge + 2]
-    question = _short(f"Is the {named(first)} {word} the {named(second)}?")
-    return Asked(question, "yes" if holds else "no")
+    question = _short(RELATION.format(named(first), word, named(second)))
+    return Pair(question, "yes" if holds else "no")
 
 
-def _count(rng: random.Random, things: Things) -> Asked | None:
-    return Asked(_short("How many shapes are in the image?"), str(len(things)))
+def _count(rng: random.Random, things: Things) -> Pair | None:
+    return Pair(_short(COUNT), str(len(things)))
 
 
-def _detail(rng: random.Random, things: Things) -> Asked | None:
+def _detail(rng: random.Random, things: Things) -> Pair | None:
     """A digit that can be read, else any: it has to learn what it cannot know."""
     if not things:
         return None
     thing = rng.choice([thing for thing in things if thing[7] > 0] or things)
-    return Asked(_short(f"What digit is on the {named(thing)}?"), str(int(thing[2])), thing)
+    return Pair(_short(DETAIL.format(named(thing))), str(int(thing[2])), thing)
 
 
 ASK = {

@@ -64,6 +64,10 @@ def test_the_figures_are_those_of_the_script(two: tuple[Report, Path]):
         "kept": 1,
         "both wrong": 2,
     }
+    right = pd.read_csv(two[1] / "run1_right.csv").set_index(["task", "answers"])
+    assert right.loc[("df_nano_detail", "micro"), ["right", "only selected right"]].tolist() == [80, 1]
+    located = pd.read_csv(two[1] / "run1_located.csv").set_index("task")
+    assert located.loc["df_nano_exist", ["questions", "with a box"]].tolist() == [10, 90]
     assert samples.groupby("task")["iou"].mean()["df_nano_exist"] == pytest.approx(1, abs=0.02)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dualfocus_lmms.results import comparison, plots, tables
+from dualfocus_lmms.results import comparison, plots, right, tables
 
 NAN = float("nan")
 
@@ -24,6 +24,7 @@ def samples(*rows: dict[str, Any]) -> pd.DataFrame:
         "ppl": (1.25, NAN),
         "pathway": "macro",
         "fallback": None,
+        "annotated": False,
         "iou": NAN,
     } | dict.fromkeys(tables.FROM_TRACES, NAN)
     made = []
@@ -58,6 +59,26 @@ def test_the_pathways():
     assert row["choice right"] == 60  # of the contested: two rescued and one kept
     assert row["p"] == 1.0  # two against one
     assert row["gain, low"] < row["gain"] < row["gain, high"]
+
+
+def test_right_answers_with_intervals_and_tests():
+    both_right = {"micro": 100.0, "ppl": (1.2, 1.1), "pathway": "micro"}
+    both_wrong = both_right | {"macro": 0.0, "micro": 0.0}
+    some = samples(*[both_right] * 49, ONE_LOOK, *[RESCUED] * 30, *[SPOILED] * 5, *[both_wrong] * 15)
+    frame = right.right_answers(some).frame.set_index("answers")
+    assert frame["n"].tolist() == [100] * 4
+    assert frame["right"].to_dict() == pytest.approx({"macro": 55, "micro": 80, "selected": 80, "oracle": 85})
+    assert frame.loc["selected", ["low", "high"]].tolist() == pytest.approx([71.1, 86.7], abs=0.05)  # by hand
+    macro, micro = (frame.loc[way, ["only selected right", "only this right"]] for way in ("macro", "micro"))
+    assert (macro.tolist(), micro.tolist()) == ([30, 5], [0, 0])
+    assert frame["p"].tolist()[:2] == [pytest.approx(2.2e-5, rel=0.05), 1]
+    assert frame.loc[["selected", "oracle"], ["only selected right", "p"]].isna().all(axis=None)
+
+
+def test_right_answers_of_every_task():
+    frame = right.right_answers(samples(RESCUED, MISSED, {"task": "u", "macro": 49.0})).frame
+    assert frame["task"].unique().tolist() == ["t", "u", tables.ALL]
+    assert frame.loc[frame["answers"] == "selected", "right"].tolist() == [50, 0, pytest.approx(100 / 3)]
 
 
 def test_the_interval_of_the_gain_is_that_of_paired_differences():
@@ -155,6 +176,24 @@ def test_boxes_by_area_and_overlap():
     assert overlaps["questions"].to_dict() == {"0-0.1": 1, "0.5-0.75": 1, "0.75-1": 1, "all": 3}
     assert overlaps.loc["0.5-0.75", "micro"] == 100
     assert tables.overlaps(samples(RESCUED)).frame.empty
+
+
+def test_boxes_against_the_annotated_ones():
+    box = {"annotated": True}
+    some = samples(
+        RESCUED | box | {"iou": 0.8},
+        RESCUED | box | {"iou": 0.5},
+        ONE_LOOK | box,  # it found none
+        ONE_LOOK | box | {"fallback": "skip_confidence"},  # it was not asked for one
+        ONE_LOOK | box | {"fallback": "pathway_macro"},
+        RESCUED | {"task": "u"},
+    )
+    (row,) = tables.located(some).frame.to_dict("records")
+    assert (row["task"], row["questions"]) == ("t", 3)
+    assert row["with a box"] == pytest.approx(200 / 3)
+    assert row["IoU"] == pytest.approx(1.3 / 3)
+    assert row["IoU above 0.5"] == pytest.approx(100 / 3)
+    assert tables.located(samples(RESCUED)).frame.empty
 
 
 def test_kinds_of_questions():
