@@ -53,6 +53,7 @@ def test_the_recipes_are_those_that_are_promised():
         "llava15_7b_full_8gpu_zero3",
         "llava15_7b_lora_1gpu",
         "nano",
+        "qwen_vl",
         "tiny_cpu",
     ]
 
@@ -75,7 +76,8 @@ def test_a_recipe_makes_real_training_arguments(name, files):
     per_step = arguments.per_device_train_batch_size * processes * arguments.gradient_accumulation_steps
     assert per_step == recipe.batch_size
     assert arguments.train_sampling_strategy == "sequential"
-    assert (arguments.weight_decay, arguments.warmup_steps) == (0.0, 0.03)
+    expected = (0.1, 0.01) if name == "qwen_vl" else (0.0, 0.03)
+    assert (arguments.weight_decay, arguments.warmup_steps) == expected
     assert arguments.lr_scheduler_type == "cosine"
     assert arguments.eval_steps == recipe.evaluation.every
     assert bool(arguments.fsdp) == ("fsdp" in name)
@@ -91,6 +93,15 @@ def test_llava_hyper_parameters(files):
     lora = ours("llava15_7b_lora_1gpu", files)
     assert (lora.training["learning_rate"], lora.lora["r"], lora.lora["lora_alpha"]) == (2e-4, 128, 256)
     assert (lora.batch_size, lora.epochs) == (128, 1)
+
+
+def test_qwen_vl_hyper_parameters(files):
+    """Qwen-VL's finetuning script with LoRA, and the parts that the paper trains."""
+    recipe = ours("qwen_vl", files)
+    assert recipe.train == ("projector",)
+    assert recipe.lora == {"r": 64, "lora_alpha": 16, "lora_dropout": 0.05}
+    assert (recipe.training["learning_rate"], recipe.training["adam_beta2"]) == (1e-5, 0.95)
+    assert (recipe.epochs, recipe.max_length) == (1, 2048)
 
 
 def test_the_fsdp_recipe_makes_a_real_plugin(files):

@@ -1,0 +1,40 @@
+"""Both engines on a tiny Qwen-VL: the same tokens and log-probabilities, and the pictures encoded once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from dualfocus_lmms import Limits
+from dualfocus_lmms.conversation import Conversation
+from dualfocus_lmms.models.naive import NaiveBackend
+from dualfocus_lmms.models.shared import SharedBackend
+
+
+def stages(backend: Any, questions: Any, limits: Any) -> list[Any]:
+    """The answers of all three stages; the micro stage shows a part of the picture."""
+    macro = [Conversation().user(question.prompt, question.image) for question in questions]
+    locate = [Conversation().user(f"Where? {question.text}", question.image) for question in questions]
+    answers = backend.generate("macro", macro, limits, keep="image")
+    boxes = backend.generate("locate", locate, limits, keep="conversation")
+    micro = []
+    for asked, box, question in zip(locate, boxes, questions, strict=True):
+        crop = question.image.resize((50, 40), Image.Resampling.NEAREST)
+        micro.append(asked.assistant(box.text, box.tokens).user(question.prompt, crop))
+    return [*answers, *boxes, *backend.generate("micro", micro, limits)]
+
+
+def test_engines_agree(qwen: Any, ragged: Any):
+    questions, limits = ragged(4)
+    limits = [Limits(6 + number) for number in range(len(limits))]
+    naive, shared = NaiveBackend(qwen), SharedBackend(qwen)
+    expected, answers = stages(naive, questions, limits), stages(shared, questions, limits)
+    for one, other in zip(expected, answers, strict=True):
+        assert one.tokens == other.tokens
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+        assert one.ended == other.ended
+    assert any(len(answer.tokens) > 1 for answer in answers)
+    assert shared.counts.encodes == 2 * len(questions)
+    assert shared.counts.tokens < naive.counts.tokens / 2
