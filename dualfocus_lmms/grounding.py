@@ -1,6 +1,7 @@
 """Where the region of the second look comes from when the model is not asked for it, and how one is moved.
 
-A grounding is a function from a question to a box. Those here need no model. Knows nothing about the flow.
+A grounding is a function from a question to a box. Those here need no model; the others are known by name
+and made where models are (`dualfocus_lmms.models.groundings`). Knows nothing about the flow.
 """
 
 from __future__ import annotations
@@ -16,7 +17,11 @@ from dualfocus_lmms.types import Question
 MODEL = "model"  # the default: the model's own reply to Q1
 SEED = 0
 
-Grounder = Callable[[Question], Box]
+# Groundings that need a model.
+DINO, ATTENTION, PLAIN_ATTENTION = MODEL_GROUNDINGS = ("dino", "attention", "attention_plain")
+DINO_CHECKPOINT = "IDEA-Research/grounding-dino-base"
+
+Grounder = Callable[[Question], Box | None]  # None where it finds nothing: the answer is macro then
 
 
 def annotated(question: Question) -> Box:
@@ -57,14 +62,39 @@ GROUNDINGS: dict[str, Grounder] = {
 
 def names() -> list[str]:
     """Every grounding a user can name."""
-    return [MODEL, *GROUNDINGS]
+    return [MODEL, *GROUNDINGS, *MODEL_GROUNDINGS]
 
 
 def load_grounding(name: str) -> Grounder | None:
-    """The grounding called `name`, None for the model's own; UserError lists the known ones."""
+    """The grounding called `name`, None for the model's own; UserError lists the known ones.
+
+    One that needs a model refuses every question until it is tied to its model.
+    """
     if name not in names():
         raise choose("grounding", name, names())
-    return GROUNDINGS.get(name)
+    return _unbound(name) if name in MODEL_GROUNDINGS else GROUNDINGS.get(name)
+
+
+def _unbound(name: str) -> Grounder:
+    def refuse(question: Question) -> Box:
+        raise UserError(
+            f"grounding={name} needs a model, and none was loaded for it: use --model dualfocus or "
+            "DualFocusModel, or tie the settings to one with dualfocus_lmms.models.groundings.bound."
+        )
+
+    return refuse
+
+
+def detector_for(grounding: str, given: str | None) -> str | None:
+    """The detector that `grounding` loads, None where it loads none; UserError for one that nobody loads."""
+    if grounding == DINO:
+        return given or DINO_CHECKPOINT
+    if given is not None:
+        raise UserError(
+            f"grounding_checkpoint={given!r} is the detector of grounding=dino, and grounding is "
+            f"{grounding!r}: leave it out, or give grounding=dino."
+        )
+    return None
 
 
 def shifted(box: Box, question: Question, pixels: int) -> Box:

@@ -129,7 +129,8 @@ def test_the_annotation_changes_nothing_unless_asked_for() -> None:
 
 
 def test_names() -> None:
-    assert names() == ["model", "annotated", "whole", "center", "random"]
+    given = ["annotated", "whole", "center", "random"]
+    assert names() == ["model", *given, "dino", "attention", "attention_plain"]
     assert load_grounding("model") is None
     assert [load_grounding(name) for name in GROUNDINGS] == list(GROUNDINGS.values())
 
