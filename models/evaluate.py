@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from traceback import walk_tb
 from typing import Any
 
-from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.errors import GenerationError, UserError
 from dualfocus_lmms.models.manifest import ONLY_OUR_TASKS
 from dualfocus_lmms.models.requests import ONLY_GENERATE_UNTIL
 
@@ -101,7 +101,7 @@ def _fewest_tasks(args: Any) -> Iterator[None]:
 
 
 def _user_error(error: BaseException | None) -> BaseException:
-    """The UserError beneath `error`, where the host wrapped one; else the error itself."""
+    """The UserError or GenerationError beneath `error`, where the host wrapped one; else the error itself."""
     assert error is not None
     *_, (frame, _) = walk_tb(error.__traceback__)
     place = frame.f_code.co_name if frame.f_globals["__name__"].startswith("lmms_eval.") else ""
@@ -110,7 +110,7 @@ def _user_error(error: BaseException | None) -> BaseException:
     if place == "construct_requests" and isinstance(error, AssertionError):  # an output_type without messages
         return UserError(ONLY_GENERATE_UNTIL)
     for cause in _causes(error):
-        if isinstance(cause, UserError):
+        if isinstance(cause, (UserError, GenerationError)):
             return cause
         if isinstance(cause, ConnectionError):
             return UserError(

@@ -29,6 +29,11 @@ def manifests() -> list[Any]:
             chat_class_path="dualfocus_lmms.models.host.DualFocus",
         ),
         ModelManifest(
+            model_id="dualfocus_server",
+            simple_class_path="dualfocus_lmms.models.server_host.ServerSimple",
+            chat_class_path="dualfocus_lmms.models.server_host.Server",
+        ),
+        ModelManifest(
             model_id="dualfocus_replay",
             simple_class_path="dualfocus_lmms.models.replay.ReplaySimple",
             chat_class_path="dualfocus_lmms.models.replay.Replay",
