@@ -35,6 +35,12 @@ PROMPTS = {
     ),
 }
 
+# The question that both answers are scored after (`judging.judge_release`), where the task has no wording.
+SHORT = (
+    "Please combine the information from these two images and answer this question: {question}\n"
+    "Answer the question using a single word or phrase."
+)
+
 # Where the bare question ends in the prompts of stock tasks: an option list, a note or an answer instruction.
 # Notes and instructions open a line or follow the question's own closing mark.
 _END_OF_QUESTION = re.compile(

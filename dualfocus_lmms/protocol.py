@@ -14,8 +14,8 @@ class Protocol:
     """What a protocol fixes.
 
     prompts: the wordings of Q1 and Q2. geometry: from a box to the pixels that are cropped. margin: pixels
-    the region grows on each side. rule: default selection rule. count_eos: whether the end-of-turn token
-    counts in the perplexity. locate_tokens: longest reply to Q1, in tokens.
+    the region grows on each side. rule: default selection rule. count_eos: whether end-of-turn tokens
+    count in the perplexity. locate_tokens: longest reply to Q1, in tokens.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Protocol:
 
 PROTOCOLS = {
     "paper": Protocol("paper", PROMPTS["paper"], paper_rectangle, 0, "ppl", False, 64),
-    "release": Protocol("release", PROMPTS["release"], release_rectangle, 25, "ppl_tie_macro", True, 128),
+    "release": Protocol("release", PROMPTS["release"], release_rectangle, 25, "release", True, 128),
 }
 
 

@@ -1,15 +1,17 @@
 """Selection rules: each takes the macro and the micro answer and returns the one to give.
 
-A rule of your own is one function, registered as an entry point of the group `dualfocus_lmms.rules`.
+A rule of your own is one function, registered as an entry point of the group `dualfocus_lmms.rules`. The
+rules that compare both answers under one context are in `judging`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from dualfocus_lmms.types import Answer, Selection
+from dualfocus_lmms.judging import JointRule
+from dualfocus_lmms.types import Answer, Judged, Selection
 
-Rule = Callable[[Answer, Answer, bool], Answer]
+Rule = Callable[[Answer, Answer, bool], Answer] | JointRule
 
 
 def ppl(macro: Answer, micro: Answer, count_eos: bool) -> Answer:
@@ -32,10 +34,35 @@ def micro(macro: Answer, micro: Answer, count_eos: bool) -> Answer:
     return micro
 
 
-def select(rule_name: str, rule: Rule, macro: Answer, micro: Answer | None, count_eos: bool) -> Selection:
-    """Apply `rule`; without a micro answer (skipped, or no readable box) the answer is macro."""
+def select(
+    rule_name: str,
+    rule: Rule,
+    macro: Answer,
+    micro: Answer | None,
+    count_eos: bool,
+    judged: Judged | None = None,
+) -> Selection:
+    """Apply `rule`; without a micro answer (skipped, or no readable box) the answer is macro.
+
+    judged: what a `JointRule` compares. ValueError where that rule is given none of its own.
+    """
     if micro is None:
         return Selection("macro", macro.text, rule_name)
+    if isinstance(rule, JointRule):
+        if judged is None or judged.rule != rule_name:
+            raise ValueError(f"The rule {rule_name} compares scores that are not there.")
+        return _select_joint(rule, macro, micro, count_eos, judged)
     chosen = rule(macro, micro, count_eos)
     margin = micro.nll(count_eos) - macro.nll(count_eos)
     return Selection(chosen.pathway, chosen.text, rule_name, margin)
+
+
+def _select_joint(
+    rule: JointRule, macro: Answer, micro: Answer, count_eos: bool, judged: Judged
+) -> Selection:
+    margin, pathway = None, judged.winner
+    if judged.macro is not None and judged.micro is not None:
+        margin = judged.micro.nll(count_eos) - judged.macro.nll(count_eos)
+        pathway = rule.tie if margin == 0 else "micro" if margin < 0 else "macro"
+    chosen = micro if pathway == "micro" else macro
+    return Selection(chosen.pathway, chosen.text, judged.rule, margin)

@@ -17,7 +17,7 @@ from typing import Any
 from PIL import Image
 
 from dualfocus_lmms.errors import UserError
-from dualfocus_lmms.types import Answer, Selection, Usage
+from dualfocus_lmms.types import Answer, Judged, Scores, Selection, Usage
 
 VERSION = 1
 
@@ -34,6 +34,9 @@ class Trace:
     grounding: where box comes from. When that is not the model, there is no locate answer, and given_reply is
     the text that stood in its place. shifted_box: box moved by box_shift pixels, which is what was cropped;
     None where nothing was moved.
+
+    ppl: the perplexities of the answers under their own pathways. judged: what decided where the rule
+    compares them under one context, else None.
     """
 
     key: dict[str, Any]
@@ -53,6 +56,7 @@ class Trace:
     given_reply: str | None = None
     box_shift: int = 0
     shifted_box: tuple[float, float, float, float] | None = None
+    judged: Judged | None = None
     version: int = VERSION
 
     def to_json(self) -> str:
@@ -75,6 +79,7 @@ class Trace:
                 data[name] = tuple(data[name]) if data[name] is not None else None
             if data.get("shifted_box") is not None:
                 data["shifted_box"] = tuple(data["shifted_box"])
+            data["judged"] = _judged(data.get("judged"))
             return cls(**data)
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a trace: {error}") from error
@@ -92,6 +97,18 @@ def _answer(data: Mapping[str, Any] | None) -> Answer | None:
     fields["usage"] = Usage(**fields["usage"])
     fields["tokens"], fields["logprobs"] = tuple(fields["tokens"]), tuple(fields["logprobs"])
     return Answer(**fields)
+
+
+def _judged(data: Mapping[str, Any] | None) -> Judged | None:
+    if data is None:
+        return None
+    scores = {
+        name: None
+        if data[name] is None
+        else Scores(data[name]["text"], tuple(data[name]["logprobs"]), tuple(data[name]["closings"]))
+        for name in ("macro", "micro")
+    }
+    return Judged(**{**data, **scores})
 
 
 def image_hash(image: Image.Image) -> str:

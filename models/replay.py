@@ -19,6 +19,7 @@ from loguru import logger
 from dualfocus_lmms.errors import UserError, choose
 from dualfocus_lmms.flow import SKIPPED, Settings, perplexities, skip_reason
 from dualfocus_lmms.integrity import FINGERPRINT, questions_fingerprint, read_data
+from dualfocus_lmms.judging import JointRule
 from dualfocus_lmms.models.host import GenerateOnly, SampleExtras
 from dualfocus_lmms.models.options import parse_model_args
 from dualfocus_lmms.models.requests import Request, read_request
@@ -216,7 +217,8 @@ def _names(tasks: Iterable[tuple[str, str]]) -> str:
 def choose_again(traces: Sequence[Trace], settings: Settings) -> list[Trace]:
     """The traces as a run with these settings would have written them.
 
-    UserError where that run would have looked a second time and this one did not.
+    UserError where that run would have looked a second time and this one did not, and where it would have
+    scored answers under one context and this one did not.
     """
     lacking = [trace for trace in traces if _lacks_second_look(trace, settings)]
     if lacking:
@@ -224,6 +226,13 @@ def choose_again(traces: Sequence[Trace], settings: Settings) -> list[Trace]:
             f"With skip_confidence={settings.skip_confidence:g} and count_eos={settings.count_eos}, "
             f"{len(lacking)} samples need a second look that the run skipped: "
             f"{_some([_key(trace.key) for trace in lacking])}. Give a lower skip_confidence, or select=macro."
+        )
+    unscored = [trace for trace in traces if _lacks_scores(trace, settings)]
+    if unscored:
+        raise UserError(
+            f"select={settings.rule_name} compares both answers under one context, and the run has no such "
+            f"scores of {len(unscored)} samples: {_some([_key(trace.key) for trace in unscored])}. Choose "
+            f"another rule, such as ppl, or run again with select={settings.rule_name}."
         )
     return [_choose(trace, settings) for trace in traces]
 
@@ -234,12 +243,19 @@ def _lacks_second_look(trace: Trace, settings: Settings) -> bool:
     return skip_reason(trace.macro, settings) is None
 
 
+def _lacks_scores(trace: Trace, settings: Settings) -> bool:
+    compared = trace.micro is not None and skip_reason(trace.macro, settings) is None
+    scored = trace.judged is not None and trace.judged.rule == settings.rule_name
+    return isinstance(settings.rule, JointRule) and compared and not scored
+
+
 def _choose(trace: Trace, settings: Settings) -> Trace:
     if settings.pathway == "both" and skip_reason(trace.macro, settings) is not None:
         trace = _with_micro(trace, None, SKIPPED)
     answers = [trace.macro] if trace.micro is None else [trace.macro, trace.micro]
-    chosen = select(settings.rule_name, settings.rule, trace.macro, trace.micro, settings.count_eos)
-    return replace(trace, selection=chosen, ppl=perplexities(answers, settings))
+    judged = trace.judged if isinstance(settings.rule, JointRule) else None
+    chosen = select(settings.rule_name, settings.rule, trace.macro, trace.micro, settings.count_eos, judged)
+    return replace(trace, selection=chosen, judged=judged, ppl=perplexities(answers, settings))
 
 
 def joined(first: Trace, second: Trace) -> Trace:
@@ -251,7 +267,7 @@ def _with_micro(trace: Trace, micro: Answer | None, fallback: str | None) -> Tra
     """The trace with this answer in the place of micro, and nothing of the second look that was."""
     return replace(
         trace, locate=None, micro=micro, box=None, crop=None, given_reply=None, shifted_box=None,
-        fallback=fallback, prompts={"macro": trace.prompts["macro"]},
+        judged=None, fallback=fallback, prompts={"macro": trace.prompts["macro"]},
     )  # fmt: skip
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from PIL import Image
@@ -16,6 +17,8 @@ from dualfocus_lmms.truncated import refuse_truncated
 from dualfocus_lmms.types import Limits, Question
 
 DEFAULT_NEW_TOKENS = 128  # as the release decodes
+_PICTURE_NAMES = ("image_id", "image")  # columns of documents, the first one that holds texts
+_QUESTION = "{question}"  # where the bare question stands in a task's wording
 ONLY_GENERATE_UNTIL = (
     "DualFocus generates its answers: choose a task with output_type generate_until, "
     "such as df_pope (`dualfocus eval --tasks list` names all tasks)."
@@ -27,12 +30,15 @@ class Request:
     """One request of the host. Reading the question opens the image, so that is put off until needed.
 
     key: task, split, doc_id, and the fingerprint of prompt and limits, by which a resumed run notices that a
-    task has changed. question: opens the image and builds the question.
+    task has changed. question: opens the image and builds the question. length: characters of the prompt.
+    picture: a name that requests about one picture share, None where the documents have none.
     """
 
     key: dict[str, Any]
     limits: Limits
     question: Callable[[], Question]
+    length: int = 0
+    picture: str | None = None
 
 
 def read_request(instance: Any, task_dict: Mapping[str, Any], chat: bool) -> Request:
@@ -57,9 +63,11 @@ def read_request(instance: Any, task_dict: Mapping[str, Any], chat: bool) -> Req
             prompt=prompt,
             key=key,
             box=_annotated_box(doc, instance.metadata, key),
+            short=_short_question(doc, instance.metadata, prompt),
+            options=_options(doc, instance.metadata, key),
         )
 
-    return Request(key, limits, question)
+    return Request(key, limits, question, len(str(context)), _picture_name(task_dict[task][split], doc_id))
 
 
 def read_limits(gen_kwargs: Mapping[str, Any]) -> Limits:
@@ -82,10 +90,60 @@ def read_limits(gen_kwargs: Mapping[str, Any]) -> Limits:
     return Limits(longest, stops)
 
 
+def _picture_name(docs: Any, doc_id: int) -> str | None:
+    """How the document calls its picture, in a column of names or paths; no picture is opened."""
+    features = getattr(docs, "features", None) or {}
+    named = [name for name in _PICTURE_NAMES if getattr(features.get(name), "dtype", None) == "string"]
+    return docs[named[0]][doc_id] if named else None
+
+
 def _bare_text(doc: Mapping[str, Any], metadata: Mapping[str, Any], prompt: str) -> str:
     """The question without options and instruction: the column the task names, else found in the prompt."""
     column = _column(doc, metadata, "question")
     return bare_question(prompt) if column is None else str(doc[column])
+
+
+def _short_question(doc: Mapping[str, Any], metadata: Mapping[str, Any], prompt: str) -> str | None:
+    """The task's wording of a short question with the bare question in it; None where it has no wording.
+
+    Where the task names a column of context, its text stands on a line of its own before the question.
+    """
+    wording = (metadata.get("dualfocus") or {}).get("short")
+    if wording is None:
+        return None
+    if not isinstance(wording, str) or _QUESTION not in wording:
+        raise UserError(
+            f"The task's metadata has the wording {wording!r} (dualfocus: short): "
+            f"give a text with {_QUESTION} in it."
+        )
+    column = _column(doc, metadata, "context")
+    context = doc[column] if column is not None and doc[column] else None
+    bare = _bare_text(doc, metadata, prompt)
+    return wording.replace(_QUESTION, bare if context is None else f"{context}\n{bare}")
+
+
+def _options(doc: Mapping[str, Any], metadata: Mapping[str, Any], key: Mapping[str, Any]) -> tuple[str, ...]:
+    """The texts of the options in the column the task names, or in its columns up to the first empty one.
+
+    None where the task names no column, and where the document has none.
+    """
+    named = (metadata.get("dualfocus") or {}).get("options")
+    if isinstance(named, (list, tuple)):
+        found = takewhile(_is_text, (doc[_known(doc, column, "options")] for column in named))
+        return tuple(found)
+    value = None if named is None else doc[_known(doc, named, "options")]
+    if value is None:
+        return ()
+    if not isinstance(value, Sequence) or isinstance(value, str) or not all(map(_is_text, value)):
+        raise UserError(
+            f"{_name(key)} has the options {value!r} in its column {named!r}: a list of texts is expected. "
+            "Correct the data, or name other columns (dualfocus: options)."
+        )
+    return tuple(value)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
 
 def _annotated_box(doc: Mapping[str, Any], metadata: Mapping[str, Any], key: Mapping[str, Any]) -> Box | None:
@@ -112,7 +170,12 @@ def _annotated_box(doc: Mapping[str, Any], metadata: Mapping[str, Any], key: Map
 def _column(doc: Mapping[str, Any], metadata: Mapping[str, Any], what: str) -> str | None:
     """The name of the column that holds `what`, None when the task names none. UserError: no such column."""
     column = (metadata.get("dualfocus") or {}).get(what)
-    if column is not None and column not in doc:
+    return None if column is None else _known(doc, column, what)
+
+
+def _known(doc: Mapping[str, Any], column: str, what: str) -> str:
+    """`column`; UserError where the documents have no such column."""
+    if column not in doc:
         raise UserError(
             f"The task's metadata names the column {column!r} (dualfocus: {what}), "
             f"but its documents have {', '.join(sorted(doc))}. Name one of these, or none."

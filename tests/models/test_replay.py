@@ -65,14 +65,14 @@ def finish(tmp_path: Path) -> Callable[..., str]:
 
     def run(
         name: str, asked: list | None = None, script: Any = replies, docs: list = DOCS,
-        ended: bool = True, **settings: Any,
+        ended: bool = True, scores: Any = None, **settings: Any,
     ) -> str:  # fmt: skip
         folder = str(tmp_path / name)
         chosen = Settings.of(**settings)
         claim_folder(folder, chosen.to_dict(), resume=False)
         read = [read_request(one, tasks(asked, docs), chat=True) for one in asked or requests()]
         questions, limits = [one.question() for one in read], [one.limits for one in read]
-        TraceWriter(folder).write(answer_batch(FakeBackend(script), questions, limits, chosen))
+        TraceWriter(folder).write(answer_batch(FakeBackend(script, scores=scores), questions, limits, chosen))
         if ended:
             write_data(folder, {f"{read[0].key['task']}/test": docs})
         return folder
@@ -143,8 +143,37 @@ def test_what_reaches_the_samples_file_is_what_such_a_run_writes(finish: Any) ->
 
 
 def test_the_settings_are_those_of_the_run_unless_given(finish: Any) -> None:
-    assert replay(f"trace={finish('release', protocol='release')}") == named("iiiiia")  # counts the end
+    given = {"protocol": "release", "select": "ppl_tie_macro"}
+    assert replay(f"trace={finish('release', **given)}") == named("iiiiia")  # counts the end
     assert replay(f"trace={finish('micro', select='micro', skip_confidence=0.8)}") == named("aiaiaa")
+
+
+SCORES = {f"{name} {n}": (-0.1 * (n + 1), -0.4) for name in ("macro", "micro") for n in range(6)} | {
+    "macro 2": (-0.2, -0.9),
+    "micro 3": (-0.9, -0.0),
+    "micro 4": (-0.1, -0.4),
+}  # with the ends counted micro 2, 3, 4 are likelier than macro, without them micro 4
+
+
+@pytest.mark.parametrize("rule", ["release", "micro_context"])
+def test_recorded_scores_decide_again(finish: Any, rule: str) -> None:
+    settings = {"protocol": "release", "select": rule}
+    first = finish("first", scores=SCORES, **settings)
+    for given in ({}, {"count_eos": False}, {"skip_confidence": 0.3}, {"select": "macro"}, {"select": "ppl"}):
+        again, _ = read_traces(finish(f"again {given}", scores=SCORES, **settings | given))
+        arguments = [f"trace={first}", *(f"{name}={value}" for name, value in given.items())]
+        assert replay(",".join(arguments)) == [trace.selection.text for trace in again], given
+    assert replay(f"trace={first}") != replay(f"trace={first},count_eos=False")
+
+
+def test_scores_that_were_not_recorded_are_refused(finish: Any) -> None:
+    plain, joint = finish("plain"), finish("joint", select="micro_context")
+    for arguments in (f"trace={plain},select=release", f"trace={joint},select=release"):
+        with pytest.raises(UserError, match=r"5 .*t/test/0"):
+            replay(arguments)
+    assert replay(f"trace={plain},select=release,skip_confidence=0") == named("aaaaaa")
+    with pytest.raises(UserError, match=r"6 .*t/test/0"):
+        replay(f"trace={joint},second={plain}")
 
 
 def test_a_run_of_macro_alone_has_nothing_to_choose_from(finish: Any) -> None:

@@ -94,6 +94,59 @@ def test_a_malformed_annotated_box_is_refused(monkeypatch, value):
         simple(metadata={"dualfocus": {"box": "region"}}).question()
 
 
+def test_the_task_says_how_a_short_question_reads(monkeypatch):
+    wording = "In these {two} images: {question}\nBriefly"
+    monkeypatch.setitem(DOC, "hint", "A rule {x}.")
+    metadata = {"dualfocus": {"question": "asked", "short": wording}}
+    short = "In these {two} images: What is it?\nBriefly"
+    assert simple(metadata=metadata).question().short == short
+    assert chat([turn(IMAGE, TEXT)], {"dualfocus": {"short": wording}}).question().short == short
+    metadata["dualfocus"]["context"] = "hint"
+    expected = "In these {two} images: A rule {x}.\nWhat is it?\nBriefly"
+    assert simple(metadata=metadata).question().short == expected
+    for empty in ("", None):
+        monkeypatch.setitem(DOC, "hint", empty)
+        assert simple(metadata=metadata).question().short == short
+    assert simple().question().short is None
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"short": "Briefly!"}, {"short": 3}, {"short": "{question}", "context": "no_such_column"}]
+)
+def test_a_wording_without_a_question_is_refused(wrong):
+    with pytest.raises(UserError):
+        simple(metadata={"dualfocus": wrong}).question()
+
+
+@pytest.mark.parametrize(
+    ("columns", "named", "expected"),
+    [
+        ({"options": ["cat", "dog"]}, "options", ("cat", "dog")),
+        ({"options": []}, "options", ()),
+        ({"options": None}, "options", ()),
+        ({"A": "cat", "B": "dog", "C": None, "D": "cow"}, ["A", "B", "C", "D"], ("cat", "dog")),
+        ({"A": "cat", "B": "dog", "C": float("nan")}, ["A", "B", "C"], ("cat", "dog")),
+        ({"A": "cat", "B": "dog"}, ["A", "B"], ("cat", "dog")),
+        ({"A": "cat", "B": " "}, ["A", "B"], ("cat",)),
+    ],
+)
+def test_the_task_says_where_the_options_are(monkeypatch, columns, named, expected):
+    for name, value in columns.items():
+        monkeypatch.setitem(DOC, name, value)
+    metadata = {"dualfocus": {"options": named}}
+    assert simple(metadata=metadata).question().options == expected
+    assert chat([turn(IMAGE, TEXT)], metadata).question().options == expected
+    assert simple().question().options == ()
+
+
+@pytest.mark.parametrize("value", ["cat, dog", ["cat", 3], ["cat", ""], 5])
+def test_options_that_are_no_texts_are_refused(monkeypatch, value):
+    monkeypatch.setitem(DOC, "options", value)
+    for named in ("options", "no_such_column", ["A", "B"]):
+        with pytest.raises(UserError):
+            simple(metadata={"dualfocus": {"options": named}}).question()
+
+
 def test_another_prompt_or_another_limit_gives_another_context():
     others = [
         simple(PROMPT + " "),
