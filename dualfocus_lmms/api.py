@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.flow import Settings, answer_batch
+from dualfocus_lmms.grounding import MODEL_GROUNDINGS
 from dualfocus_lmms.trace import Trace
 from dualfocus_lmms.truncated import refuse_truncated
 from dualfocus_lmms.types import Backend, Limits, Question
@@ -37,7 +38,8 @@ class DualFocusModel:
         dtype: str = "auto",
         device: str | None = None,
         attn_implementation: str | None = None,
-        engine: str = "shared",
+        engine: str | None = None,
+        family: str | None = None,
         **settings: Any,
     ) -> None:
         """Load a checkpoint folder or hub name; UserError when that is impossible."""
@@ -45,14 +47,15 @@ class DualFocusModel:
         from dualfocus_lmms.models.engines import make_engine
         from dualfocus_lmms.models.loading import load_checkpoint
 
-        checkpoint = load_checkpoint(str(pretrained), revision, dtype, device, attn_implementation)
+        checkpoint = load_checkpoint(str(pretrained), revision, dtype, device, attn_implementation, family)
         self.backend: Backend = make_engine(engine, checkpoint)
+        self.settings = _bound(self.settings, self.backend)
 
     @classmethod
     def on(cls, backend: Backend, **settings: Any) -> DualFocusModel:
         """The same on a backend that is there already, such as `testing.FakeBackend`."""
         model = cls.__new__(cls)
-        model.settings, model.backend = Settings.of(**settings), backend
+        model.settings, model.backend = _bound(Settings.of(**settings), backend), backend
         return model
 
     def ask(
@@ -96,6 +99,15 @@ class DualFocusModel:
             ]
             traces += answer_batch(self.backend, questions, [limits] * len(questions), self.settings)
         return traces
+
+
+def _bound(settings: Settings, backend: Backend) -> Settings:
+    """`settings` with the model that their grounding needs; torch stays away where it needs none."""
+    if settings.grounding not in MODEL_GROUNDINGS:
+        return settings
+    from dualfocus_lmms.models.groundings import bound
+
+    return bound(settings, backend)
 
 
 def load_image(source: Source) -> Image.Image:

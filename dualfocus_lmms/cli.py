@@ -76,7 +76,7 @@ def ask(
     save: Annotated[str | None, typer.Option(help="Write the question as a picture (.png, .jpg).")] = None,
     protocol: Annotated[str, typer.Option(help="paper or release.")] = "paper",
     select: Annotated[
-        str | None, typer.Option(help="Selection rule: ppl, ppl_tie_macro, macro, micro or a plugin's.")
+        str | None, typer.Option(help="Selection rule: ppl, release, macro, micro, ... or a plugin's.")
     ] = None,
     skip_confidence: Annotated[
         float, typer.Option(help="Skip the second look when 1/PPL of the first answer is above it.")
@@ -85,8 +85,16 @@ def ask(
         int | None, typer.Option(help="Pixels the region grows on each side.", show_default="the protocol's")
     ] = None,
     grounding: Annotated[
-        str, typer.Option(help="Where the region comes from: model, whole, center or random.")
+        str,
+        typer.Option(
+            help="Where the region comes from: model, whole, center, random, dino, attention or "
+            "attention_plain."
+        ),
     ] = "model",
+    grounding_checkpoint: Annotated[
+        str | None,
+        typer.Option(help="Detector of grounding dino.", show_default="a GroundingDINO of the hub"),
+    ] = None,
     instruction: Annotated[
         str | None,
         typer.Option(
@@ -99,6 +107,9 @@ def ask(
         str | None, typer.Option(help="cpu, cuda, cuda:1.", show_default="a GPU if any")
     ] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
+    family: Annotated[
+        str | None, typer.Option(help="Model family.", show_default="the one for the checkpoint's type")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the trace: one line of JSON.")] = False,
 ) -> None:
     """Ask one question about one picture."""
@@ -112,11 +123,13 @@ def ask(
         pretrained,
         device=device,
         dtype=dtype,
+        family=family,
         protocol=protocol,
         select=select,
         skip_confidence=skip_confidence,
         box_margin=box_margin,
         grounding=grounding,
+        grounding_checkpoint=grounding_checkpoint,
     )
     trace = model.ask(seen, question, instruction, max_new_tokens)
     print(trace.to_json() if as_json else report(trace))
@@ -161,6 +174,7 @@ def _pixels(trace: Trace) -> str:
 def tiny(
     out: Annotated[str, typer.Argument(help="The checkpoint's folder; made if missing.")],
     size: Annotated[str, typer.Option(help="tiny, 100m or 7b.")] = "tiny",
+    family: Annotated[str, typer.Option(help="Model family; those besides llava are always tiny.")] = "llava",
     tokenizer: Annotated[
         str | None,
         typer.Option(help="Folder of a Llama tokenizer.", show_default="single characters"),
@@ -179,12 +193,50 @@ def tiny(
     folder = Path(out)
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise UserError(f"{out} exists already: give a new folder.")
-    if steps is None:
-        steps = 150 if size == "tiny" else 0
-    from dualfocus_lmms.models.tiny import save_tiny
+    kind = "LLaVA" if family == "llava" else family
+    if family == "llava":
+        from dualfocus_lmms.models.tiny import save_tiny
 
-    save_tiny(folder, size, tokenizer, seed, steps)
-    print(f"{folder}: a LLaVA checkpoint of size {size}. Its weights are random, its answers mean nothing.")
+        save_tiny(folder, size, tokenizer, seed, (150 if size == "tiny" else 0) if steps is None else steps)
+    else:
+        if (size, tokenizer, steps) != ("tiny", None, None):
+            raise UserError(f"--size, --tokenizer and --steps are for family llava, not for {family}.")
+        from dualfocus_lmms.models.tiny_families import save_tiny_family
+
+        save_tiny_family(folder, family, seed)
+    print(f"{folder}: a {kind} checkpoint of size {size}. Its weights are random, its answers mean nothing.")
+
+
+@app.command()
+def families() -> None:
+    """The model families that are installed, as a Markdown table."""
+    from dualfocus_lmms.families import table
+
+    print(table())
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="Checkpoint: a folder or a hub name.")],
+    target: Annotated[str, typer.Argument(metavar="DST", help="A new folder.")],
+    vision_tower: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder or hub name of the CLIP encoder.",
+            show_default="the one inside SRC, else the one SRC names",
+        ),
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="auto (as it is), float32, float16 or bfloat16.")] = "auto",
+    revision: Annotated[
+        str | None, typer.Option(help="Version of SRC on the hub.", show_default="newest")
+    ] = None,
+) -> None:
+    """A checkpoint in LLaVA's original format to the Hugging Face format."""
+    from dualfocus_lmms.models.convert import convert
+
+    conversion = convert(source, target, vision_tower, dtype, revision)
+    print(conversion.table())
+    print(f"\n{target}: give it with pretrained={target}. What became of each weight: conversion.json in it.")
 
 
 @app.command("eval", context_settings=PASS_ON)

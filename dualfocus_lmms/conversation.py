@@ -10,14 +10,16 @@ from PIL import Image
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Turn:
-    """One turn. `images` open the turn, before its text. `tokens` are the exact ids a model generated for an
-    assistant turn, so that a later call continues from what was said and not from a re-tokenised copy; None
-    where no model said it."""
+    """One turn. `images` open the turn, before its text; `patches` are sub-images that join the last of them
+    as further tiles (table 6), without a place of their own in the text. `tokens` are the exact ids a model
+    generated for an assistant turn, so that a later call continues from what was said and not from a
+    re-tokenised copy; None where no model said it."""
 
     role: Literal["user", "assistant"]
     text: str
     images: tuple[Image.Image, ...] = ()
     tokens: tuple[int, ...] | None = None
+    patches: tuple[Image.Image, ...] = ()
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -26,16 +28,21 @@ class Conversation:
 
     turns: tuple[Turn, ...] = ()
 
-    def user(self, text: str, *images: Image.Image) -> Conversation:
-        return Conversation((*self.turns, Turn("user", text, images)))
+    def user(self, text: str, *images: Image.Image, patches: tuple[Image.Image, ...] = ()) -> Conversation:
+        return Conversation((*self.turns, Turn("user", text, images, patches=patches)))
 
     def assistant(self, text: str, tokens: tuple[int, ...] | None = None) -> Conversation:
         return Conversation((*self.turns, Turn("assistant", text, (), tokens)))
 
     @property
     def images(self) -> tuple[Image.Image, ...]:
-        """Every picture in order of appearance."""
-        return tuple(image for turn in self.turns for image in turn.images)
+        """Every picture in order of appearance, patches too."""
+        return tuple(image for turn in self.turns for image in (*turn.images, *turn.patches))
+
+    @property
+    def patches(self) -> tuple[Image.Image, ...]:
+        """The pictures that are patches of the one before them."""
+        return tuple(patch for turn in self.turns for patch in turn.patches)
 
     def messages(self) -> list[dict[str, Any]]:
         """The form that chat templates of transformers read; pictures appear as {"type": "image"}."""

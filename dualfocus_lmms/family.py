@@ -14,8 +14,11 @@ class Family:
 
     name: as users write it. model_types: the `model_type` values of config.json it handles. box_format: how
     it writes a box. image: "square" pads every picture to a square with the encoder's mean colour before it
-    is resized, "as_is" hands it to the checkpoint's own image processor. chat_template: Jinja, used only when
-    the tokenizer brings none. lora_targets: regular expression over module names that LoRA adapts.
+    is resized, "as_is" hands it to the checkpoint's own processor. chat_template: Jinja, used only when the
+    checkpoint brings none. lora_targets: regular expression over module names that LoRA adapts.
+    native_locate: how the model was taught to be asked for a box before any DualFocus training, with the
+    placeholder {question}; None where it was not. local_patches: whether a picture becomes tiles, so that the
+    sub-image can join them as one more (table 6). engine: the fastest engine that works for it.
     """
 
     name: str
@@ -24,3 +27,6 @@ class Family:
     image: Literal["square", "as_is"]
     chat_template: str
     lora_targets: str
+    native_locate: str | None = None
+    local_patches: bool = False
+    engine: Literal["shared", "naive"] = "shared"

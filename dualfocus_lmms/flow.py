@@ -6,6 +6,7 @@ nothing about the host that asks.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
@@ -15,18 +16,22 @@ from PIL import Image
 from dualfocus_lmms.boxes import NO_BOX, Box
 from dualfocus_lmms.conversation import Conversation
 from dualfocus_lmms.errors import UserError, choose
-from dualfocus_lmms.grounding import Grounder, load_grounding, shifted
+from dualfocus_lmms.grounding import Grounder, detector_for, load_grounding, shifted
+from dualfocus_lmms.judging import JointRule, Pair
 from dualfocus_lmms.plugins import load_rule
+from dualfocus_lmms.prompts import PROMPTS
 from dualfocus_lmms.protocol import Protocol, load_protocol
 from dualfocus_lmms.selection import Rule, select
 from dualfocus_lmms.trace import Trace, image_hash
-from dualfocus_lmms.types import Answer, Backend, Limits, Question
+from dualfocus_lmms.types import Answer, Backend, Judged, Keep, Limits, Question
 from dualfocus_lmms.zoom import EMPTY_REGION, Rectangle
 
 SKIPPED = "skip_confidence"  # fallback reason: the macro answer was certain enough (appendix C)
 MACRO_ONLY = "pathway_macro"  # fallback reason: only the baseline was asked for
+NATIVE = "native"  # prompts: Q1 as the model's family was trained with
 
 Pathway = Literal["both", "macro"]
+Subimage = Literal["turn", "patch"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +40,11 @@ class Settings:
 
     pathway "macro" runs the plain model alone. skip_confidence, 0 to 1: locate and micro are skipped where
     the macro answer's confidence (geometric mean of its tokens' probabilities, 1/PPL) is above it; 1 never
-    skips. grounding: where the region comes from; grounder gives its box, None asks the model. box_shift:
+    skips. grounding: where the region comes from; grounder gives its box, None asks the model, and
+    grounding_checkpoint is the detector of grounding "dino". box_shift:
     pixels of the original image by which the region, wherever it comes from, is moved before it is cropped.
+    prompts: whose wordings of Q1 and Q2 the protocol has here; NATIVE is Q1 of the model's family. subimage:
+    "turn" shows the crop in a second turn, "patch" makes it one more tile of the image (table 6).
     Build it with `Settings.of`, which checks the values.
     """
 
@@ -49,7 +57,10 @@ class Settings:
     count_eos: bool
     grounding: str
     grounder: Grounder | None
+    grounding_checkpoint: str | None
     box_shift: int
+    prompts: str
+    subimage: Subimage
 
     @classmethod
     def of(
@@ -61,7 +72,10 @@ class Settings:
         box_margin: int | None = None,
         count_eos: bool | None = None,
         grounding: str = "model",
+        grounding_checkpoint: str | None = None,
         box_shift: int = 0,
+        prompts: str | None = None,
+        subimage: str = "turn",
     ) -> Settings:
         """Settings from plain values; None means the protocol's own. UserError for an impossible value."""
         chosen = load_protocol(protocol)
@@ -77,18 +91,33 @@ class Settings:
         _check_pixels("box_shift", box_shift)
         if count_eos is not None and not isinstance(count_eos, bool):
             raise UserError(f"count_eos is True or False, got {count_eos!r}.")
+        prompts = chosen.name if prompts is None else prompts
+        if prompts not in (*PROMPTS, NATIVE):
+            raise choose("prompts", prompts, (*PROMPTS, NATIVE))
+        chosen = replace(chosen, prompts=PROMPTS.get(prompts, chosen.prompts))
         rule_name = chosen.rule if select is None else select
+        if subimage not in get_args(Subimage):
+            raise choose("subimage", subimage, get_args(Subimage))
+        rule = load_rule(rule_name)
+        if subimage == "patch" and isinstance(rule, JointRule):
+            raise UserError(
+                f"select={rule_name} scores both answers after the region and the crop, and with "
+                "subimage=patch there is no such conversation. Choose another rule, such as ppl."
+            )
         return cls(
             protocol=chosen,
             pathway=pathway,  # type: ignore[arg-type]
             rule_name=rule_name,
-            rule=load_rule(rule_name),
+            rule=rule,
             skip_confidence=float(skip_confidence),
             box_margin=chosen.margin if box_margin is None else box_margin,
             count_eos=chosen.count_eos if count_eos is None else count_eos,
             grounding=grounding,
             grounder=load_grounding(grounding),
+            grounding_checkpoint=detector_for(grounding, grounding_checkpoint),
             box_shift=box_shift,
+            prompts=prompts,
+            subimage=subimage,  # type: ignore[arg-type]
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -101,7 +130,10 @@ class Settings:
             "box_margin": self.box_margin,
             "count_eos": self.count_eos,
             "grounding": self.grounding,
+            "grounding_checkpoint": self.grounding_checkpoint,
             "box_shift": self.box_shift,
+            "prompts": self.prompts,
+            "subimage": self.subimage,
         }
 
 
@@ -135,12 +167,14 @@ def answer_batch(
     """
     if len(questions) != len(limits):
         raise ValueError(f"Each question needs its limits: {len(questions)} questions, {len(limits)} limits.")
+    settings = _worded(settings, backend)
     two_passes = settings.pathway == "both"
     try:
         macros = _macro(backend, questions, limits, keep=two_passes)
         regions: list[Region] = [Region(fallback=MACRO_ONLY)] * len(questions)
         locates: list[Answer | None] = [None] * len(questions)
         micros: list[Answer | None] = [None] * len(questions)
+        judged: list[Judged | None] = [None] * len(questions)
         if two_passes:
             regions = [Region(fallback=skip_reason(macro, settings)) for macro in macros]
             open_rows = [row for row, region in enumerate(regions) if region.fallback is None]
@@ -150,16 +184,36 @@ def answer_batch(
                 regions[row] = _zoom(backend, questions[row], reply, settings)
             rows = [row for row in open_rows if regions[row].fallback is None]
             answers = _micro(
-                backend, _take(questions, rows), _take(locates, rows), _take(regions, rows),
-                _take(limits, rows), settings,
+                backend, _take(questions, rows), _take(macros, rows), _take(locates, rows),
+                _take(regions, rows), _take(limits, rows), settings,
             )  # fmt: skip
-            for row, answer in zip(rows, answers, strict=True):
-                micros[row] = answer
+            for row, (answer, scores) in zip(rows, answers, strict=True):
+                micros[row], judged[row] = answer, scores
     finally:
         backend.forget()
     return [
-        _trace(*sample, settings) for sample in zip(questions, macros, locates, micros, regions, strict=True)
+        _trace(*sample, settings)
+        for sample in zip(questions, macros, locates, micros, regions, judged, strict=True)
     ]
+
+
+def _worded(settings: Settings, backend: Backend) -> Settings:
+    """The settings with the model's own wording of Q1 where that is asked for. UserError for what the model
+    cannot do."""
+    if settings.subimage == "patch" and not backend.local_patches:
+        raise UserError(
+            "subimage=patch adds the crop to the tiles of the image, and this model's family has no tiles. "
+            "Leave subimage out, or take a model such as LLaVA-NeXT or LLaVA-OneVision."
+        )
+    if settings.prompts != NATIVE:
+        return settings
+    if backend.native_locate is None:
+        raise UserError(
+            "prompts=native asks for the region as the model's family was trained to be asked, and this "
+            f"family has no such wording. Choose one of {', '.join(PROMPTS)}."
+        )
+    prompts = replace(settings.protocol.prompts, locate=backend.native_locate)
+    return replace(settings, protocol=replace(settings.protocol, prompts=prompts))
 
 
 def locate_prompt(question: Question, protocol: Protocol) -> str:
@@ -199,49 +253,62 @@ def _locate(backend: Backend, questions: Sequence[Question], settings: Settings)
         return [None] * len(questions)
     conversations = [_locate_conversation(question, settings) for question in questions]
     limits = [Limits(settings.protocol.locate_tokens)] * len(questions)
-    return backend.generate("locate", conversations, limits, keep="conversation")
+    keep: Keep = "conversation" if settings.subimage == "turn" else "image"
+    return backend.generate("locate", conversations, limits, keep=keep)
 
 
 def _zoom(backend: Backend, question: Question, reply: Answer | None, settings: Settings) -> Region:
     size = question.image.size
-    box = settings.grounder(question) if reply is None else backend.box_format.read(reply.text, size)  # type: ignore[misc]
+    form = backend.box_format
+    resized = backend.input_size(question.image) if form.frame == "resized" else None
+    box = settings.grounder(question) if reply is None else form.read(reply.text, size, resized)  # type: ignore[misc]
     if box is None:
         return Region(fallback=NO_BOX)
     moved = shifted(box, question, settings.box_shift) if settings.box_shift else None
     crop = settings.protocol.geometry(moved or box, size, settings.box_margin)
     if crop is None:
         return Region(box, moved, fallback=EMPTY_REGION)
-    said = backend.box_format.write(box, size) if reply is None else None
+    said = form.write(box, size, resized) if reply is None else None
     return Region(box, moved, said, crop, question.image.crop(crop))
 
 
 def _micro(
     backend: Backend,
     questions: Sequence[Question],
+    macros: Sequence[Answer],
     replies: Sequence[Answer | None],
     regions: Sequence[Region],
     limits: Sequence[Limits],
     settings: Settings,
-) -> list[Answer]:
+) -> list[tuple[Answer, Judged | None]]:
+    """The micro answers, each with what the rule compares where that is not the answers as they are."""
     if not questions:
         return []
-    conversations = [
-        _located_conversation(question, reply, region, settings).user(
-            micro_prompt(question, settings.protocol),
-            region.picture,  # type: ignore[arg-type]
-        )
-        for question, reply, region in zip(questions, replies, regions, strict=True)
-    ]
-    return backend.generate("micro", conversations, limits)
+    asked = [_micro_conversation(*row, settings) for row in zip(questions, replies, regions, strict=True)]
+    answers = backend.generate("micro", asked, limits, drafts=[macro.tokens for macro in macros])
+    pairs = [Pair(*pair) for pair in zip(questions, asked, macros, answers, strict=True)]
+    return list(zip(answers, _judge(backend, pairs, settings), strict=True))
 
 
-def _located_conversation(
+def _judge(backend: Backend, pairs: Sequence[Pair], settings: Settings) -> Sequence[Judged | None]:
+    if not isinstance(settings.rule, JointRule):
+        return [None] * len(pairs)
+    started = time.perf_counter()
+    judged = settings.rule.judge(settings.rule_name, backend, pairs)
+    seconds = (time.perf_counter() - started) / len(pairs)
+    return [replace(verdict, seconds=seconds) for verdict in judged]
+
+
+def _micro_conversation(
     question: Question, reply: Answer | None, region: Region, settings: Settings
 ) -> Conversation:
+    """Image, Q1 and the box, then crop and Q2; or the macro question about the image with one more tile."""
+    crop: Image.Image = region.picture  # type: ignore[assignment]
+    if settings.subimage == "patch":
+        return Conversation().user(question.prompt, question.image, patches=(crop,))
     asked = _locate_conversation(question, settings)
-    if reply is None:
-        return asked.assistant(region.reply)  # type: ignore[arg-type]
-    return asked.assistant(reply.text, reply.tokens)
+    said = (region.reply, None) if reply is None else (reply.text, reply.tokens)
+    return asked.assistant(*said).user(micro_prompt(question, settings.protocol), crop)  # type: ignore[arg-type]
 
 
 def _trace(
@@ -250,13 +317,15 @@ def _trace(
     locate: Answer | None,
     micro: Answer | None,
     region: Region,
+    judged: Judged | None,
     settings: Settings,
 ) -> Trace:
     prompts = {"macro": question.prompt}
     if locate is not None or micro is not None:  # the micro conversation opens with it
         prompts["locate"] = locate_prompt(question, settings.protocol)
     if micro is not None:
-        prompts["micro"] = micro_prompt(question, settings.protocol)
+        turn = settings.subimage == "turn"
+        prompts["micro"] = micro_prompt(question, settings.protocol) if turn else question.prompt
     answers = [answer for answer in (macro, micro) if answer is not None]
     return Trace(
         key=question.key or {"id": question.id},
@@ -264,7 +333,7 @@ def _trace(
         prompts=prompts,
         image_size=question.image.size,
         image_hash=image_hash(question.image),
-        selection=select(settings.rule_name, settings.rule, macro, micro, settings.count_eos),
+        selection=select(settings.rule_name, settings.rule, macro, micro, settings.count_eos, judged),
         macro=macro,
         locate=locate,
         micro=micro,
@@ -276,6 +345,7 @@ def _trace(
         given_reply=region.reply,
         box_shift=settings.box_shift,
         shifted_box=region.shifted.xyxy if region.shifted else None,
+        judged=judged,
     )
 
 

@@ -13,8 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
+from PIL import Image
+
 from dualfocus_lmms.boxes import BoxFormat
-from dualfocus_lmms.conversation import Conversation
+from dualfocus_lmms.conversation import Conversation, Turn
 from dualfocus_lmms.types import Answer, Keep, Limits, Stage, Usage
 
 
@@ -42,13 +44,13 @@ class Call:
 
     @property
     def texts(self) -> list[str]:
-        """Each conversation as text: "user: <image>What is it?", one line for each turn."""
-        return [
-            "\n".join(
-                f"{turn.role}: {'<image>' * len(turn.images)}{turn.text}" for turn in conversation.turns
-            )
-            for conversation in self.conversations
-        ]
+        """Each conversation as text, see `as_text`."""
+        return [as_text(conversation) for conversation in self.conversations]
+
+
+def as_text(conversation: Conversation) -> str:
+    """A conversation as text: "user: <image>What is it?", one line for each turn."""
+    return "\n".join(f"{turn.role}: {'<image>' * len(turn.images)}{turn.text}" for turn in conversation.turns)
 
 
 class FakeBackend:
@@ -57,13 +59,28 @@ class FakeBackend:
     script: a reply for each stage, or a function (stage, conversation) -> reply. A plain text is a reply of
     one token. A script may raise GenerationError. It replies in full whatever the limits. ValueError for a
     call that breaks the protocol. calls: every call in order. forgotten: how often `forget` was called.
+
+    scores: what `score` says of an assistant turn by its text, the log-probability of each token and, last,
+    of the closing token; a turn with another text gets -0.1 for each token and -0.01. scored: every
+    conversation that was scored, in order.
     """
 
-    def __init__(self, script: Script, box_format: BoxFormat = BoxFormat()) -> None:  # noqa: B008, a frozen value
+    def __init__(
+        self,
+        script: Script,
+        box_format: BoxFormat = BoxFormat(),  # noqa: B008, a frozen value
+        scores: Mapping[str, tuple[float, ...]] | None = None,
+        native_locate: str | None = None,
+        local_patches: bool = False,
+    ) -> None:
         self.box_format = box_format
+        self.native_locate = native_locate
+        self.local_patches = local_patches
         self.calls: list[Call] = []
+        self.scored: list[Conversation] = []
         self.forgotten = 0
         self._script = script
+        self._scores = scores or {}
 
     def generate(
         self,
@@ -71,13 +88,31 @@ class FakeBackend:
         conversations: Sequence[Conversation],
         limits: Sequence[Limits],
         keep: Keep | None = None,
+        drafts: Sequence[Sequence[int]] | None = None,
     ) -> list[Answer]:
         self.calls.append(Call(stage, tuple(conversations), tuple(limits), keep))
         _check(stage, conversations, limits, keep)
         return [self._answer(stage, conversation) for conversation in conversations]
 
+    def score(self, conversations: Sequence[Conversation]) -> list[list[tuple[float, ...]]]:
+        for conversation in conversations:
+            _check_turns(conversation, "assistant")
+        self.scored += conversations
+        return [
+            [self._turn(turn) for turn in conversation.turns if turn.role == "assistant"]
+            for conversation in conversations
+        ]
+
+    def input_size(self, image: Image.Image) -> tuple[int, int]:
+        return image.size
+
     def forget(self) -> None:
         self.forgotten += 1
+
+    def _turn(self, turn: Turn) -> tuple[float, ...]:
+        if turn.text in self._scores:
+            return self._scores[turn.text]
+        return (-0.1,) * (1 if turn.tokens is None else len(turn.tokens)) + (-0.01,)
 
     def _answer(self, stage: Stage, conversation: Conversation) -> Answer:
         reply = self._script(stage, conversation) if callable(self._script) else self._script.get(stage)
@@ -103,6 +138,11 @@ def _check(
     if len(conversations) != len(limits):
         raise ValueError(f"Each conversation needs its limits: {len(conversations)} and {len(limits)} given.")
     for conversation in conversations:
-        roles = [turn.role for turn in conversation.turns]
-        if roles != ["user", "assistant"] * (len(roles) // 2) + ["user"]:
-            raise ValueError(f"A conversation alternates from a user turn to a user turn, got {roles}.")
+        _check_turns(conversation, "user")
+
+
+def _check_turns(conversation: Conversation, last: str) -> None:
+    """ValueError when the turns do not alternate from a user turn to one of the role `last`."""
+    roles = [turn.role for turn in conversation.turns]
+    if not roles or roles != [("user", "assistant")[n % 2] for n in range(len(roles))] or roles[-1] != last:
+        raise ValueError(f"A conversation alternates from a user turn to a turn of {last}, got {roles}.")

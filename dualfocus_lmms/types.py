@@ -27,6 +27,8 @@ class Question:
     id: unique in its task and split. text: the bare question, as Q1 asks it (PROTOCOL: no options, no answer
     format). prompt: the task's full macro prompt. key: what a trace is found by, e.g. task, split, doc_id.
     box: the region that the data set annotates, where it does; no model sees it unless it is asked for.
+    short: how the task asks for a short answer, without options, where it says so. options: the texts that
+    the prompt letters A, B, ..., none where the question is open. Only the rule `release` reads these two.
     """
 
     id: str
@@ -35,6 +37,8 @@ class Question:
     prompt: str
     key: dict[str, Any] = field(default_factory=dict)
     box: Box | None = None
+    short: str | None = None
+    options: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.text.strip() or not self.prompt.strip():
@@ -70,6 +74,51 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Scores:
+    """Log-probabilities by which an answer is compared, under its own context or another.
+
+    text: what stood in the answer's place, which may be an option's text. logprobs: of every token that
+    counts. closings: of every end-of-turn token that can count. Both in nats; there is at least one.
+    """
+
+    text: str
+    logprobs: tuple[float, ...]
+    closings: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.logprobs and not self.closings:
+            raise ValueError("Scores need one or more log-probabilities.")
+
+    def nll(self, count_eos: bool = False) -> float:
+        """Mean negative log-likelihood in nats per token (the exponent of eq. 7).
+
+        count_eos counts the end-of-turn tokens too. Where there is no other token, they are counted whatever
+        the switch says.
+        """
+        counted = self.logprobs + self.closings if count_eos or not self.logprobs else self.logprobs
+        return -sum(counted) / len(counted)
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What a rule that compares both answers under one context found out before it chose.
+
+    rule: its name. winner: the pathway that wins without scores; None where the scores decide, and then
+    macro and micro have them. seconds: what the scoring took, the batch's time shared equally.
+    """
+
+    rule: str
+    macro: Scores | None = None
+    micro: Scores | None = None
+    winner: Stage | None = None
+    seconds: float = field(default=0.0, compare=False)
+
+    def __post_init__(self) -> None:
+        if (self.winner is None) is (self.macro is None or self.micro is None):
+            raise ValueError("Either a pathway has won, or both answers have scores.")
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What a model said in one stage, with the log-probability of every token it chose.
 
@@ -95,13 +144,14 @@ class Answer:
             raise ValueError(f"An answer needs one or more finite log-probabilities, got {self.logprobs}.")
 
     def nll(self, count_eos: bool = False) -> float:
-        """Mean negative log-likelihood in nats per token (the exponent of eq. 7).
+        """See `Scores.nll`: an answer without any token has only its end-of-turn token to count."""
+        return self.scores.nll(count_eos)
 
-        count_eos counts the end-of-turn token as one of the N tokens. An answer without any token has only
-        that one, and it is counted then whatever the switch says.
-        """
-        counted = self.logprobs if count_eos or not self.tokens else self.logprobs[: len(self.tokens)]
-        return -sum(counted) / len(counted)
+    @property
+    def scores(self) -> Scores:
+        """Its log-probabilities under its own pathway's context."""
+        count = len(self.tokens)
+        return Scores(self.text, self.logprobs[:count], self.logprobs[count:])
 
     def ppl(self, count_eos: bool = False) -> float:
         """Perplexity, 1 to infinity (eq. 7)."""
@@ -117,8 +167,8 @@ class Answer:
 class Selection:
     """The final answer: its pathway, the rule that chose it, and by how much the perplexities differ.
 
-    margin: log PPL(micro) - log PPL(macro) in nats; positive where macro is the more certain one; None when
-    only one pathway was run.
+    margin: log PPL(micro) - log PPL(macro) in nats, of the perplexities that the rule compares; positive
+    where macro is the more certain one; None when there was nothing to compare.
     """
 
     pathway: Stage
@@ -131,6 +181,8 @@ class Backend(Protocol):
     """What the flow needs from a model. `testing.FakeBackend` is a scripted one."""
 
     box_format: BoxFormat
+    local_patches: bool  # whether a sub-image can join the tiles of an image
+    native_locate: str | None  # Q1 as the family was trained with, {question} in it; None: it has none
 
     def generate(
         self,
@@ -138,13 +190,30 @@ class Backend(Protocol):
         conversations: Sequence[Conversation],
         limits: Sequence[Limits],
         keep: Keep | None = None,
+        drafts: Sequence[Sequence[int]] | None = None,
     ) -> list[Answer]:
         """Greedy continuations, one for each conversation, which must end with a user turn.
 
         keep says what later calls will extend: the prefix up to the first image, the whole conversation with
-        the reply, or nothing. It saves work and never changes an answer. An assistant turn without tokens is
-        read as if the model had said its text. Raises GenerationError when a logit is not a number.
+        the reply, or nothing. drafts are the tokens that each reply probably is, without a closing token.
+        Both save work and never change an answer. An assistant turn without tokens is read as if the model
+        had said its text. Raises GenerationError when a logit is not a number.
         """
+        ...
+
+    def score(self, conversations: Sequence[Conversation]) -> list[list[tuple[float, ...]]]:
+        """How likely what was said is: each conversation ends with an assistant turn.
+
+        For each assistant turn in order, the log-probabilities of its tokens and, last, of its closing token:
+        natural logarithms from the raw logits in float32, of one forward over the conversation. A turn
+        without tokens is read as if the model had said its text. Raises GenerationError when a logit is not a
+        number.
+        """
+        ...
+
+    def input_size(self, image: Image.Image) -> tuple[int, int]:
+        """(width, height) in pixels of `image` as the model gets it. Only asked for box formats whose frame
+        is the resized picture."""
         ...
 
     def forget(self) -> None:

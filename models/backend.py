@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from PIL import Image
 
+from dualfocus_lmms.conversation import Conversation
 from dualfocus_lmms.errors import GenerationError
-from dualfocus_lmms.family import Family
 from dualfocus_lmms.models.loading import Checkpoint
-from dualfocus_lmms.models.rendering import Renderer
+from dualfocus_lmms.models.pictures import Picture, joined
+from dualfocus_lmms.models.reading import reader, token_types
+from dualfocus_lmms.models.scoring import score
 from dualfocus_lmms.types import Answer, Limits, Stage, Usage
-from dualfocus_lmms.zoom import pad_to_square
 
 
 @dataclass(slots=True)
@@ -31,29 +32,6 @@ class Counts:
     encodes: int = 0
 
 
-class Pictures:
-    """Encoder input of pictures, padded to a square first where the family says so. Needs no weights."""
-
-    def __init__(self, family: Family, image_processor: Any) -> None:
-        self._square = family.image == "square"
-        self._processor = image_processor
-        mean = getattr(image_processor, "image_mean", None) or (0.0, 0.0, 0.0)
-        self._pad_color = tuple(int(value * 255) for value in mean)
-
-    def __call__(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """(N, 3, H, W) of N pictures, float32 on the CPU."""
-        pictures = [image.convert("RGB") for image in images]
-        if self._square:
-            pictures = [pad_to_square(picture, self._pad_color) for picture in pictures]  # type: ignore[arg-type]
-        return self._processor(images=pictures, return_tensors="pt")["pixel_values"]
-
-
-def image_tokens(config: Any) -> int:
-    """Tokens of one picture, from a LLaVA configuration alone: one for each patch of the encoder's input."""
-    patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
-    return patches if config.vision_feature_select_strategy == "default" else patches + 1
-
-
 class ModelBackend:
     """A checkpoint with its renderer and image handling; engines add `generate`."""
 
@@ -62,15 +40,46 @@ class ModelBackend:
         self.model = checkpoint.model
         self.tokenizer = checkpoint.tokenizer
         self.box_format = checkpoint.family.box_format
+        self.local_patches = checkpoint.family.local_patches
+        self.native_locate = checkpoint.family.native_locate
         self.image_token_id: int = self.model.config.image_token_id
-        self.renderer = Renderer(checkpoint.tokenizer, checkpoint.family, self.image_token_id)
+        self.renderer, self.pictures = reader(checkpoint)
         self.counts = Counts()
         self.eos_ids = _eos_ids(self.model, self.tokenizer)
-        self._to_pixels = Pictures(checkpoint.family, checkpoint.image_processor)
+        self._token_types = token_types(self.model)
+
+    def input_size(self, image: Image.Image) -> tuple[int, int]:
+        """(width, height) in pixels of `image` as the encoder gets it."""
+        return self.pictures.input_size(image)
+
+    def encoder_input(self, pictures: Sequence[Picture]) -> dict[str, torch.Tensor]:
+        """The encoder's input of N pictures by the model's argument names, on its device and in its type."""
+        return {
+            name: value.to(self.model.device, self.model.dtype if value.is_floating_point() else None)
+            for name, value in joined(pictures).items()
+        }
 
     def pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """Encoder input (N, 3, H, W) of N pictures, on the model's device and in its type."""
-        return self._to_pixels(images).to(self.model.device, self.model.dtype)
+        """Encoder input (N, 3, H, W) of N pictures of one size, on the model's device and in its type."""
+        return self.encoder_input(self.pictures(images))["pixel_values"]
+
+    def prompt_input(self, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What the whole model reads of a prompt (1, L) without holes, besides its pictures."""
+        types = (ids == self.image_token_id).long()
+        return {
+            "input_ids": ids,
+            "attention_mask": torch.ones_like(ids),
+            **dict.fromkeys(self._token_types, types),
+        }
+
+    @torch.inference_mode()
+    def logits(self, ids: torch.Tensor, images: Sequence[Image.Image]) -> torch.Tensor:
+        """Raw logits (1, L, V) in float32 of one forward over a whole sequence (1, L) with its pictures."""
+        pictures = self.encoder_input(self.pictures(images))
+        return self.model(**self.prompt_input(ids), **pictures, use_cache=False).logits.float()
+
+    def score(self, conversations: Sequence[Conversation]) -> list[list[tuple[float, ...]]]:
+        return score(self, conversations)
 
     def stopped(self, tokens: Sequence[int], limits: Limits) -> bool:
         """Whether the text of `tokens` contains a stop string."""

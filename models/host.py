@@ -21,11 +21,12 @@ from dualfocus_lmms._version import __version__
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.integrity import write_data
 from dualfocus_lmms.models.engines import make_engine
+from dualfocus_lmms.models.groundings import bound
 from dualfocus_lmms.models.loading import fingerprint, load_checkpoint, torch_device, torch_dtype
 from dualfocus_lmms.models.options import ModelOptions, parse_model_args
 from dualfocus_lmms.models.requests import ONLY_GENERATE_UNTIL, read_request
 from dualfocus_lmms.models.runner import Runner, open_traces
-from dualfocus_lmms.trace import Trace, claim_folder
+from dualfocus_lmms.trace import Trace, TraceWriter, claim_folder
 
 
 @dataclass
@@ -69,37 +70,16 @@ class GenerateOnly(lmms):
         raise UserError(ONLY_GENERATE_UNTIL)
 
 
-class DualFocus(GenerateOnly):
-    """Chat adapter. Model arguments: see `options.ModelOptions`."""
+class Answering(GenerateOnly):
+    """Answers with the `Runner` that a subclass makes, and says in the trace folder what was asked."""
 
     is_simple = False
+    _runner: Runner | None
+    _trace_folder: str | None
 
-    def __init__(self, **given: Any) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        options = ModelOptions.of(given)
-        settings = options.settings()
-        self.accelerator = Accelerator()
-        self._rank = self.accelerator.process_index
-        self._world_size = self.accelerator.num_processes
-        device = options.device
-        if device is None or self._world_size > 1:
-            device = str(self.accelerator.device)
-        writer, finished = self._open_traces(options, device)
-        self._trace_folder = options.trace
         self._asked: set[tuple[str, str]] = set()  # tasks and their splits
-        checkpoint = load_checkpoint(
-            options.pretrained, options.revision, options.dtype, device, options.attn_implementation
-        )
-        self.device = checkpoint.device
-        backend = make_engine(options.engine, checkpoint)
-        self._runner: Runner | None = Runner(backend, settings, options.batch_size, writer, finished)
-        logger.info(f"DualFocus on {self.device}: {options.identity()}")
-
-    @classmethod
-    def create_from_arg_string(cls, arg_string: str, additional_config: dict | None = None) -> DualFocus:
-        """As the host's, but what `--model_args` says wins over the host's own options of the same name."""
-        given = {name: value for name, value in (additional_config or {}).items() if value is not None}
-        return cls(**(given | parse_model_args(arg_string)))
 
     def generate_until(self, requests: Sequence[Any]) -> list[GenerationResult]:
         if self._runner is None:
@@ -118,24 +98,72 @@ class DualFocus(GenerateOnly):
             write_data(self._trace_folder, documents)
         super().clean()
 
-    def _open_traces(self, options: ModelOptions, device: str) -> tuple[Any, list[Trace]]:
+    def _continue(self, folder: str, resume: bool) -> tuple[TraceWriter, list[Trace]]:
+        """What this process writes to and what is finished, of a trace folder that was claimed."""
+        writer, finished, damaged = open_traces(folder, self._rank, resume)
+        for line in damaged:
+            logger.warning(f"Unreadable trace, its sample is answered again: {line}")
+        if resume:
+            logger.info(f"Resuming {folder}: {len(finished)} samples are finished.")
+        return writer, finished
+
+
+class DualFocus(Answering):
+    """Chat adapter. Model arguments: see `options.ModelOptions`."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__()
+        options = ModelOptions.of(given)
+        settings = options.settings()
+        self.accelerator = Accelerator()
+        self._rank = self.accelerator.process_index
+        self._world_size = self.accelerator.num_processes
+        if options.device_map is not None and self._world_size > 1:
+            raise UserError(
+                f"device_map=auto spreads one model over all GPUs, and each of {self._world_size} processes "
+                "holds its own: start one process, or leave device_map out."
+            )
+        device = options.device
+        if device is None or self._world_size > 1:
+            device = str(self.accelerator.device)
+        writer, finished = self._open_traces(options, device)
+        self._trace_folder = options.trace
+        checkpoint = load_checkpoint(
+            options.pretrained,
+            options.revision,
+            options.dtype,
+            None if options.device_map else device,
+            options.attn_implementation,
+            options.family,
+            options.device_map,
+        )
+        self.device = checkpoint.device
+        backend = make_engine(options.engine, checkpoint)
+        settings = bound(settings, backend)
+        self._runner = Runner(backend, settings, options.batch_size, writer, finished, options.max_batch_size)
+        logger.info(f"DualFocus on {self.device}: {options.identity()}")
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: dict | None = None) -> DualFocus:
+        """As the host's, but what `--model_args` says wins over the host's own options of the same name."""
+        given = {name: value for name, value in (additional_config or {}).items() if value is not None}
+        return cls(**(given | parse_model_args(arg_string)))
+
+    def _open_traces(self, options: ModelOptions, device: str) -> tuple[TraceWriter | None, list[Trace]]:
         if options.trace is None:
             return None, []
         if self._rank == 0:
+            detector = options.settings().grounding_checkpoint
             identity = {
                 **options.identity(),
                 "dtype": str(torch_dtype(options.dtype, torch_device(device))),
                 "checkpoint": fingerprint(options.pretrained),
+                "detector": fingerprint(detector) if detector else None,
                 "versions": _versions(),
             }
             claim_folder(options.trace, identity, options.resume)
         self.accelerator.wait_for_everyone()
-        writer, finished, damaged = open_traces(options.trace, self._rank, options.resume)
-        for line in damaged:
-            logger.warning(f"Unreadable trace, its sample is answered again: {line}")
-        if options.resume:
-            logger.info(f"Resuming {options.trace}: {len(finished)} samples are finished.")
-        return writer, finished
+        return self._continue(options.trace, options.resume)
 
 
 class DualFocusSimple(DualFocus):

@@ -4,33 +4,47 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    ProcessorMixin,
+)
 
 from dualfocus_lmms.errors import UserError, choose
 from dualfocus_lmms.family import Family
+from dualfocus_lmms.models.qwen_vl import QwenVLConfig, load_qwen_image_processor
 from dualfocus_lmms.models.shipped import located
-from dualfocus_lmms.plugins import family_for
+from dualfocus_lmms.plugins import family_for, load_family
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 _TAIL_BYTES = 1 << 16
-_PARTS = (".json", ".jinja", ".model", ".safetensors", ".bin")  # settings, tokenizer, weights
+_PARTS = (".json", ".jinja", ".model", ".tiktoken", ".safetensors", ".bin")  # settings, tokenizer, weights
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A loaded model with what belongs to it. The model is in evaluation mode on its device."""
+    """A loaded model with what belongs to it. The model is in evaluation mode on its device, which takes its
+    inputs; where it is spread over several, it is the first one.
+
+    processor: what makes a picture of a family "as_is" into tokens; None where all have the same number.
+    """
 
     model: Any
     tokenizer: Any
     image_processor: Any
     family: Family
+    processor: Any = None
 
     @property
     def device(self) -> torch.device:
@@ -43,28 +57,39 @@ def load_checkpoint(
     dtype: str = "auto",
     device: str | None = None,
     attn_implementation: str | None = None,
+    family: str | None = None,
+    device_map: str | Mapping[str, Any] | None = None,
 ) -> Checkpoint:
     """Load a checkpoint folder or hub name in the Hugging Face format, or one that is shipped.
 
-    dtype "auto" is the checkpoint's own on a GPU and float32 on a CPU. device None is the first GPU if there
-    is one. UserError when the checkpoint is missing, of a type that no family handles, or cannot be placed.
+    family: a family's name; None takes the one that handles the checkpoint's type. dtype "auto" is the
+    checkpoint's own on a GPU and float32 on a CPU. device None is the first GPU if there is one.
+    device_map: which parts go where, instead of a device; "auto" fills all GPUs, then the main memory.
+    UserError when the checkpoint is missing, of a type that no family handles, or cannot be placed.
     """
+    if device_map is not None and device is not None:
+        raise UserError(f"Give device ({device!r}) or device_map ({device_map!r}), not both.")
     pretrained = located(pretrained)
     place = torch_device(device)
     model_dtype = torch_dtype(dtype, place)
     try:
         config = AutoConfig.from_pretrained(pretrained, revision=revision)
-        family = family_for(config.model_type)
+        kind = load_family(family) if family else family_for(config.model_type)
         both: Any = AutoModelForImageTextToText.from_pretrained(
             pretrained,
             revision=revision,
             dtype=model_dtype,
             attn_implementation=attn_implementation,
+            device_map=device_map,
             output_loading_info=True,
         )
         model, loaded = both
-        tokenizer = AutoTokenizer.from_pretrained(pretrained, revision=revision)
-        image_processor = AutoImageProcessor.from_pretrained(pretrained, revision=revision, backend="pil")
+        processor = _processor(pretrained, revision) if kind.image == "as_is" else None
+        if processor is None:
+            tokenizer = AutoTokenizer.from_pretrained(pretrained, revision=revision)
+            image_processor = _image_processor(pretrained, revision, config.model_type)
+        else:
+            tokenizer, image_processor = processor.tokenizer, processor.image_processor
     # RuntimeError: weights of another shape than config.json says.
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise UserError(
@@ -77,7 +102,41 @@ def load_checkpoint(
             f"The checkpoint {pretrained!r} lacks {len(missing)} of its weights, the first of them "
             f"{missing[0]!r}: give a complete one in the Hugging Face format."
         )
-    return Checkpoint(model.to(place).eval(), tokenizer, image_processor, family)
+    _check_keeps_whole_pictures(pretrained, image_processor, kind)
+    if device_map is None:
+        model = model.to(place)
+    elif model.device.type == "meta":  # its weights are on the disk
+        raise UserError(
+            f"The first layers of {pretrained!r} fit nowhere with device_map={device_map!r}: "
+            "give dtype=bfloat16, or more memory."
+        )
+    return Checkpoint(model.eval(), tokenizer, image_processor, kind, processor)
+
+
+def _image_processor(pretrained: str, revision: str | None, model_type: str) -> Any:
+    if model_type == QwenVLConfig.model_type:  # published without a preprocessor_config.json
+        return load_qwen_image_processor(pretrained, revision)
+    return AutoImageProcessor.from_pretrained(pretrained, revision=revision, backend="pil")
+
+
+def _processor(pretrained: str, revision: str | None) -> Any | None:
+    """The checkpoint's own processor, None where it has only a tokenizer and an image processor."""
+    processor = AutoProcessor.from_pretrained(pretrained, revision=revision)
+    return processor if isinstance(processor, ProcessorMixin) else None
+
+
+def _check_keeps_whole_pictures(pretrained: str, image_processor: Any, family: Family) -> None:
+    """UserError when the image processor would cut away what a box may point at."""
+    if not getattr(image_processor, "do_center_crop", False) or family.local_patches:
+        return  # tiles are squares of the crop's size already
+    cut = min(dict(image_processor.crop_size or {}).values(), default=0)
+    kept = min(dict(image_processor.size or {}).values(), default=0)
+    if family.image == "as_is" or cut < kept:
+        raise UserError(
+            f"The image processor of {pretrained!r} crops the middle out of every picture, which loses its "
+            "sides and moves every box. Set do_center_crop to false in its preprocessor_config.json, or use "
+            'a family that pads pictures to a square (image="square").'
+        )
 
 
 def fingerprint(pretrained: str) -> str | None:

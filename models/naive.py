@@ -10,21 +10,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from PIL import Image
 from transformers import GenerationConfig
 
 from dualfocus_lmms.conversation import Conversation
-from dualfocus_lmms.models.backend import ModelBackend, image_tokens
+from dualfocus_lmms.models.backend import ModelBackend
 from dualfocus_lmms.models.loading import Checkpoint
+from dualfocus_lmms.models.pictures import Picture, as_patch
 from dualfocus_lmms.types import Answer, Keep, Limits, Stage, Usage
 
 
 class NaiveBackend(ModelBackend):
-    """Separate full generations. `keep` is ignored."""
+    """Separate full generations. `keep` and `drafts` are ignored."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__(checkpoint)
-        language_model = self.model.model.language_model
+        language_model = getattr(self.model.model, "language_model", self.model)
         language_model.register_forward_pre_hook(self._count_forward, with_kwargs=True)
 
     def generate(
@@ -33,6 +33,7 @@ class NaiveBackend(ModelBackend):
         conversations: Sequence[Conversation],
         limits: Sequence[Limits],
         keep: Keep | None = None,
+        drafts: Sequence[Sequence[int]] | None = None,
     ) -> list[Answer]:
         return [self._row(stage, *row) for row in zip(conversations, limits, strict=True)]
 
@@ -42,30 +43,43 @@ class NaiveBackend(ModelBackend):
     @torch.inference_mode()
     def _row(self, stage: Stage, conversation: Conversation, limits: Limits) -> Answer:
         started, counted = time.perf_counter(), self.counts.tokens
-        rendered = self.renderer.render(conversation, self._image_length)
+        pictures = {id(image): self.pictures([image])[0] for image in conversation.images}
+        for patch in conversation.patches:
+            pictures[id(patch)] = as_patch(pictures[id(patch)], self.image_token_id, self.model.config)
+        rendered = self.renderer.render(conversation, lambda image: pictures[id(image)].ids)
         prompt = torch.tensor([rendered.ids], device=self.model.device)  # (1, L)
-        pictures = {"pixel_values": self.pixels(rendered.images)} if rendered.images else {}
-        sequence = self.model.generate(
-            input_ids=prompt,
-            attention_mask=torch.ones_like(prompt),
-            generation_config=self._generation_config(limits.max_new_tokens),
-            **pictures,
-        )  # (1, L + new)
-        chosen = self._cut(sequence[0, prompt.shape[1] :].tolist(), limits)
-        logprobs = self._score(prompt, chosen, pictures)
+        shown = [pictures[id(image)] for image in rendered.images]
+        read = self._embedded if conversation.patches else self._read
+        config = self._generation_config(limits.max_new_tokens)
+        said = self.model.generate(**read(prompt, shown), generation_config=config)
+        if not conversation.patches:  # from embeddings, only the new tokens come back
+            said = said[:, prompt.shape[1] :]
+        chosen = self._cut(said[0].tolist(), limits)  # (1, new)
+        answer = torch.tensor([chosen], device=prompt.device)
+        logprobs = self._score(read(torch.cat([prompt, answer], dim=1), shown), answer)
         self.counts.encodes += 2 * len(rendered.images)
         ended = chosen[-1] in self.eos_ids
         usage = Usage(self.counts.tokens - counted, 2 * len(rendered.images), time.perf_counter() - started)
         return self.answer(stage, chosen[: len(chosen) - ended], logprobs, ended, limits, usage)
 
-    def _score(self, prompt: torch.Tensor, chosen: list[int], pictures: dict[str, Any]) -> list[float]:
-        """Log-probability of each chosen token in one forward over prompt and answer, float32."""
-        answer = torch.tensor([chosen], device=prompt.device)
-        sequence = torch.cat([prompt, answer], dim=1)
-        logits = self.model(
-            input_ids=sequence, attention_mask=torch.ones_like(sequence), use_cache=False, **pictures
-        ).logits  # (1, L + new, V)
-        scores = logits[0, prompt.shape[1] - 1 : -1].float().log_softmax(-1)  # (new, V)
+    def _read(self, ids: torch.Tensor, pictures: Sequence[Picture]) -> dict[str, torch.Tensor]:
+        """What transformers reads of a prompt (1, L) and its pictures."""
+        return self.prompt_input(ids) | self.encoder_input(pictures)
+
+    def _embedded(self, ids: torch.Tensor, pictures: Sequence[Picture]) -> dict[str, torch.Tensor]:
+        """The same as embeddings (1, L, D): transformers cannot put a picture of one's own among tiles."""
+        features = []
+        for picture in pictures:
+            output = self.model.get_image_features(**self.encoder_input([picture]), return_dict=True)
+            features.append(output.pooler_output[0][: picture.ids.count(self.image_token_id)])
+        embeddings = self.model.get_input_embeddings()(ids)
+        embeddings[ids == self.image_token_id] = torch.cat(features).to(embeddings.dtype)
+        return {"inputs_embeds": embeddings, "attention_mask": torch.ones_like(ids)}
+
+    def _score(self, sequence: dict[str, torch.Tensor], answer: torch.Tensor) -> list[float]:
+        """Log-probability of each token of an answer (1, new) at a sequence's end; one forward, float32."""
+        logits = self.model(**sequence, use_cache=False).logits[0]  # (L + new, V)
+        scores = logits[-answer.shape[1] - 1 : -1].float().log_softmax(-1)  # (new, V)
         return scores.gather(-1, answer[0, :, None])[:, 0].tolist()
 
     def _cut(self, tokens: list[int], limits: Limits) -> list[int]:
@@ -88,9 +102,7 @@ class NaiveBackend(ModelBackend):
             suppress_tokens=[self.image_token_id],
         )
 
-    def _image_length(self, image: Image.Image) -> int:
-        return image_tokens(self.model.config)
-
     def _count_forward(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         self.counts.forwards += 1
-        self.counts.tokens += kwargs["inputs_embeds"].shape[:2].numel()
+        read = kwargs.get("inputs_embeds", kwargs.get("input_ids"))
+        self.counts.tokens += read.shape[:2].numel()  # type: ignore[union-attr]

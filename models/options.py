@@ -11,9 +11,33 @@ from typing import Any
 
 from dualfocus_lmms.errors import UserError, choose
 from dualfocus_lmms.flow import Settings
+from dualfocus_lmms.models.batches import AUTO, LARGEST_SIZE
 
 # Options that stay as they were written; the host makes numbers of digits.
-TEXTS = ("pretrained", "trace", "second", "revision", "device")
+TEXTS = (
+    "pretrained",
+    "family",
+    "trace",
+    "second",
+    "revision",
+    "device",
+    "grounding_checkpoint",
+    "base_url",
+    "model",
+    "api_key",
+)
+
+# What does not decide an answer.
+_SAME_ANSWERS = (
+    "trace",
+    "resume",
+    "batch_size",
+    "max_batch_size",
+    "device",
+    "device_map",
+    "engine",
+    "attn_implementation",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +45,11 @@ class ModelOptions:
     """Everything a user can set with `--model_args`. None is the default of the protocol or the device.
 
     pretrained, revision: checkpoint folder or hub name. protocol, pathway, select, skip_confidence,
-    box_margin, count_eos, grounding, box_shift: see `flow.Settings`. trace: folder for one line of JSON a
-    sample. resume: continue the run in that folder. batch_size: questions answered together. engine: "shared"
-    or "naive".
+    box_margin, count_eos, grounding, grounding_checkpoint, box_shift, prompts, subimage: see
+    `flow.Settings`. trace: folder for one line of JSON a sample. resume: continue the run in that folder.
+    batch_size: questions answered together, or "auto" for as many as memory holds, max_batch_size at most.
+    device_map: "auto" spreads one model over all GPUs. family, engine: names, None is what suits the
+    checkpoint.
     """
 
     pretrained: str
@@ -34,15 +60,21 @@ class ModelOptions:
     box_margin: int | None = None
     count_eos: bool | None = None
     grounding: str = "model"
+    grounding_checkpoint: str | None = None
     box_shift: int = 0
+    prompts: str | None = None
+    subimage: str = "turn"
     trace: str | None = None
     resume: bool = False
-    batch_size: int = 1
+    batch_size: int | str = 1
+    max_batch_size: int = LARGEST_SIZE
     dtype: str = "auto"
     device: str | None = None
+    device_map: str | None = None
     attn_implementation: str | None = None
-    engine: str = "shared"
+    engine: str | None = None
     revision: str | None = None
+    family: str | None = None
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> ModelOptions:
@@ -59,15 +91,23 @@ class ModelOptions:
         for name in TEXTS:  # a plain digit is a folder's name too
             if values.get(name) is not None:
                 values[name] = str(values[name])
-        for name in ("pretrained", "trace"):  # no shell expands the ~ in --model_args trace=~/traces
+        for name in ("pretrained", "trace", "grounding_checkpoint"):  # no shell expands trace=~/traces
             if values.get(name) is not None:
                 values[name] = os.path.expanduser(values[name])
         values["batch_size"] = _batch_size(values.get("batch_size", 1))
+        values["max_batch_size"] = _questions("max_batch_size", values.get("max_batch_size", LARGEST_SIZE))
         options = cls(**values)
         if options.resume not in (True, False):
             raise UserError(f"resume is True or False, got {options.resume!r}.")
         if options.resume and options.trace is None:
             raise UserError("resume=True needs trace=<folder>: the folder of the run to continue.")
+        if options.device_map not in (None, "auto"):
+            raise choose("device_map", options.device_map, ["auto"])
+        if options.device_map is not None and options.device is not None:
+            raise UserError(
+                f"device={options.device} holds the whole model, device_map=auto spreads it over all GPUs: "
+                "give one of the two. CUDA_VISIBLE_DEVICES=0,1 says which GPUs there are."
+            )
         return options
 
     def settings(self) -> Settings:
@@ -80,16 +120,19 @@ class ModelOptions:
             box_margin=self.box_margin,
             count_eos=self.count_eos,
             grounding=self.grounding,
+            grounding_checkpoint=self.grounding_checkpoint,
             box_shift=self.box_shift,
+            prompts=self.prompts,
+            subimage=self.subimage,
         )
 
     def identity(self) -> dict[str, Any]:
         """What decides the answers, all defaults filled in: two runs of one trace folder must agree on it."""
-        chosen = asdict(self)
-        if Path(self.pretrained).is_dir():  # however it was written
-            chosen["pretrained"] = str(Path(self.pretrained).resolve())
-        same_answers = ("trace", "resume", "batch_size", "device", "engine", "attn_implementation")
-        return {name: chosen[name] for name in chosen if name not in same_answers} | self.settings().to_dict()
+        chosen = asdict(self) | self.settings().to_dict()
+        for name in ("pretrained", "grounding_checkpoint"):
+            if chosen[name] and Path(chosen[name]).is_dir():  # however it was written
+                chosen[name] = str(Path(chosen[name]).resolve())
+        return {name: chosen[name] for name in chosen if name not in _SAME_ANSWERS}
 
 
 def parse_model_args(text: str) -> dict[str, Any]:
@@ -112,11 +155,16 @@ def parse_model_args(text: str) -> dict[str, Any]:
     return values
 
 
-def _batch_size(value: Any) -> int:
+def _batch_size(value: Any) -> int | str:
+    return AUTO if value == AUTO else _questions("batch_size", value, f" or {AUTO!r}")
+
+
+def _questions(name: str, value: Any, otherwise: str = "") -> int:
+    """A number of questions, 1 or more. UserError for anything else."""
     try:
         size = int(value)
     except (TypeError, ValueError):
         size = 0
     if size < 1 or (isinstance(value, float) and not value.is_integer()):
-        raise UserError(f"batch_size is a whole number of questions, 1 or more, got {value!r}.")
+        raise UserError(f"{name} is a whole number of questions, 1 or more{otherwise}, got {value!r}.")
     return size

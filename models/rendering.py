@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,14 +14,17 @@ from dualfocus_lmms.conversation import Conversation, Turn
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.family import Family
 
-_ANCHOR = "\n"
+_ANCHORS = ("\n", "a", "1")
+
+# How many placeholders stand for a picture, or the very ids that do where they are not all the same.
+PictureIds = Callable[[Image.Image], "int | Sequence[int]"]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Rendered:
     """Token ids of a conversation up to the point where the model speaks.
 
-    ids: with one placeholder id for every image token. spans: (start, length) of each image, in order.
+    ids: with the ids of every image in its place. spans: (start, length) of each image, in order.
     replies: (start, length) of each assistant turn, in order.
     """
 
@@ -31,22 +35,26 @@ class Rendered:
 
 
 class Renderer:
-    """Applies the tokenizer's chat template, or the family's when the tokenizer brings none."""
+    """Applies the chat template given, the tokenizer's, or the family's when the tokenizer brings none.
 
-    def __init__(self, tokenizer: Any, family: Family, image_token_id: int) -> None:
+    image_token_id: what the template writes once for every picture.
+    """
+
+    def __init__(
+        self, tokenizer: Any, family: Family, image_token_id: int, template: str | None = None
+    ) -> None:
         self._tokenizer = tokenizer
-        self._template = tokenizer.chat_template or family.chat_template
+        self._template = template or tokenizer.chat_template or family.chat_template
         self._image_token_id = image_token_id
         self._image_token = tokenizer.convert_ids_to_tokens(image_token_id)
         bos = tokenizer.bos_token_id
         self._adds_bos = bos is not None and tokenizer("a").input_ids[:1] == [bos]
 
-    def render(self, conversation: Conversation, image_length: Callable[[Image.Image], int]) -> Rendered:
+    def render(self, conversation: Conversation, picture_ids: PictureIds) -> Rendered:
         """Ids of `conversation` followed by the opening of an assistant turn.
 
-        image_length gives the number of tokens of an image. Assistant turns appear with exactly the tokens
-        they carry, without any with those of `reply`; the text around them is tokenised as it was when they
-        were generated.
+        Assistant turns appear with exactly the tokens they carry, without any with those of `reply`; the
+        text around them is tokenised as it was when they were generated.
         """
         ids: list[int] = []
         replies = []
@@ -57,7 +65,7 @@ class Renderer:
                 replies.append((len(ids), len(said)))
                 ids += said
         ids += self._tokens(self._text(conversation.turns), first=not ids)
-        return self._expand(ids, replies, conversation.images, image_length)
+        return self._expand(ids, replies, conversation, picture_ids)
 
     def reply(self, text: str) -> tuple[int, ...]:
         """Ids of `text` as a model says it: after the opening of its turn, the closing token left out."""
@@ -105,34 +113,61 @@ class Renderer:
 
     def continuation(self, text: str) -> list[int]:
         """Ids of `text` as it stands after other text, without the blank that some tokenizers put first."""
-        anchor = self._tokenizer(_ANCHOR, add_special_tokens=False).input_ids
-        ids: list[int] = self._tokenizer(_ANCHOR + text, add_special_tokens=False).input_ids
-        return ids[len(anchor) :]
+        for before in _ANCHORS:
+            anchor = self._tokenizer(before, add_special_tokens=False).input_ids
+            ids: list[int] = self._tokenizer(before + text, add_special_tokens=False).input_ids
+            if ids[: len(anchor)] == anchor:  # not merged with what follows
+                return ids[len(anchor) :]
+        raise UserError(f"The tokenizer joins {text[:20]!r} with any text before it: a turn cannot begin so.")
 
     def _expand(
         self,
         ids: Sequence[int],
         replies: Sequence[tuple[int, int]],
-        images: tuple[Image.Image, ...],
-        image_length: Callable[[Image.Image], int],
+        conversation: Conversation,
+        picture_ids: PictureIds,
     ) -> Rendered:
-        """One placeholder for each image becomes one for each of its tokens."""
+        """The placeholder of each image becomes the image's ids."""
+        images = conversation.images
+        patches = {id(patch) for patch in conversation.patches}
         found = sum(token == self._image_token_id for token in ids)
-        if found != len(images):
+        places = len(images) - len(patches)
+        if found != places:
             raise UserError(
-                f"The rendered prompt has {found} image placeholders for {len(images)} images: "
+                f"The rendered prompt has {found} image placeholders for {places} images: "
                 f"the text of a question must not contain {self._image_token!r}."
             )
         expanded: list[int] = []
         spans, starts = [], []
-        waiting = iter(images)
+        waiting = deque(images)
         for token in ids:
             starts.append(len(expanded))
-            length = 1
-            if token == self._image_token_id:
-                length = image_length(next(waiting))
-                spans.append((len(expanded), length))
-            expanded += [token] * length
+            if token != self._image_token_id:
+                expanded.append(token)
+                continue
+            shown = [waiting.popleft()]
+            while waiting and id(waiting[0]) in patches:
+                shown.append(waiting.popleft())
+            for image in shown:
+                given = picture_ids(image)
+                said = [token] * given if isinstance(given, int) else given
+                spans.append((len(expanded), len(said)))
+                expanded += said
         starts.append(len(expanded))
         moved = tuple((starts[start], length) for start, length in replies)
         return Rendered(tuple(expanded), images, tuple(spans), moved)
+
+
+def placeholder(tokenizer: Any, template: str, known: Sequence[str]) -> str:
+    """Which of the `known` texts a chat template writes for a picture. UserError when it is none of them."""
+    picture = Image.new("RGB", (1, 1))
+    text = tokenizer.apply_chat_template(
+        Conversation().user("?", picture).messages(), chat_template=template, tokenize=False
+    )
+    for word in known:
+        if word in text:
+            return word
+    raise UserError(
+        f"The checkpoint's chat template writes none of {', '.join(map(repr, known))} for a picture: "
+        "it is not made for questions about images."
+    )

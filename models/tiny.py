@@ -30,6 +30,7 @@ from dualfocus_lmms.errors import UserError, choose
 from dualfocus_lmms.models.backend import ModelBackend
 from dualfocus_lmms.models.families.llava import LLAVA, VICUNA_V1
 from dualfocus_lmms.models.loading import Checkpoint
+from dualfocus_lmms.models.pictures import image_tokens
 from dualfocus_lmms.prompts import PROMPTS
 
 # name: (vision width, vision layers, image side, patch side, text width, text layers, heads)
@@ -109,7 +110,7 @@ def _form_batch(backend: ModelBackend, rng: random.Random, size: int = 12) -> di
     """Input of one training step: loss on the replies and their closing token alone."""
     rows: list[tuple[list[int], list[int]]] = []
     images: list[Image.Image] = []
-    length = _patches(backend.model.config)
+    length = image_tokens(backend.model.config)
     for _ in range(size):
         conversation, reply = _form_sample(backend, rng)
         prompt = backend.renderer.render(conversation, lambda _: length).ids
@@ -145,11 +146,6 @@ def _form_sample(backend: ModelBackend, rng: random.Random) -> tuple[Conversatio
 
 def _verdict(color: tuple[int, ...]) -> str:
     return "Yes" if color[0] > color[2] else "No"
-
-
-def _patches(config: Any) -> int:
-    """Image tokens of one picture."""
-    return (config.vision_config.image_size // config.vision_config.patch_size) ** 2
 
 
 def llava_config(size: str, tokenizer: Any) -> LlavaConfig:
@@ -203,20 +199,22 @@ def load_tokenizer(source: str) -> Any:
     return words
 
 
-def character_tokenizer(phrases: Sequence[str] = _PHRASES) -> PreTrainedTokenizerFast:
+def character_tokenizer(
+    phrases: Sequence[str] = _PHRASES, specials: Sequence[str] = (), **named: Any
+) -> PreTrainedTokenizerFast:
     """A tokenizer of single printable ASCII characters and whole phrases, those of prompts by default, with
-    Llama's special tokens. Whatever it cannot spell is one unknown token."""
+    Llama's special tokens and `specials`. Whatever it cannot spell is one unknown token. named: what else
+    transformers' tokenizers take."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-    specials = ["<unk>", "<s>", "</s>", "<pad>", IMAGE_TOKEN]
+    basic = ["<unk>", "<s>", "</s>", "<pad>", IMAGE_TOKEN]
     characters = ["\n", *(chr(code) for code in range(32, 127))]
-    vocabulary = {token: number for number, token in enumerate([*specials, *characters])}
+    vocabulary = {token: number for number, token in enumerate([*basic, *characters])}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     words.decoder = decoders.Fuse()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=words, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>"
-    )
-    fast.add_tokens([IMAGE_TOKEN], special_tokens=True)
+    roles = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    fast = PreTrainedTokenizerFast(tokenizer_object=words, **(roles | named))
+    fast.add_tokens([IMAGE_TOKEN, *specials], special_tokens=True)
     fast.add_tokens(list(phrases))
     return fast

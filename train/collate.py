@@ -21,13 +21,14 @@ from PIL import Image, ImageOps
 from dualfocus_lmms.boxes import BoxFormat
 from dualfocus_lmms.conversation import Conversation
 from dualfocus_lmms.errors import UserError
-from dualfocus_lmms.models.backend import Pictures
+from dualfocus_lmms.models.pictures import Pictures, joined
 from dualfocus_lmms.protocol import Protocol
 from dualfocus_lmms.train.conversations import (
     IGNORED,
     Encoded,
     Encoder,
     Example,
+    InputSize,
     check_llava,
     from_llava,
     from_sample,
@@ -53,10 +54,11 @@ def sample_source(
     instruction: str,
     share: float | None = None,
     macro_only: bool = False,
+    input_size: InputSize | None = None,
 ) -> Source:
     """The DualFocus samples of a Parquet file or folder; with macro_only, without the zoom."""
     samples = read_samples(path)
-    example = partial(_sample_example, samples, protocol, box_format, instruction, macro_only)
+    example = partial(_sample_example, samples, protocol, box_format, instruction, macro_only, input_size)
     return Source(Path(path).name, len(samples), example, share)
 
 
@@ -66,9 +68,10 @@ def _sample_example(
     box_format: BoxFormat,
     instruction: str,
     macro_only: bool,
+    input_size: InputSize | None,
     number: int,
 ) -> Example:
-    return from_sample(samples[number], protocol, box_format, instruction, macro_only)
+    return from_sample(samples[number], protocol, box_format, instruction, macro_only, input_size)
 
 
 def llava_source(path: str, images: str | None, share: float | None = None) -> Source:
@@ -198,14 +201,25 @@ class Collator:
     runs every part of the model at every step, which sharded and averaged gradients need.
     """
 
-    def __init__(self, pictures: Pictures, pad: int, blank: Encoded, weighted: bool = False) -> None:
+    def __init__(
+        self,
+        pictures: Pictures,
+        pad: int,
+        blank: Encoded,
+        weighted: bool = False,
+        image: int | None = None,
+        types: Sequence[str] = (),
+    ) -> None:
+        """image: the id of a picture's tokens. types: what the model calls a mask of them, if it has one."""
         self._pictures = pictures
         self._pad = pad
         self._blank = blank
         self._weighted = weighted
+        self._image = image
+        self._types = types
 
     def __call__(self, rows: Sequence[Encoded | None]) -> dict[str, torch.Tensor]:
-        """input_ids, attention_mask, labels (and weights) (B, L); pixel_values (N, 3, H, W)."""
+        """input_ids, attention_mask, labels (and weights) (B, L); what the encoder reads of N pictures."""
         kept = [row for row in rows if row is not None]
         if not any(row.images for row in kept):
             kept.append(self._blank)
@@ -213,8 +227,10 @@ class Collator:
             "input_ids": _padded([row.ids for row in kept], self._pad),
             "attention_mask": _padded([[1] * len(row.ids) for row in kept], 0),
             "labels": _padded([row.labels for row in kept], IGNORED),
-            "pixel_values": self._pictures([image for row in kept for image in row.images]),
+            **joined(self._pictures([image for row in kept for image in row.images])),
         }
+        for name in self._types:
+            batch[name] = (batch["input_ids"] == self._image).long()
         if self._weighted:
             batch["weights"] = _padded([row.weights for row in kept], 0.0)
         return batch

@@ -7,7 +7,7 @@ Prompts, boxes and ids are those of inference: `flow.locate_prompt`, `flow.micro
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
@@ -16,7 +16,7 @@ from dualfocus_lmms.boxes import BoxFormat
 from dualfocus_lmms.conversation import Conversation
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.flow import locate_prompt, micro_prompt
-from dualfocus_lmms.models.rendering import Renderer
+from dualfocus_lmms.models.rendering import PictureIds, Renderer
 from dualfocus_lmms.protocol import Protocol
 from dualfocus_lmms.train.samples import Sample
 from dualfocus_lmms.types import Question
@@ -24,6 +24,9 @@ from dualfocus_lmms.types import Question
 SHORT_ANSWER = "Answer the question using a single word or phrase."
 IGNORED = -100  # the label of a token that is not learned
 _IMAGE = "<image>"
+# (width, height) in pixels of a picture as the encoder gets it.
+InputSize = Callable[[Image.Image], tuple[int, int]]
+
 _ROLES = {"human": "user", "gpt": "assistant"}
 
 
@@ -66,21 +69,28 @@ def question_of(sample: Sample, instruction: str, image: Image.Image | None = No
 
 
 def from_sample(
-    sample: Sample, protocol: Protocol, box_format: BoxFormat, instruction: str = "", macro_only: bool = False
+    sample: Sample,
+    protocol: Protocol,
+    box_format: BoxFormat,
+    instruction: str = "",
+    macro_only: bool = False,
+    input_size: InputSize | None = None,
 ) -> Example:
     """Two rounds (section 3.2, format 1): image and Q1, the box; crop and Q2, the answer.
 
     A sample without a box is one macro round, and so is any with macro_only. instruction: how to answer, as
-    the macro and Q2 prompts of an evaluation carry it; "" for nothing.
+    the macro and Q2 prompts of an evaluation carry it; "" for nothing. input_size: needed by a box format in
+    the frame of the resized picture.
     """
     question = question_of(sample, instruction)
     if macro_only or sample.box is None or sample.crop is None:
         macro = Conversation().user(question.prompt, question.image)
         return Example(sample.id, macro.assistant(sample.answer))
+    resized = input_size(question.image) if input_size and box_format.frame == "resized" else None
     conversation = (
         Conversation()
         .user(locate_prompt(question, protocol), question.image)
-        .assistant(box_format.write(sample.box, question.image.size))
+        .assistant(box_format.write(sample.box, question.image.size, resized))
         .user(micro_prompt(question, protocol), sample.crop.decode())
         .assistant(sample.answer)
     )
@@ -130,20 +140,21 @@ def _llava_turns(name: str, record: Mapping[str, Any]) -> list[tuple[str, str]]:
 class Encoder:
     """Token ids and labels of examples, by the renderer of inference.
 
-    image_length: tokens of a picture. closing: the id that ends a reply, and is learned with it. box_weight:
-    factor on the loss of box tokens (and their closing token); 1 is the plain mean over all learned tokens.
+    picture_ids: what stands for a picture. closing: the id that ends a reply, and is learned with it.
+    box_weight: factor on the loss of box tokens (and their closing token); 1 is the plain mean over all
+    learned tokens.
     """
 
     def __init__(
         self,
         renderer: Renderer,
-        image_length: Callable[[Image.Image], int],
+        picture_ids: PictureIds,
         closing: int,
         max_length: int,
         box_weight: float = 1.0,
     ) -> None:
         self._renderer = renderer
-        self._image_length = image_length
+        self._picture_ids = picture_ids
         self._closing = closing
         self._max_length = max_length
         self._box_weight = box_weight
@@ -154,12 +165,7 @@ class Encoder:
         A round is never cut in two, so neither are an image's tokens nor a reply. The loss is on every
         reply and its closing token and on nothing else (eq. 4).
         """
-        turns = example.conversation.turns
-        said = tuple(
-            replace(turn, tokens=self._renderer.reply(turn.text)) if turn.role == "assistant" else turn
-            for turn in turns
-        )
-        rendered = self._renderer.render(Conversation(said), self._image_length)
+        rendered = self._renderer.render(example.conversation, self._picture_ids)
         ends = [start + length + 1 for start, length in rendered.replies]
         kept = [end for end in ends if end <= self._max_length]
         if not kept:

@@ -22,13 +22,12 @@ from transformers import Trainer, TrainerCallback
 
 from dualfocus_lmms.errors import GenerationError, UserError
 from dualfocus_lmms.flow import Settings
-from dualfocus_lmms.models.backend import Pictures, image_tokens
 from dualfocus_lmms.models.loading import Checkpoint, load_checkpoint
-from dualfocus_lmms.models.rendering import Renderer
+from dualfocus_lmms.models.reading import reader, token_types
 from dualfocus_lmms.models.shared import SharedBackend
 from dualfocus_lmms.protocol import load_protocol
 from dualfocus_lmms.train.collate import Collator, Mixture, Source, blank_row, llava_source, sample_source
-from dualfocus_lmms.train.conversations import IGNORED, Encoder
+from dualfocus_lmms.train.conversations import IGNORED, Encoder, InputSize
 from dualfocus_lmms.train.evaluation import Scored, evaluate, summary
 from dualfocus_lmms.train.recipe import Recipe, load_recipe, processes, training_arguments
 from dualfocus_lmms.train.samples import Sample, read_samples
@@ -79,7 +78,9 @@ def build(recipe: Recipe, arguments: Any) -> Run:
         device="cpu",
         attn_implementation=recipe.attn_implementation,
     )
-    checkpoint.tokenizer.chat_template = checkpoint.family.chat_template or checkpoint.tokenizer.chat_template
+    if checkpoint.processor is None:
+        template = checkpoint.family.chat_template or checkpoint.tokenizer.chat_template
+        checkpoint.tokenizer.chat_template = template
     mixture, collator = _data(recipe, checkpoint)
     model = trainable(recipe, checkpoint)
     held_out: Sequence[Sample] = []
@@ -189,24 +190,26 @@ def _data(recipe: Recipe, checkpoint: Checkpoint) -> tuple[Mixture, Collator]:
     longest = getattr(config.get_text_config(), "max_position_embeddings", recipe.max_length)
     if recipe.max_length > longest:
         raise UserError(f"max_length {recipe.max_length} is above the {longest} tokens of {recipe.model!r}.")
-    length = image_tokens(config)
+    renderer, pictures = reader(checkpoint)
     encoder = Encoder(
-        Renderer(tokenizer, checkpoint.family, config.image_token_id),
-        lambda _: length,
+        renderer,
+        pictures.ids,
         tokenizer.eos_token_id,
         recipe.max_length,
         recipe.box_weight,
     )
     blank = blank_row(encoder)
-    mixture = Mixture(_sources(recipe, checkpoint), encoder, recipe.seed)
+    mixture = Mixture(_sources(recipe, checkpoint, pictures.input_size), encoder, recipe.seed)
     rows = recipe.steps * recipe.batch_size if recipe.steps else math.ceil(recipe.epochs * len(mixture))
     mixture = Mixture(mixture.sources, encoder, recipe.seed, rows)
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    pictures = Pictures(checkpoint.family, checkpoint.image_processor)
-    return mixture, Collator(pictures, pad, blank, weighted=recipe.box_weight != 1)
+    types = token_types(checkpoint.model)
+    return mixture, Collator(
+        pictures, pad, blank, weighted=recipe.box_weight != 1, image=config.image_token_id, types=types
+    )
 
 
-def _sources(recipe: Recipe, checkpoint: Checkpoint) -> list[Source]:
+def _sources(recipe: Recipe, checkpoint: Checkpoint, input_size: InputSize) -> list[Source]:
     protocol, box_format = load_protocol(recipe.protocol), checkpoint.family.box_format
     for source in recipe.data:
         cut_by = _built_with(source.path)
@@ -219,7 +222,13 @@ def _sources(recipe: Recipe, checkpoint: Checkpoint) -> list[Source]:
         llava_source(source.path, source.images, source.share)
         if source.kind == "llava"
         else sample_source(
-            source.path, protocol, box_format, recipe.instruction, source.share, source.kind == "macro"
+            source.path,
+            protocol,
+            box_format,
+            recipe.instruction,
+            source.share,
+            source.kind == "macro",
+            input_size,
         )
         for source in recipe.data
     ]

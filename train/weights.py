@@ -15,11 +15,13 @@ from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.models.loading import DTYPES, Checkpoint
 from dualfocus_lmms.train.recipe import Recipe, lora_config
 
+_CONNECTORS = r"(?:attn_pool|merger|deepstack_merger_list)"  # where they are a part of the vision encoder
+
 # The parameters of each part; in brackets the module that LoRA's runs train whole.
 PARTS = {
-    "vision_tower": r"(?:.*\.)?(vision_tower)\b.*",
-    "projector": r"(?:.*\.)?(multi_modal_projector)\b.*",
-    "language_model": r"(?:.*\.)?(language_model|lm_head)\b.*",
+    "vision_tower": rf"(?:.*\.)?(vision_tower|\w+\.visual(?!\.{_CONNECTORS}\b))\b.*",
+    "projector": rf"(?:.*\.)?(multi_modal_projector|visual\.{_CONNECTORS})\b.*",
+    "language_model": r"(?:.*\.)?(language_model|lm_head|transformer\.(?:wte|h|ln_f))\b.*",
 }
 
 
@@ -51,6 +53,8 @@ def trainable(recipe: Recipe, checkpoint: Checkpoint) -> Any:
 
 def _idle(config: Any) -> re.Pattern[str]:
     """Parameters of the vision tower that nothing reads: what comes after the layer its features are from."""
+    if not hasattr(config, "vision_feature_layer"):
+        return re.compile(r"(?!)")
     layers = config.vision_config.num_hidden_layers
     read = config.vision_feature_layer
     last = max(layer % (layers + 1) for layer in ([read] if isinstance(read, int) else read))
@@ -71,6 +75,9 @@ class Companions:
     checkpoint: Checkpoint
 
     def save_pretrained(self, folder: str | Path) -> None:
+        if self.checkpoint.processor is not None:
+            self.checkpoint.processor.save_pretrained(folder)
+            return
         self.checkpoint.tokenizer.save_pretrained(folder)
         self.checkpoint.image_processor.save_pretrained(folder)
 
@@ -120,7 +127,8 @@ def write_checkpoint(trainer: Trainer, recipe: Recipe, checkpoint: Checkpoint, f
         trainer.save_model(str(folder))
     if first:
         Companions(checkpoint).save_pretrained(folder)
-        _write_processor(checkpoint, folder)
+        if checkpoint.processor is None:
+            _write_processor(checkpoint, folder)
         (folder / "training_args.bin").unlink(missing_ok=True)  # no part of a checkpoint
 
 

@@ -16,11 +16,14 @@ VICUNA_V1 = (
     "{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 )
 
+# Every linear layer of the language model, as transformers names them.
+LANGUAGE_MODEL = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
+
 LLAVA = Family(
     name="llava",
     model_types=("llava",),
     box_format=BoxFormat("[{:.2f}, {:.2f}, {:.2f}, {:.2f}]", scale=1, frame="original"),
     image="square",
     chat_template=VICUNA_V1,
-    lora_targets=r".*language_model.*\.(q|k|v|o|gate|up|down)_proj",
+    lora_targets=LANGUAGE_MODEL,
 )

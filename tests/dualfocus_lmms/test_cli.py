@@ -46,7 +46,9 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict[str, An
     def install(script: Any = SCRIPT) -> list[dict[str, Any]]:
         made = []
 
-        def model(pretrained: str, device: str | None, dtype: str, **settings: Any) -> api.DualFocusModel:
+        def model(
+            pretrained: str, device: str | None, dtype: str, family: str | None, **settings: Any
+        ) -> api.DualFocusModel:
             made.append({"pretrained": pretrained, "device": device, "dtype": dtype, **settings})
             return RealModel.on(FakeBackend(script), **settings)
 
@@ -117,6 +119,7 @@ def test_ask_passes_its_options_on(run, scripted, photo: Path):
             "skip_confidence": 0.9,
             "box_margin": 3,
             "grounding": "center",
+            "grounding_checkpoint": None,
         }
     ]
     assert (trace.box, trace.locate) == ((0.25, 0.25, 0.75, 0.75), None)

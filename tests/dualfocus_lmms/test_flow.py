@@ -159,7 +159,7 @@ def test_odd_boxes_and_photos(protocol, reply, size, crop) -> None:
         part = backend.calls[2].conversations[0].images[1]
         assert part.size == (crop[2] - crop[0], crop[3] - crop[1])
         assert trace.fallback is None
-        assert trace.selection.text == "dog"
+        assert trace.selection.text == ("dog" if protocol == "paper" else "cat")  # a tie, in the release
     assert Trace.from_json(trace.to_json()) == trace
 
 
@@ -285,8 +285,9 @@ def test_the_model_is_freed_after_a_batch(pathway: str) -> None:
         ({"select": "macro"}, "cat", "macro"),
         ({"select": "micro"}, "dog", "micro"),
         ({"count_eos": True}, "cat", "ppl"),
-        ({"protocol": "release"}, "cat", "ppl_tie_macro"),  # counts the closing token
-        ({"protocol": "release", "count_eos": False}, "dog", "ppl_tie_macro"),
+        # the release counts the closing token
+        ({"protocol": "release", "select": "ppl_tie_macro"}, "cat", "ppl_tie_macro"),
+        ({"protocol": "release", "select": "ppl_tie_macro", "count_eos": False}, "dog", "ppl_tie_macro"),
         ({"protocol": "release", "select": "micro"}, "dog", "micro"),
     ],
 )
@@ -300,10 +301,14 @@ def test_selection_by_rule(settings: dict, expected: str, rule: str) -> None:
     assert trace.ppl == pytest.approx({"macro": math.exp(macro), "micro": math.exp(micro)})
 
 
-@pytest.mark.parametrize(("protocol", "expected"), [("paper", "dog"), ("release", "cat")])
-def test_ties(protocol: str, expected: str) -> None:
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [("ppl", "dog"), ("ppl_tie_macro", "cat"), ("release", "cat"), ("micro_context", "dog")],
+)
+def test_ties(rule: str, expected: str) -> None:
     script = SCRIPT | {"macro": Reply("cat", (-0.3,)), "micro": Reply("dog", (-0.3,))}
-    (trace,) = run(FakeBackend(script), question(), protocol=protocol)
+    backend = FakeBackend(script, scores={"cat": (-0.3, -0.01), "dog": (-0.3, -0.01)})
+    (trace,) = run(backend, question(), select=rule)
     assert trace.selection.text == expected
     assert trace.selection.margin == 0
 
@@ -367,17 +372,22 @@ def test_settings_are_filled_in() -> None:
         "box_margin": 0,
         "count_eos": False,
         "grounding": "model",
+        "grounding_checkpoint": None,
         "box_shift": 0,
+        "prompts": "paper",
+        "subimage": "turn",
     }
     assert Settings.of(protocol="release", skip_confidence=0).to_dict() == {
         "protocol": "release",
         "pathway": "both",
-        "select": "ppl_tie_macro",
+        "select": "release",
         "skip_confidence": 0.0,
         "box_margin": 25,
         "count_eos": True,
         "grounding": "model",
+        "grounding_checkpoint": None,
         "box_shift": 0,
+        "prompts": "release",
     }
 
 
@@ -396,18 +406,54 @@ def test_settings_are_filled_in() -> None:
         ({"box_margin": 2.5}, ["box_margin", "2.5"]),
         ({"box_margin": True}, ["box_margin", "True"]),
         ({"count_eos": 1}, ["count_eos", "1"]),
-        ({"grounding": "dino"}, ["dino", "model", "annotated", "whole", "center", "random"]),
+        (
+            {"grounding": "yolo"},
+            ["yolo", "model", "annotated", "whole", "center", "random", "dino", "attention"],
+        ),
+        ({"grounding_checkpoint": "some/detector"}, ["some/detector", "dino", "model"]),
         ({"grounding": None}, ["None", "model"]),
         ({"box_shift": -1}, ["box_shift", "-1"]),
         ({"box_shift": 2.5}, ["box_shift", "2.5"]),
         ({"box_shift": True}, ["box_shift", "True"]),
         ({"box_shift": None}, ["box_shift", "None"]),
+        ({"prompts": "papr"}, ["papr", "paper", "figure8", "release", "native"]),
+        ({"prompts": 8}, ["8", "figure8"]),
     ],
 )
 def test_impossible_settings(given: dict, named: list[str]) -> None:
     with pytest.raises(UserError) as caught:
         Settings.of(**given)
     assert all(word in str(caught.value) for word in named)
+
+
+@pytest.mark.parametrize(
+    ("settings", "q1", "q2"),
+    [
+        ({}, Q1_PAPER, Q2_PAPER),
+        ({"prompts": "release"}, Q1_RELEASE, Q2_RELEASE),
+        ({"prompts": "figure8"}, Q1_RELEASE, Q2_PAPER),
+        ({"protocol": "release", "prompts": "paper"}, Q1_PAPER, Q2_PAPER),
+        ({"prompts": "native"}, "Where? ", Q2_PAPER),
+        ({"protocol": "release", "prompts": "native"}, "Where? ", Q2_RELEASE),
+    ],
+)
+def test_wordings_are_chosen_apart_from_the_rest_of_the_protocol(settings: dict, q1: str, q2: str) -> None:
+    backend = FakeBackend(SCRIPT, native_locate="Where? {question}")
+    (trace,) = run(backend, question(), **settings)
+    asked = question()
+    prompts = {"macro": asked.prompt, "locate": q1 + asked.text, "micro": q2 + asked.prompt}
+    assert trace.prompts == prompts
+    assert backend.calls[2].texts[0].splitlines()[0] == f"user: <image>{prompts['locate']}"
+    own = Settings.of(protocol=settings.get("protocol", "paper"))
+    assert Settings.of(**settings).box_margin == own.box_margin
+    assert Settings.of(**settings).rule_name == own.rule_name
+
+
+def test_a_family_without_a_wording_of_its_own() -> None:
+    backend = FakeBackend(SCRIPT)
+    with pytest.raises(UserError):
+        run(backend, question(), prompts="native")
+    assert backend.calls == []
 
 
 @pytest.mark.parametrize(
@@ -426,6 +472,21 @@ def test_impossible_settings(given: dict, named: list[str]) -> None:
 def test_the_double_refuses_what_the_protocol_forbids(call) -> None:
     with pytest.raises(ValueError, match=r"stage|keep|limits|turn"):
         FakeBackend({"macro": "yes"}).generate(*call)
+
+
+@pytest.mark.parametrize(
+    "conversation", [Conversation(), Conversation().user("x"), Conversation().assistant("x")]
+)
+def test_the_double_scores_what_an_assistant_said_last(conversation) -> None:
+    with pytest.raises(ValueError, match="assistant"):
+        FakeBackend({}).score([conversation])
+
+
+def test_the_double_scores_by_script() -> None:
+    backend = FakeBackend({}, scores={"yes": (-1.0, -2.0, -3.0)})
+    said = Conversation().user("q").assistant("box", (4, 5)).user("q").assistant("yes")
+    assert backend.score([said]) == [[(-0.1, -0.1, -0.01), (-1.0, -2.0, -3.0)]]
+    assert backend.scored == [said]
 
 
 def test_the_double_says_what_the_script_says() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from dualfocus_lmms import Family, Settings, UserError
+from dualfocus_lmms.judging import JointRule
 from dualfocus_lmms.plugins import FAMILIES, RULES, family_for, load_family, load_rule, names
 
 PACKAGE = Path(__file__).resolve().parents[1] / "plugin_package"
@@ -102,10 +103,11 @@ def test_without_the_package_its_names_are_unknown() -> None:
 
 
 def test_our_own() -> None:
-    assert {"ppl", "ppl_tie_macro", "macro", "micro"} <= set(names(RULES))
+    assert {"ppl", "ppl_tie_macro", "macro", "micro", "release", "micro_context"} <= set(names(RULES))
     assert isinstance(load_family("llava"), Family)
     assert family_for("llava") is load_family("llava")
-    assert all(callable(load_rule(name)) for name in names(RULES))
+    rules = [load_rule(name) for name in names(RULES)]
+    assert all(isinstance(rule, JointRule) or callable(rule) for rule in rules)
     assert all(load_family(name).name == name for name in names(FAMILIES))
 
 

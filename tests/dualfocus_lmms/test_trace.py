@@ -12,6 +12,7 @@ from PIL import Image
 
 from dualfocus_lmms import Answer, Selection, Trace, Usage, UserError, read_traces
 from dualfocus_lmms.trace import TraceWriter, claim_folder, image_hash, read_settings
+from dualfocus_lmms.types import Judged, Scores
 
 SETTINGS = {"protocol": "paper", "select": "ppl", "skip_confidence": 1.0, "box_margin": 0}
 LINE_BREAKS = "a\nb\rc\u2028d\u0085e\x0bf\x1cg"
@@ -51,6 +52,29 @@ def test_there_and_back(tmp_path: Path, text: str) -> None:
     assert "\n" not in given.to_json()
     fill(tmp_path, given)
     assert read_traces(tmp_path) == ([given], [])
+
+
+@pytest.mark.parametrize(
+    "judged",
+    [
+        Judged(
+            "release", Scores("a cat", (-0.5, -1 / 3), (-0.1, -0.2)), Scores("", (), (-0.25,)), seconds=0.5
+        ),
+        Judged("release", winner="micro"),
+    ],
+)
+def test_what_decided_is_kept(judged: Judged) -> None:
+    given = replace(trace(), judged=judged)
+    read = Trace.from_json(given.to_json())
+    assert read == given
+    assert read.judged is not None
+    assert read.judged.seconds == judged.seconds
+
+
+def test_a_trace_from_before_anything_was_judged() -> None:
+    data = json.loads(trace().to_json())
+    del data["judged"]
+    assert Trace.from_json(json.dumps(data)) == trace()
 
 
 def test_a_trace_of_the_macro_pathway_alone(tmp_path: Path) -> None:

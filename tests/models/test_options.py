@@ -16,15 +16,18 @@ def test_defaults_are_the_paper_with_both_pathways():
         "box_margin": 0,
         "count_eos": False,
         "grounding": "model",
+        "grounding_checkpoint": None,
         "box_shift": 0,
+        "prompts": "paper",
+        "subimage": "turn",
     }
-    assert (options.batch_size, options.engine, options.dtype) == (1, "shared", "auto")
+    assert (options.batch_size, options.engine, options.dtype) == (1, None, "auto")
 
 
 def test_the_release_brings_its_own_defaults_and_each_can_be_overridden():
     given = {"pretrained": "somewhere", "protocol": "release"}
     settings = ModelOptions.of(given).settings()
-    assert (settings.box_margin, settings.count_eos, settings.rule_name) == (25, True, "ppl_tie_macro")
+    assert (settings.box_margin, settings.count_eos, settings.rule_name) == (25, True, "release")
     settings = ModelOptions.of(given | {"box_margin": 3, "count_eos": False, "select": "micro"}).settings()
     assert (settings.box_margin, settings.count_eos, settings.rule_name) == (3, False, "micro")
 
@@ -35,6 +38,7 @@ def test_the_release_brings_its_own_defaults_and_each_can_be_overridden():
         {"protocol": "papre"},
         {"pathway": "micro"},
         {"select": "loudest"},
+        {"prompts": "papre"},
         {"skip_confidence": 1.5},
         {"skip_confidence": "often"},
         {"box_margin": -1},
@@ -106,3 +110,13 @@ def test_where_the_region_comes_from_is_part_of_a_runs_identity():
     given = parse_model_args("pretrained=x,grounding=whole,box_shift=150")
     settings = ModelOptions.of(given).settings()
     assert (settings.grounding, settings.box_shift) == ("whole", 150)
+
+
+def test_the_wordings_are_part_of_a_runs_identity():
+    runs = [
+        ModelOptions.of({"pretrained": "x"} | way)
+        for way in ({}, {"prompts": "native"}, {"prompts": "figure8"})
+    ]
+    assert [run.identity()["prompts"] for run in runs] == ["paper", "native", "figure8"]
+    same = ModelOptions.of({"pretrained": "x", "prompts": "paper"})
+    assert same.identity() == runs[0].identity()

@@ -12,8 +12,10 @@ import torch
 from PIL import Image
 
 from dualfocus_lmms import Box, Conversation, UserError
-from dualfocus_lmms.models.backend import ModelBackend, Pictures, image_tokens
+from dualfocus_lmms.models.backend import ModelBackend
 from dualfocus_lmms.models.loading import load_checkpoint
+from dualfocus_lmms.models.pictures import image_tokens
+from dualfocus_lmms.models.reading import reader
 from dualfocus_lmms.models.rendering import Renderer
 from dualfocus_lmms.protocol import load_protocol
 from dualfocus_lmms.train.collate import (
@@ -49,7 +51,7 @@ def make_encoder(checkpoint, max_length: int) -> Encoder:
 
 
 def collator(checkpoint, encoder, **options) -> Collator:
-    pictures = Pictures(checkpoint.family, checkpoint.image_processor)
+    _, pictures = reader(checkpoint)
     return Collator(pictures, PAD, blank_row(encoder), **options)
 
 
