@@ -17,6 +17,7 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
     AutoTokenizer,
+    PreTrainedConfig,
     ProcessorMixin,
 )
 
@@ -73,6 +74,7 @@ def load_checkpoint(
     place = torch_device(device)
     model_dtype = torch_dtype(dtype, place)
     try:
+        _check_format(pretrained, revision)
         config = AutoConfig.from_pretrained(pretrained, revision=revision)
         kind = load_family(family) if family else family_for(config.model_type)
         both: Any = AutoModelForImageTextToText.from_pretrained(
@@ -111,6 +113,16 @@ def load_checkpoint(
             "give dtype=bfloat16, or more memory."
         )
     return Checkpoint(model.eval(), tokenizer, image_processor, kind, processor)
+
+
+def _check_format(pretrained: str, revision: str | None) -> None:
+    """UserError for a checkpoint in LLaVA's original format."""
+    settings, _ = PreTrainedConfig.get_config_dict(pretrained, revision=revision)
+    if "mm_vision_tower" in settings and "text_config" not in settings:
+        raise UserError(
+            f"The checkpoint {pretrained!r} is in LLaVA's original format. Convert it first: "
+            f"dualfocus convert {pretrained} FOLDER, then give pretrained=FOLDER."
+        )
 
 
 def _image_processor(pretrained: str, revision: str | None, model_type: str) -> Any:

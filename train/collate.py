@@ -157,7 +157,7 @@ class Mixture(torch.utils.data.Dataset):
         self.epoch_length = sum(self.counts)
         if self.epoch_length == 0:
             raise UserError("The sources of data hold no example.")
-        self._encoder, self._seed = encoder, seed
+        self.encoder, self._seed = encoder, seed
         self._length = self.epoch_length if length is None else length
         self._shortened, self._dropped = multiprocessing.Value("q"), multiprocessing.Value("q")
         self._order: tuple[int, np.ndarray] | None = None  # an epoch, its rows
@@ -167,7 +167,7 @@ class Mixture(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> Encoded | None:
         example = self.example(index)
-        encoded = self._encoder.encode(example)
+        encoded = self.encoder.encode(example)
         if encoded is None:
             _add_one(self._dropped)
         elif encoded.rounds < rounds(example):

@@ -22,9 +22,9 @@ from transformers import Trainer, TrainerCallback
 
 from dualfocus_lmms.errors import GenerationError, UserError
 from dualfocus_lmms.flow import Settings
+from dualfocus_lmms.models.engines import make_engine
 from dualfocus_lmms.models.loading import Checkpoint, load_checkpoint
 from dualfocus_lmms.models.reading import reader, token_types
-from dualfocus_lmms.models.shared import SharedBackend
 from dualfocus_lmms.protocol import load_protocol
 from dualfocus_lmms.train.collate import Collator, Mixture, Source, blank_row, llava_source, sample_source
 from dualfocus_lmms.train.conversations import IGNORED, Encoder, InputSize
@@ -256,7 +256,7 @@ def _answer_held_out(
     model = model.get_base_model() if recipe.lora is not None else model
     model.eval()
     with whole_weights(model, recipe), trainer.accelerator.autocast():
-        backend = SharedBackend(replace(checkpoint, model=model))
+        backend = make_engine(None, replace(checkpoint, model=model))
         scored = evaluate(
             backend,
             samples[rank::world],

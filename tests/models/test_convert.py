@@ -530,3 +530,8 @@ def test_the_command_prints_what_it_converted(make, own_tower, tmp_path, monkeyp
     assert table["projector"][1:3] == ["4", f"{32 * WIDTH + WIDTH + WIDTH * WIDTH + WIDTH:,}"]
     assert table["dropped: computed from config.json"][4] == "2"
     assert printed.err.endswith("give a new folder.\n")
+
+
+def test_an_original_checkpoint_is_not_loaded_as_it_is(make):
+    with pytest.raises(UserError):
+        load_checkpoint(str(make()), device="cpu")

@@ -5,9 +5,11 @@ import shutil
 
 import pytest
 import torch
+from accelerate import dispatch_model
 from safetensors.torch import load_file, save_file
 
-from dualfocus_lmms import UserError
+from dualfocus_lmms import Settings, UserError, answer_batch
+from dualfocus_lmms.models.engines import make_engine
 from dualfocus_lmms.models.loading import fingerprint, load_checkpoint, torch_device, torch_dtype
 
 
@@ -86,3 +88,34 @@ def test_the_fingerprint_tells_retrained_weights_apart(tmp_path, tiny_checkpoint
     (folder / "generation_config.json").write_text('{"eos_token_id": 7}')
     assert fingerprint(str(folder)) != fingerprint(str(tiny_checkpoint))
     assert fingerprint("organisation/model") is None
+
+
+def answers(checkpoint, ragged):
+    return answer_batch(make_engine("shared", checkpoint), *ragged(4), Settings.of())
+
+
+def test_a_model_that_is_spread_over_devices_answers_as_one_on_a_single_device(tiny_checkpoint, ragged):
+    """There is only one device here, but accelerate moves the inputs of every part to where the part is."""
+    whole = load_checkpoint(str(tiny_checkpoint), device="cpu")
+    spread = load_checkpoint(str(tiny_checkpoint), device_map="auto")
+    assert spread.device == whole.device
+    assert not spread.model.training
+    language_model = spread.model.model.language_model
+    parts = [
+        "vision_tower",
+        "multi_modal_projector",
+        *(f"language_model.{name}" for name in dict(language_model.named_children())),
+    ]
+    places = dict.fromkeys([f"model.{part}" for part in parts] + ["lm_head"], "cpu")
+    dispatch_model(spread.model, places, force_hooks=True, skip_keys=spread.model._skip_keys_device_placement)
+    hooked = [name for name, module in spread.model.named_modules() if hasattr(module, "_hf_hook")]
+    assert set(places) <= set(hooked)
+    for one, other in zip(answers(whole, ragged), answers(spread, ragged), strict=True):
+        for answer, same in zip(one.answers, other.answers, strict=True):
+            assert answer.tokens == same.tokens
+            assert answer.logprobs == pytest.approx(same.logprobs, abs=1e-6)
+
+
+def test_a_model_has_a_device_or_is_spread_over_several(tiny_checkpoint):
+    with pytest.raises(UserError):
+        load_checkpoint(str(tiny_checkpoint), device="cpu", device_map="auto")

@@ -50,8 +50,11 @@ def test_the_release_brings_its_own_defaults_and_each_can_be_overridden():
         {"box_shift": 2.5},
         {"box_shift": "far"},
         {"batch_size": 0},
-        {"batch_size": "auto"},
+        {"batch_size": "auto:4"},
         {"batch_size": 2.5},
+        {"batch_size": "auto", "max_batch_size": 0},
+        {"device_map": "balanced"},
+        {"device_map": "auto", "device": "cuda:0"},
         {"resume": True},
         {"resume": "yes", "trace": "somewhere"},
         {"skip_confidences": 0.8},
@@ -97,8 +100,9 @@ def test_names_made_of_digits_stay_as_they_were_written():
 def test_only_what_decides_answers_is_part_of_a_runs_identity():
     first = ModelOptions.of({"pretrained": "somewhere", "batch_size": "8", "engine": "naive", "trace": "a"})
     second = ModelOptions.of({"pretrained": "somewhere", "box_margin": 0, "trace": "b", "device": "cpu"})
+    other = ModelOptions.of({"pretrained": "somewhere", "batch_size": "auto", "device_map": "auto"})
     third = ModelOptions.of({"pretrained": "somewhere", "box_margin": 1})
-    assert first.identity() == second.identity() != third.identity()
+    assert first.identity() == second.identity() == other.identity() != third.identity()
 
 
 def test_where_the_region_comes_from_is_part_of_a_runs_identity():
@@ -120,3 +124,10 @@ def test_the_wordings_are_part_of_a_runs_identity():
     assert [run.identity()["prompts"] for run in runs] == ["paper", "native", "figure8"]
     same = ModelOptions.of({"pretrained": "x", "prompts": "paper"})
     assert same.identity() == runs[0].identity()
+
+
+def test_the_batch_size_is_a_number_or_found_by_trying():
+    given = parse_model_args("pretrained=x,batch_size=auto,max_batch_size=32")
+    options = ModelOptions.of(given)
+    assert (options.batch_size, options.max_batch_size) == ("auto", 32)
+    assert ModelOptions.of({"pretrained": "x", "batch_size": "8"}).batch_size == 8

@@ -53,6 +53,7 @@ def test_the_recipes_are_those_that_are_promised():
         "llava15_7b_full_8gpu_zero3",
         "llava15_7b_lora_1gpu",
         "nano",
+        "qwen2_5_vl_7b_lora_1gpu",
         "qwen_vl",
         "tiny_cpu",
     ]
