@@ -95,6 +95,10 @@ def ask(
         str | None,
         typer.Option(help="Detector of grounding dino.", show_default="a GroundingDINO of the hub"),
     ] = None,
+    prompts: Annotated[
+        str | None,
+        typer.Option(help="Wordings: paper, figure8, release or native.", show_default="the protocol's"),
+    ] = None,
     instruction: Annotated[
         str | None,
         typer.Option(
@@ -130,6 +134,7 @@ def ask(
         box_margin=box_margin,
         grounding=grounding,
         grounding_checkpoint=grounding_checkpoint,
+        prompts=prompts,
     )
     trace = model.ask(seen, question, instruction, max_new_tokens)
     print(trace.to_json() if as_json else report(trace))

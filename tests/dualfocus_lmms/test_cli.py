@@ -120,6 +120,7 @@ def test_ask_passes_its_options_on(run, scripted, photo: Path):
             "box_margin": 3,
             "grounding": "center",
             "grounding_checkpoint": None,
+            "prompts": None,
         }
     ]
     assert (trace.box, trace.locate) == ((0.25, 0.25, 0.75, 0.75), None)
