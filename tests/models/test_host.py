@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 EVAL = [sys.executable, "-m", "dualfocus_lmms", "eval"]
 HOST = [sys.executable, "-m", "lmms_eval", "--model", "dualfocus"]
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+SLURM = Path(__file__).resolve().parents[2] / "examples" / "slurm.sh"
 TWO_PROCESSES = [*LAUNCH, "-m", "dualfocus_lmms", "eval"]
 
 
@@ -148,7 +150,11 @@ def test_one_process_two_processes_and_the_bare_host_give_the_same_answers_and_s
         next((tmp_path / "one").rglob("*samples_df_pope_random.jsonl")).read_text().splitlines()[0]
     )
     extras = sample["token_counts"][0]["dualfocus"]
-    trace = one[trace_key(next(t.key for t in one.values() if t.key["task"] == "df_pope_random"))]
+    trace = next(
+        trace
+        for trace in one.values()
+        if (trace.key["task"], trace.key["doc_id"]) == ("df_pope_random", sample["doc_id"])
+    )
     assert extras["pathway"] == trace.selection.pathway
     assert extras["ppl"] == pytest.approx(trace.ppl)
     assert extras["macro"] == trace.macro.text
@@ -201,6 +207,34 @@ def test_a_run_that_was_killed_resumes_and_answers_nothing_twice(environment, ru
     lines = [line for line in file.read_text().splitlines() if line.endswith("}")]
     keys = [trace_key(Trace.from_json(line).key) for line in lines]
     assert len(keys) == len(set(keys)) == 60
+
+
+def test_a_slurm_job_runs_on_all_processes_and_when_requeued_answers_nothing_twice(
+    environment, tiny_checkpoint, tmp_path
+):
+    """The documented script, with stand-ins for Slurm's two commands: one node, two processes."""
+    for name, line in (("srun", 'exec "$@"'), ("scontrol", "echo localhost")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    path = os.pathsep.join([str(tmp_path), str(Path(sys.executable).parent), environment["PATH"]])
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    slurm = {"SLURM_JOB_NODELIST": "node1", "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_ID": "7"}
+    folder = tmp_path / "run"
+    for _ in range(2):
+        done = subprocess.run(
+            ["bash", str(SLURM), str(tiny_checkpoint), "df_pope_random", str(folder), "box_margin=3"],
+            env=environment | slurm | {"PATH": path, "PROCESSES": "2", "PORT": port},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        files = sorted((folder / "traces").glob("rank*.jsonl"))
+        assert [len(file.read_text().splitlines()) for file in files] == [10, 10]
+    assert len(list(folder.rglob("*_results.json"))) == 2
+    assert json.loads((folder / "traces" / "run.json").read_text())["box_margin"] == 3
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -119,3 +120,12 @@ def test_a_model_that_is_spread_over_devices_answers_as_one_on_a_single_device(t
 def test_a_model_has_a_device_or_is_spread_over_several(tiny_checkpoint):
     with pytest.raises(UserError):
         load_checkpoint(str(tiny_checkpoint), device="cpu", device_map="auto")
+
+
+def test_a_model_is_not_spread_over_the_devices_of_several_processes(tiny_checkpoint, monkeypatch):
+    from dualfocus_lmms.models import host
+
+    two = SimpleNamespace(process_index=0, num_processes=2, device=torch.device("cpu"))
+    monkeypatch.setattr(host, "Accelerator", lambda: two)
+    with pytest.raises(UserError):
+        host.DualFocus(pretrained=str(tiny_checkpoint), device_map="auto")

@@ -1,6 +1,7 @@
-"""Batches, order, traces on the disk, and resuming, with a scripted model."""
+"""Batches, order, memory that runs out, traces on the disk, and resuming, with a scripted model."""
 
 import pytest
+import torch
 from PIL import Image
 
 from dualfocus_lmms import GenerationError, Limits, Question, Settings, UserError, read_traces
@@ -108,3 +109,113 @@ def test_a_picture_that_cannot_be_read_stops_the_run_after_the_batches_before_it
     with pytest.raises(UserError):
         Runner(parrot(), SETTINGS, 2, TraceWriter(tmp_path)).run(asked)
     assert len(read_traces(tmp_path)[0]) == 4
+
+
+class SmallBackend(FakeBackend):
+    """Has memory for `room` conversations at a time in one stage."""
+
+    def __init__(self, script, room, stage="macro", error=None):
+        super().__init__(script)
+        self.room, self.stage = room, stage
+        self.error = torch.OutOfMemoryError("full") if error is None else error
+
+    def generate(self, stage, conversations, limits, keep=None, drafts=None):
+        answers = super().generate(stage, conversations, limits, keep)
+        if stage == self.stage and len(conversations) > self.room:
+            raise self.error
+        return answers
+
+
+def small(room, **about):
+    return SmallBackend(parrot()._script, room, **about)
+
+
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+    RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY)
+@pytest.mark.parametrize("stage", ["macro", "locate", "micro"])
+def test_a_batch_that_memory_does_not_hold_is_divided_and_later_ones_are_smaller(tmp_path, error, stage):
+    backend = small(3, stage=stage, error=error)
+    runner = Runner(backend, SETTINGS, 8, TraceWriter(tmp_path))
+    traces = runner.run(requests(10))
+    assert [trace.selection.text for trace in traces] == [str(number) for number in range(10)]
+    assert [len(call.conversations) for call in macro_calls(backend)] == [8, 4, 2, 2, 2, 2, 2]
+    assert backend.forgotten == 7  # a failed batch keeps nothing
+    written, damaged = read_traces(tmp_path)
+    assert [trace.key["doc_id"] for trace in written] == list(range(10))
+    assert damaged == []
+    assert len((tmp_path / "rank0.jsonl").read_text().splitlines()) == 10
+
+
+def test_what_a_real_allocator_says_is_understood():
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(2**60, dtype=torch.uint8)
+    traces = Runner(small(1, error=raised.value), SETTINGS, 4).run(requests(4))
+    assert len(traces) == 4
+
+
+def test_one_question_that_memory_does_not_hold_ends_the_run_and_keeps_what_was_answered(tmp_path):
+    asked = requests(6)
+
+    def script(stage, conversation):
+        if "Number 4?" in conversation.turns[0].text:
+            raise torch.OutOfMemoryError("full")
+        return "[0.1, 0.1, 0.9, 0.9]" if stage == "locate" else "yes"
+
+    with pytest.raises(GenerationError):
+        Runner(FakeBackend(script), SETTINGS, 4, TraceWriter(tmp_path)).run(asked)
+    finished, _ = read_traces(tmp_path)
+    assert [trace.key["doc_id"] for trace in finished] == [0, 1, 2, 3]
+    backend = parrot()
+    traces = Runner(backend, SETTINGS, 4, TraceWriter(tmp_path), finished).run(asked)
+    assert [len(call.conversations) for call in macro_calls(backend)] == [2]
+    assert [trace.selection.text for trace in traces] == ["yes"] * 4 + ["4", "5"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), GenerationError("out of memory, says a server")])
+def test_other_failures_stop_the_run_as_they_are(error):
+    backend = small(1, error=error)
+    with pytest.raises(type(error)) as raised:
+        Runner(backend, SETTINGS, 4).run(requests(4))
+    assert raised.value is error
+    assert len(macro_calls(backend)) == 1
+
+
+def test_auto_doubles_the_batch_until_memory_runs_out_and_remembers(tmp_path):
+    backend = small(20)
+    runner = Runner(backend, SETTINGS, "auto", TraceWriter(tmp_path))
+    traces = runner.run(requests(100))
+    assert [trace.selection.text for trace in traces] == [str(number) for number in range(100)]
+    answered = [len(call.conversations) for call in macro_calls(backend)]
+    assert answered == [8, 16, 32, 16, 16, 16, 16, 12]
+    runner.run(requests(130))
+    assert [len(call.conversations) for call in macro_calls(backend)][8:] == [16, 14]
+
+
+def test_auto_stops_at_the_largest_batch_that_was_asked_for():
+    backend = small(1000)
+    Runner(backend, SETTINGS, "auto", largest_batch=20).run(requests(60))
+    assert [len(call.conversations) for call in macro_calls(backend)] == [8, 16, 20, 16]
+
+
+def test_another_order_of_the_work_changes_no_order_of_the_results(tmp_path):
+    asked = [
+        Request(one.key, one.limits, one.question, number % 4, f"picture {number % 3}")
+        for number, one in enumerate(requests(11))
+    ]
+    backend = parrot()
+    traces = Runner(backend, SETTINGS, 4, TraceWriter(tmp_path)).run(asked)
+    assert [trace.selection.text for trace in traces] == [str(number) for number in range(11)]
+    said = [text for call in macro_calls(backend) for text in call.texts]
+    assert said[0].endswith("Number 3?")
+    assert said != sorted(said)
+    finished, _ = read_traces(tmp_path)
+    again = Runner(parrot(), SETTINGS, 3, TraceWriter(tmp_path), finished[:5]).run(asked)
+    assert [trace.selection.text for trace in again] == [str(number) for number in range(11)]

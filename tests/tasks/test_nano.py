@@ -113,6 +113,7 @@ def test_the_host_runs_a_task(tiny_checkpoint: Path, tmp_path: Path):
     results = json.loads(file.read_text(encoding="utf-8"))
     traces, damaged = read_traces(tmp_path / "trace")
     assert damaged == []
+    traces.sort(key=lambda trace: trace.key["doc_id"])
     asked = nano_docs.questions("test", "exist")[:4]
     assert [trace.key["doc_id"] for trace in traces] == [0, 1, 2, 3]
     replies = [trace.selection.text.lower() for trace in traces]
