@@ -16,7 +16,7 @@ OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 HF_EVALUATE_OFFLINE=1 TRANSFOR
 	HF_HUB_DISABLE_TELEMETRY=1 DO_NOT_TRACK=1 WANDB_MODE=disabled TOKENIZERS_PARALLELISM=false MPLBACKEND=Agg
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench leaderboard nano clean
+.PHONY: help demo test check bench speed leaderboard nano clean
 
 help:  ## This list
 	@awk -F ':.*## +' '/^[a-z]+:.*## /{printf "%-13s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,8 +37,15 @@ check: $(VENV)/installed-dev  ## Style, spelling and types
 	@$(BIN)/python -m pip install --quiet --no-deps --no-compile --target build/site build/wheel/*.whl
 	@cd build/site && ../../$(BIN)/python -m mypy --cache-dir ../../.mypy_cache --config-file ../../pyproject.toml -p dualfocus_lmms
 
-bench: $(VENV)/installed  ## Time and tokens of every engine, as ratios to plain inference
+bench: $(VENV)/installed  ## Time, tokens and memory of every engine, as ratios to plain inference
 	@$(BIN)/dualfocus bench $(ARGS)
+
+speed: $(VENV)/installed  ## The figures in docs/speed.md anew; the machine must be quiet
+	@$(OFFLINE) $(BIN)/dualfocus bench --size 100m --device cpu --batch-size 1 --batch-size 4 \
+		--out results/speed/cpu-100m $(ARGS)
+	@sed -e '/<!-- figures -->/,/<!-- end -->/{ /<!-- /!d; }' -e '/<!-- figures -->/r results/speed/cpu-100m/report.md' \
+		docs/speed.md >docs/speed.md.new
+	@mv docs/speed.md.new docs/speed.md
 
 leaderboard: $(VENV)/installed  ## Write results/README.md from the numbers in results/
 	@$(BIN)/dualfocus leaderboard --write

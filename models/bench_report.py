@@ -2,84 +2,98 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from tabulate import tabulate
+
+_GIGA, _TERA = 1e9, 1e12
 
 
 def markdown(report: dict[str, Any]) -> str:
     """How it was run, a table with a row for each batch size and mode, and what was checked."""
     setup = report["setup"]
     versions = ", ".join(f"{name} {number}" for name, number in setup["versions"].items())
-    table = tabulate(
-        [_cells(row) for row in report["rows"]],
-        headers="keys",
-        tablefmt="github",
-        disable_numparse=True,
-        colalign=("right", "left", *["right"] * 8),
-    )
     lines = [
         f"{setup['date']}; {setup['hardware']}, {setup['threads']} CPU threads; {versions}.",
         f"Checkpoint: {setup['checkpoint']}, {setup['parameters'] / 1e6:.1f} M parameters, {setup['dtype']}, "
-        f"{report['tokens']['image_tokens']} tokens an image.",
-        f"Replies of {setup['new_tokens']} tokens, boxes of {setup['box_tokens']}. Ratios are to macro only, "
-        f"of times the median of {setup['repeats']} repeats (smallest to largest).",
+        f"{setup['image_tokens']} tokens an image.",
+        f"Answers of {setup['new_tokens']} tokens, boxes of {setup['box_tokens']}; {setup['samples']} "
+        f"questions, {setup['repeats']} times. Times: medians (quartiles).",
         "",
-        table,
+        _table([_cells(row) for row in report["rows"]], text_columns=(1, 2)),
         "",
-        _token_line(report["tokens"]),
-        *(_memory_line(facts) for facts in report["memory"]),
-        _engines_line(report["engines"]),
+        *_bounds(report["bounds"]),
+        "",
+        *(_engine_line(facts) for facts in report["engines"]),
+        *_floor_lines(report["floors"]),
     ]
     return "\n".join(lines) + "\n"
 
 
+def _table(rows: Sequence[dict[str, str]], text_columns: Sequence[int]) -> str:
+    aligned = ["left" if column in text_columns else "right" for column in range(len(rows[0]))]
+    return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True, colalign=aligned)
+
+
 def _cells(row: dict[str, Any]) -> dict[str, str]:
-    spread = f"({row['time_ratio_min']:.2f} to {row['time_ratio_max']:.2f})"
     return {
         "batch": str(row["batch_size"]),
         "mode": row["mode"],
+        "engine": row["engine"],
         "n": str(row["n"]),
-        "time, ratio": f"{row['time_ratio']:.2f} {spread}",
-        "s per sample": f"{row['seconds_per_sample']:.3f}",
+        "time / macro only": _spread(row["time"]),
+        "time / release's way": _spread(row["time_to_release"]),
+        "s per question": f"{row['seconds_per_sample']['median']:.3f}",
         "skipped": f"{row['skipped']:.1%}",
-        "LM tokens per sample": f"{row['tokens_per_sample']:.1f}",
-        "tokens, ratio": f"{row['token_ratio']:.3f}",
+        "LM tokens per question": f"{row['tokens_per_sample']:.1f}",
+        "tokens / macro only": f"{row['token_ratio']:.3f}",
         "LM forwards per batch": f"{row['forwards_per_batch']:.1f}",
-        "picture encodes per sample": f"{row['encodes_per_sample']:.2f}",
+        "encodes per question": f"{row['encodes_per_sample']:.2f}",
+        "peak memory, MiB": "-" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**20:.1f}",
     }
 
 
-def _token_line(facts: dict[str, Any]) -> str:
+def _spread(values: dict[str, Any] | None) -> str:
+    return "-" if values is None else f"{values['median']:.2f} ({values['low']:.2f} to {values['high']:.2f})"
+
+
+def _bounds(bounds: Sequence[dict[str, Any]]) -> list[str]:
+    """A row for each ratio and batch size, a column for each engine."""
+    if not bounds:
+        return ["No engine was held to the bounds."]
+    engines = list(dict.fromkeys(bound["engine"] for bound in bounds))
+    rows: dict[tuple[int, str], dict[str, str]] = {}
+    for bound in bounds:
+        cells = {
+            "bound": bound["what"],
+            "batch": str(bound["batch_size"]),
+            "at most": f"{bound['limit']:.2f}",
+        }
+        row = rows.setdefault((bound["batch_size"], bound["what"]), cells | dict.fromkeys(engines, "-"))
+        row[bound["engine"]] = f"{bound['measured']:.2f}: {_verdict(bound['holds'])}"
+    return [_table(list(rows.values()), text_columns=(0, *range(3, 3 + len(engines))))]
+
+
+def _engine_line(facts: dict[str, Any]) -> str:
     return (
-        f"- LM tokens per sample, DualFocus: {facts['ratio']:.3f} times macro only. "
-        f"At most {facts['bound']} where an image is 576 tokens: {_verdict(facts['holds'])}."
+        f"- Engines {facts['engine']} and naive: {facts['same_tokens']} of {facts['answers']} replies have "
+        f"the same tokens, log-probabilities differ by at most {facts['largest_gap']:.1e}. All the same and "
+        f"at most {facts['tolerance']:.0e}, as float32 must be: {_verdict(facts['holds'])}."
     )
 
 
-def _memory_line(facts: dict[str, Any]) -> str:
-    line = f"- Peak memory, batch {facts['batch_size']}, weights included: "
-    second = f"{_mib(facts['second_image_bytes'])} for the cache of the second image's tokens"
-    if facts["holds"] is None:
-        return f"{line}not measured (this takes CUDA or Linux). {second}."
-    return (
-        f"{line}DualFocus {_mib(facts['dualfocus_bytes'])}, macro only {_mib(facts['macro_bytes'])}, "
-        f"ratio {facts['ratio']:.3f}. At most {_mib(facts['bound_bytes'])}, {facts['factor']} times macro "
-        f"only and {second}: {_verdict(facts['holds'])}."
-    )
-
-
-def _engines_line(facts: dict[str, Any]) -> str:
-    return (
-        f"- Shared and naive engine, {facts['samples']} samples, {facts['dtype']}: {facts['same_tokens']} of "
-        f"{facts['answers']} replies have the same tokens, log-probabilities differ by at most "
-        f"{facts['largest_gap']:.1e}. All the same and at most {facts['tolerance']:.0e}, as float32 must be: "
-        f"{_verdict(facts['holds'])}."
-    )
-
-
-def _mib(size: int) -> str:
-    return f"{size / 2**20:.1f} MiB"
+def _floor_lines(floors: Sequence[dict[str, Any]] | None) -> list[str]:
+    if floors is None:
+        return ["- Shares of the floors of memory and arithmetic: not measured, for there was no GPU."]
+    return [
+        f"- Floors, batch {facts['batch_size']}: prefill, {facts['prefill_operations'] / _TERA:.2f} TFLOP in "
+        f"{facts['prefill_seconds'] * 1e3:.1f} ms, reaches {facts['prefill_share']:.0%} of the rate of a "
+        f"matrix product ({facts['matmul_rate'] / _TERA:.0f} TFLOP/s); a decoding step, "
+        f"{facts['step_bytes'] / _GIGA:.2f} GB in {facts['step_seconds'] * 1e3:.2f} ms, "
+        f"{facts['step_share']:.0%} of the rate of a copy ({facts['copy_rate'] / _GIGA:.0f} GB/s)."
+        for facts in floors
+    ]
 
 
 def _verdict(holds: bool | None) -> str:
