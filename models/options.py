@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ _SAME_ANSWERS = (
     "engine",
     "attn_implementation",
 )
+
+FOLDERS = ("pretrained", "trace", "grounding_checkpoint")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,21 +82,9 @@ class ModelOptions:
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> ModelOptions:
         """Options from what the user gave. UserError for an unknown name or an impossible value."""
-        allowed = [field.name for field in fields(cls)]
-        for name in given:
-            if name not in allowed:
-                raise choose("model argument", name, allowed)
+        values = known_values(cls, given, "model argument")
         if not given.get("pretrained"):
-            raise UserError(
-                "No checkpoint: give --model_args pretrained=<folder or hub name of a LLaVA checkpoint>."
-            )
-        values = dict(given)
-        for name in TEXTS:  # a plain digit is a folder's name too
-            if values.get(name) is not None:
-                values[name] = str(values[name])
-        for name in ("pretrained", "trace", "grounding_checkpoint"):  # no shell expands trace=~/traces
-            if values.get(name) is not None:
-                values[name] = os.path.expanduser(values[name])
+            raise UserError("No checkpoint: give --model_args pretrained=<folder or hub name>.")
         values["batch_size"] = _batch_size(values.get("batch_size", 1))
         values["max_batch_size"] = _questions("max_batch_size", values.get("max_batch_size", LARGEST_SIZE))
         options = cls(**values)
@@ -112,19 +103,7 @@ class ModelOptions:
 
     def settings(self) -> Settings:
         """How DualFocus answers, checked."""
-        return Settings.of(
-            protocol=self.protocol,
-            pathway=self.pathway,
-            select=self.select,
-            skip_confidence=self.skip_confidence,
-            box_margin=self.box_margin,
-            count_eos=self.count_eos,
-            grounding=self.grounding,
-            grounding_checkpoint=self.grounding_checkpoint,
-            box_shift=self.box_shift,
-            prompts=self.prompts,
-            subimage=self.subimage,
-        )
+        return settings_of(self)
 
     def identity(self) -> dict[str, Any]:
         """What decides the answers, all defaults filled in: two runs of one trace folder must agree on it."""
@@ -133,6 +112,28 @@ class ModelOptions:
             if chosen[name] and Path(chosen[name]).is_dir():  # however it was written
                 chosen[name] = str(Path(chosen[name]).resolve())
         return {name: chosen[name] for name in chosen if name not in _SAME_ANSWERS}
+
+
+def known_values(options: type, given: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """What the user gave for a class of options, texts as texts. UserError for a name that it lacks."""
+    allowed = [field.name for field in fields(options)]
+    for name in given:
+        if name not in allowed:
+            raise choose(what, name, allowed)
+    values = dict(given)
+    for name in TEXTS:  # a plain digit is a folder's name too
+        if values.get(name) is not None:
+            values[name] = str(values[name])
+    for name in FOLDERS:  # no shell expands trace=~/traces
+        if values.get(name) is not None:
+            values[name] = os.path.expanduser(values[name])
+    return values
+
+
+def settings_of(options: Any) -> Settings:
+    """The settings of the flow among some options, checked."""
+    names = signature(Settings.of).parameters
+    return Settings.of(**{name: value for name, value in asdict(options).items() if name in names})
 
 
 def parse_model_args(text: str) -> dict[str, Any]:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
-from inspect import signature
 from typing import Any
 
 import openai
@@ -22,14 +21,13 @@ from dualfocus_lmms.judging import JointRule
 from dualfocus_lmms.models.groundings import bound
 from dualfocus_lmms.models.host import Answering
 from dualfocus_lmms.models.loading import fingerprint
-from dualfocus_lmms.models.options import TEXTS, parse_model_args
+from dualfocus_lmms.models.options import known_values, parse_model_args, settings_of
 from dualfocus_lmms.models.runner import Runner
 from dualfocus_lmms.models.server import ServerBackend, server_errors
 from dualfocus_lmms.plugins import FAMILIES, load_family, names
 from dualfocus_lmms.trace import Trace, TraceWriter, claim_folder
 
 KEY = "OPENAI_API_KEY"
-_SETTINGS = tuple(signature(Settings.of).parameters)
 # What does not decide an answer. The key is a secret besides.
 _SAME_ANSWERS = ("base_url", "api_key", "trace", "resume", "concurrency", "retries", "timeout")
 
@@ -70,23 +68,13 @@ class ServerOptions:
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> ServerOptions:
         """Options from what the user gave. UserError for an unknown name or an impossible value."""
-        allowed = [field.name for field in fields(cls)]
-        for name in given:
-            if name not in allowed:
-                raise choose("model argument of dualfocus_server", name, allowed)
+        values = known_values(cls, given, "model argument of dualfocus_server")
         for name in ("base_url", "model", "family"):
             if not given.get(name):
                 raise UserError(
                     f"No {name}: give --model_args base_url=http://HOST:PORT/v1,model=NAME,family=FAMILY. "
                     f"NAME is what the server calls its model and FAMILY one of {', '.join(names(FAMILIES))}."
                 )
-        values = dict(given)
-        for name in TEXTS:
-            if values.get(name) is not None:
-                values[name] = str(values[name])
-        for name in ("trace", "grounding_checkpoint"):
-            if values.get(name) is not None:
-                values[name] = os.path.expanduser(values[name])
         options = cls(**values)
         options._check()
         return options
@@ -108,7 +96,7 @@ class ServerOptions:
 
     def settings(self) -> Settings:
         """How DualFocus answers, checked. UserError for a rule that needs what no server gives."""
-        settings = Settings.of(**{name: value for name, value in asdict(self).items() if name in _SETTINGS})
+        settings = settings_of(self)
         if isinstance(settings.rule, JointRule):
             raise UserError(
                 f"select={settings.rule_name} scores texts that the model has not generated, and a server "
