@@ -15,7 +15,8 @@ from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.models.loading import DTYPES, Checkpoint
 from dualfocus_lmms.train.recipe import Recipe, lora_config
 
-_CONNECTORS = r"(?:attn_pool|merger|deepstack_merger_list\.\d+)"  # where they are a part of the vision encoder
+# What connects the parts, where it is a part of the vision encoder.
+_CONNECTORS = r"(?:attn_pool|merger|deepstack_merger_list\.\d+)"
 
 # The parameters of each part; in brackets the module that LoRA's runs train whole.
 PARTS = {

@@ -111,7 +111,7 @@ def test_one_box_encloses_all_that_is_found(boxes: list[Any], expected: Any) -> 
     assert (None if box is None else box.xyxy) == expected
 
 
-def test_the_box_is_that_of_the_librarys_own_post_processing(detector: Path) -> None:
+def test_the_box_is_what_the_library_itself_makes_of_the_detections(detector: Path) -> None:
     """In pixels, with the picture's size given: an independent way to the same box."""
     processor = GroundingDinoProcessor.from_pretrained(detector)
     model = GroundingDinoForObjectDetection.from_pretrained(detector).eval()
