@@ -35,5 +35,5 @@ def _row(name: str) -> list[str]:
 def _unit(form: BoxFormat) -> str:
     if form.frame == "resized":
         return "pixels of the resized image"
-    unit = {1: "fractions", 1000: "thousandths"}.get(form.scale, f"parts of {form.scale:g}")
+    unit = {1.0: "fractions", 1000.0: "thousandths"}.get(float(form.scale), f"parts of {form.scale:g}")
     return f"{unit} of the image" if form.frame == "original" else f"{unit} of the padded square"

@@ -18,7 +18,8 @@ class Family:
     checkpoint brings none. lora_targets: regular expression over module names that LoRA adapts.
     native_locate: how the model was taught to be asked for a box before any DualFocus training, with the
     placeholder {question}; None where it was not. local_patches: whether a picture becomes tiles, so that the
-    sub-image can join them as one more (table 6). engine: the fastest engine that works for it.
+    sub-image can join them as one more (table 6). engine: "naive" where the engines that share what was read
+    do not work for it.
     """
 
     name: str

@@ -23,7 +23,7 @@ from dualfocus_lmms.prompts import PROMPTS
 from dualfocus_lmms.protocol import Protocol, load_protocol
 from dualfocus_lmms.selection import Rule, select
 from dualfocus_lmms.trace import Trace, image_hash
-from dualfocus_lmms.types import Answer, Backend, Judged, Keep, Limits, Question
+from dualfocus_lmms.types import Answer, Backend, Judged, Keep, Limits, Pairing, Question
 from dualfocus_lmms.zoom import EMPTY_REGION, Rectangle
 
 SKIPPED = "skip_confidence"  # fallback reason: the macro answer was certain enough (appendix C)
@@ -170,7 +170,11 @@ def answer_batch(
     settings = _worded(settings, backend)
     two_passes = settings.pathway == "both"
     try:
-        macros = _macro(backend, questions, limits, keep=two_passes)
+        replies: Sequence[Answer | None] | None = None
+        if isinstance(backend, Pairing) and _asks_both(settings):
+            macros, replies = _pair(backend, questions, limits, settings)
+        else:
+            macros = _macro(backend, questions, limits, keep=two_passes)
         regions: list[Region] = [Region(fallback=MACRO_ONLY)] * len(questions)
         locates: list[Answer | None] = [None] * len(questions)
         micros: list[Answer | None] = [None] * len(questions)
@@ -178,8 +182,9 @@ def answer_batch(
         if two_passes:
             regions = [Region(fallback=skip_reason(macro, settings)) for macro in macros]
             open_rows = [row for row, region in enumerate(regions) if region.fallback is None]
-            asked = _locate(backend, _take(questions, open_rows), settings)
-            for row, reply in zip(open_rows, asked, strict=True):
+            if replies is None:
+                replies = _locate(backend, _take(questions, open_rows), settings)
+            for row, reply in zip(open_rows, replies, strict=True):
                 locates[row] = reply
                 regions[row] = _zoom(backend, questions[row], reply, settings)
             rows = [row for row in open_rows if regions[row].fallback is None]
@@ -192,7 +197,7 @@ def answer_batch(
     finally:
         backend.forget()
     return [
-        _trace(*sample, settings)
+        _trace(*sample, settings)  # type: ignore[call-arg]
         for sample in zip(questions, macros, locates, micros, regions, judged, strict=True)
     ]
 
@@ -239,12 +244,8 @@ def perplexities(answers: Sequence[Answer], settings: Settings) -> dict[str, flo
 def _macro(
     backend: Backend, questions: Sequence[Question], limits: Sequence[Limits], keep: bool
 ) -> list[Answer]:
-    conversations = [Conversation().user(question.prompt, question.image) for question in questions]
+    conversations = [_macro_conversation(question) for question in questions]
     return backend.generate("macro", conversations, limits, keep="image" if keep else None)
-
-
-def _locate_conversation(question: Question, settings: Settings) -> Conversation:
-    return Conversation().user(locate_prompt(question, settings.protocol), question.image)
 
 
 def _locate(backend: Backend, questions: Sequence[Question], settings: Settings) -> Sequence[Answer | None]:
@@ -255,6 +256,34 @@ def _locate(backend: Backend, questions: Sequence[Question], settings: Settings)
     limits = [Limits(settings.protocol.locate_tokens)] * len(questions)
     keep: Keep = "conversation" if settings.subimage == "turn" else "image"
     return backend.generate("locate", conversations, limits, keep=keep)
+
+
+def _asks_both(settings: Settings) -> bool:
+    """Whether the model is asked for the region whatever the macro answer is, and goes on from its reply."""
+    return (
+        settings.pathway == "both"
+        and settings.skip_confidence >= 1
+        and settings.grounder is None
+        and settings.subimage == "turn"
+    )
+
+
+def _pair(
+    backend: Pairing, questions: Sequence[Question], limits: Sequence[Limits], settings: Settings
+) -> tuple[list[Answer], list[Answer]]:
+    """The macro answers and the replies to Q1, said at the same time."""
+    macros = [_macro_conversation(question) for question in questions]
+    locates = [_locate_conversation(question, settings) for question in questions]
+    locate_limits = [Limits(settings.protocol.locate_tokens)] * len(questions)
+    return backend.generate_pair(macros, limits, locates, locate_limits)
+
+
+def _macro_conversation(question: Question) -> Conversation:
+    return Conversation().user(question.prompt, question.image)
+
+
+def _locate_conversation(question: Question, settings: Settings) -> Conversation:
+    return Conversation().user(locate_prompt(question, settings.protocol), question.image)
 
 
 def _zoom(backend: Backend, question: Question, reply: Answer | None, settings: Settings) -> Region:

@@ -81,12 +81,14 @@ def judge_release(name: str, backend: Backend, pairs: Sequence[Pair]) -> list[Ju
         for text in (both if winner is None else ())
     ]
     scored = iter(backend.score(said) if said else [])
-    return [
-        Judged(name, *(_of_turns(str(text), next(scored)) for text in both))
-        if winner is None
-        else Judged(name, winner=winner)
-        for both, winner in zip(texts, winners, strict=True)
-    ]
+    judged = []
+    for both, winner in zip(texts, winners, strict=True):
+        if winner is None:
+            macro, micro = (_of_turns(str(text), next(scored)) for text in both)
+            judged.append(Judged(name, macro, micro))
+        else:
+            judged.append(Judged(name, winner=winner))
+    return judged
 
 
 def release_texts(pair: Pair) -> tuple[str | None, str | None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from PIL import Image
 
@@ -218,4 +218,22 @@ class Backend(Protocol):
 
     def forget(self) -> None:
         """Drop whatever was kept."""
+        ...
+
+
+@runtime_checkable
+class Pairing(Protocol):
+    """What a `Backend` may have besides: both questions about the whole picture at the same time."""
+
+    def generate_pair(
+        self,
+        macros: Sequence[Conversation],
+        macro_limits: Sequence[Limits],
+        locates: Sequence[Conversation],
+        locate_limits: Sequence[Limits],
+    ) -> tuple[list[Answer], list[Answer]]:
+        """What `generate` gives for the stages macro and locate, of the same pictures in the same order.
+
+        Later calls extend the second conversations with their replies. Raises what `generate` raises.
+        """
         ...

@@ -167,7 +167,7 @@ def plan(
     kind = embedding.kind if dtype == "auto" else dtype
     config = original.model_config(settings, vision, tokenizer, vocabulary, kind)
     _check(weights, config, vocabulary)
-    rows = config.text_config.vocab_size
+    rows = config.get_text_config().vocab_size
     final = tuple(replace(weight, spec=_final(weight, rows, DTYPES.get(dtype))) for weight in weights)
     return Conversion(
         source,

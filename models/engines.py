@@ -7,15 +7,23 @@ from dualfocus_lmms.models.backend import ModelBackend
 from dualfocus_lmms.models.loading import Checkpoint
 from dualfocus_lmms.models.naive import NaiveBackend
 from dualfocus_lmms.models.shared import SharedBackend
+from dualfocus_lmms.models.template import TemplateBackend
+from dualfocus_lmms.models.tree import TreeBackend
 
 ENGINES: dict[str, type[SharedBackend] | type[NaiveBackend]] = {
+    "tree": TreeBackend,
+    "template": TemplateBackend,
     "shared": SharedBackend,
     "naive": NaiveBackend,
 }
+DEFAULTS = {"shared": "template"}  # by a family's engine: the fastest of its kind
 
 
-def make_engine(name: str, checkpoint: Checkpoint) -> SharedBackend | NaiveBackend:
-    """The engine called `name` on a loaded checkpoint; UserError lists the known ones."""
+def make_engine(name: str | None, checkpoint: Checkpoint) -> SharedBackend | NaiveBackend:
+    """The engine called `name` on a loaded checkpoint, None: the fastest for its family. UserError lists the
+    known ones."""
+    if name is None:
+        name = DEFAULTS.get(checkpoint.family.engine, checkpoint.family.engine)
     if name not in ENGINES:
         raise choose("engine", name, sorted(ENGINES))
     return ENGINES[name](checkpoint)

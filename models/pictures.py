@@ -141,7 +141,7 @@ def as_patch(picture: Picture, token: int, config: Any) -> Picture:
 
 def image_tokens(config: Any) -> int:
     """Tokens of one picture where all have the same number, from a model's configuration alone."""
-    vision = getattr(config, "vision_config", None)
+    vision: Any = getattr(config, "vision_config", None)
     if not hasattr(config, "vision_feature_select_strategy") or not hasattr(vision, "patch_size"):
         return config.image_seq_length
     patches = (vision.image_size // vision.patch_size) ** 2

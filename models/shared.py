@@ -3,15 +3,18 @@
 Rows are ragged. Each is padded on the right wherever lengths differ, the holes are masked, and positions are
 explicit, so that a row's tokens see exactly what they would see alone. Log-probabilities are taken while
 decoding, from raw logits in float32. Equal to `naive.NaiveBackend` in float32 (tests/models/test_engines.py).
+
+A row may have a draft (`drafts.Draft`). The tokens it expects are read in the same forward as the token
+before them and count only as far as the model chooses the same; the slots of the others become holes.
 """
 
 from __future__ import annotations
 
-import copy
+import inspect
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,46 +23,30 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from dualfocus_lmms.conversation import Conversation
+from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.models.backend import ModelBackend
+from dualfocus_lmms.models.drafts import Draft
+from dualfocus_lmms.models.kv_cache import TRUNK, Kept, Key, empty, extended
 from dualfocus_lmms.models.loading import Checkpoint
+from dualfocus_lmms.models.pictures import Picture, as_patch
 from dualfocus_lmms.models.rendering import Rendered
+from dualfocus_lmms.models.rows import Block, Branches, Row
 from dualfocus_lmms.types import Answer, Keep, Limits, Stage, Usage
 
-_HOLE = -1
-_ROOM = 32  # slots that a layer of the cache allocates beyond what it holds
 
-# What a row of the cache holds: its token ids, where each token of a picture is -1 - the picture's number.
-Key = tuple[int, ...]
+@dataclass(frozen=True, eq=False, slots=True)
+class Seen:
+    """A picture that went through the encoder. features: one of size D for each of its tokens, (n, D).
 
+    deep: for Qwen3-VL, features (n, D) that the first layers of the language model add, one tensor a layer.
+    image: kept, so that its id stays taken.
+    """
 
-@dataclass(slots=True)
-class Kept:
-    """B cached prefixes. mask (B, S) is true where a slot of the cache holds a token of that row."""
-
-    cache: DynamicCache
-    mask: torch.Tensor
-    keys: list[Key]
-
-
-@dataclass(slots=True)
-class Row:
-    """One conversation being continued."""
-
-    rendered: Rendered
-    key: Key
-    limits: Limits
-    encodes: int  # pictures encoded for this row
-    cached: int = 0  # tokens of the prompt that were found in the cache
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    ended: bool = False
-    done: bool = False
-    fed: int = 0  # generated tokens that were fed back, and so are in the cache
-
-    @property
-    def reached(self) -> Key:
-        """What the row's cache holds now."""
-        return self.key + tuple(self.tokens[: self.fed])
+    number: int
+    image: Image.Image
+    picture: Picture
+    features: torch.Tensor
+    deep: tuple[torch.Tensor, ...] = ()
 
 
 class SharedBackend(ModelBackend):
@@ -67,7 +54,10 @@ class SharedBackend(ModelBackend):
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__(checkpoint)
+        check_shareable(checkpoint)
         self._language_model = self.model.model.language_model
+        self._encoder = self.model.model if hasattr(self.model.model, "get_image_features") else self.model
+        self._encoder_takes = inspect.signature(self._encoder.get_image_features).parameters
         self._embed = self.model.get_input_embeddings()
         self._head = self.model.get_output_embeddings()
         self._unspeakable = torch.tensor([self.image_token_id], device=self.model.device)
@@ -75,8 +65,11 @@ class SharedBackend(ModelBackend):
 
     def forget(self) -> None:
         self._kept: Kept | None = None
-        # By id(image): its number, the image itself (so that the id stays taken), its features (N, D).
-        self._pictures: dict[int, tuple[int, Image.Image, torch.Tensor]] = {}
+        self._seen: dict[int, Seen] = {}  # by id(image)
+
+    def input_size(self, image: Image.Image) -> tuple[int, int]:
+        seen = self._seen.get(id(image))
+        return super().input_size(image) if seen is None else seen.picture.input_size
 
     @torch.inference_mode()
     def generate(
@@ -85,113 +78,171 @@ class SharedBackend(ModelBackend):
         conversations: Sequence[Conversation],
         limits: Sequence[Limits],
         keep: Keep | None = None,
+        drafts: Sequence[Sequence[int]] | None = None,
     ) -> list[Answer]:
         started = time.perf_counter()
         rows = self._rows(conversations, limits)
-        state = self._prefix(rows)
-        logits = self._prefill(rows, state, keep)
-        self._decode(rows, state, logits)
-        if keep == "conversation":
-            self._kept = Kept(state.cache, state.mask, [row.reached for row in rows])
+        for row, draft in zip(rows, self._drafts(stage, len(rows), drafts), strict=True):
+            row.draft = draft
+        self._say(rows, keep)
         seconds = (time.perf_counter() - started) / len(rows)
-        return [
-            self.answer(stage, row.tokens, row.logprobs, row.ended, row.limits, _usage(row, seconds))
-            for row in rows
-        ]
+        return [self._answer(stage, row, seconds) for row in rows]
+
+    def _say(self, rows: Sequence[Row], keep: Keep | None) -> None:
+        """Fill the rows' tokens and log-probabilities, and keep what later calls will extend."""
+        state = self._prefix(rows)
+        self._decode({TRUNK: rows}, state, self._prefill({TRUNK: rows}, state, keep))
+        if keep == "conversation":
+            self._kept = Kept(state.cache, state.marks, [row.reached for row in rows])
+
+    def _drafts(self, stage: Stage, rows: int, given: Sequence[Sequence[int]] | None) -> list[Draft]:
+        """The draft of each row's reply: none in this engine."""
+        return [Draft()] * rows
 
     def _rows(self, conversations: Sequence[Conversation], limits: Sequence[Limits]) -> list[Row]:
-        encodes = self._encode([conversation.images for conversation in conversations])
+        patches = {id(patch) for conversation in conversations for patch in conversation.patches}
+        encodes = self._encode([conversation.images for conversation in conversations], patches)
         rows = []
         for conversation, limit, encoded in zip(conversations, limits, encodes, strict=True):
-            rendered = self.renderer.render(conversation, lambda image: len(self._pictures[id(image)][2]))
-            rows.append(Row(rendered, self._key(rendered), limit, encoded))
+            rendered = self.renderer.render(conversation, lambda image: self._seen[id(image)].picture.ids)
+            rows.append(Row(rendered, self._key(rendered), self._positions(rendered), limit, encoded))
         return rows
 
-    def _encode(self, pictures: Sequence[tuple[Image.Image, ...]]) -> list[int]:
+    def _encode(self, pictures: Sequence[tuple[Image.Image, ...]], patches: Collection[int]) -> list[int]:
         """Run the pictures not seen since `forget` through the encoder; how many of them each row brought."""
         new: dict[int, Image.Image] = {}
         brought = []
         for images in pictures:
             before = len(new)
-            new |= {id(image): image for image in images if id(image) not in self._pictures}
+            new |= {id(image): image for image in images if id(image) not in self._seen}
             brought.append(len(new) - before)
         if new:
-            pixels = self.pixels(list(new.values()))
-            features = self.model.get_image_features(pixel_values=pixels, return_dict=True).pooler_output
-            for image, feature in zip(new.values(), features, strict=True):
-                self._pictures[id(image)] = (len(self._pictures), image, feature)
-            self.counts.encodes += len(new)
+            self._see(list(new.values()), patches)
         return brought
+
+    def _see(self, images: Sequence[Image.Image], patches: Collection[int]) -> None:
+        """Encode pictures and keep their features; of one whose id is in `patches` only its whole view's."""
+        pictures = self.pictures(images)
+        lengths = [picture.ids.count(self.image_token_id) for picture in pictures]
+        given = self.encoder_input(pictures)
+        known = {name: value for name, value in given.items() if name in self._encoder_takes}
+        output = self._encoder.get_image_features(**known, return_dict=True)
+        features = _flat(output.pooler_output).split(lengths)
+        layers = [_flat(layer).split(lengths) for layer in getattr(output, "deepstack_features", None) or ()]
+        deep = list(zip(*layers, strict=True)) if layers else [()] * len(images)
+        for image, picture, feature, layer in zip(images, pictures, features, deep, strict=True):
+            if id(image) in patches:
+                picture = as_patch(picture, self.image_token_id, self.model.config)
+            kept = feature[: picture.ids.count(self.image_token_id)]
+            self._seen[id(image)] = Seen(len(self._seen), image, picture, kept, layer)
+        self.counts.encodes += len(images)
 
     def _key(self, rendered: Rendered) -> Key:
         key = list(rendered.ids)
         for image, (start, length) in zip(rendered.images, rendered.spans, strict=True):
-            key[start : start + length] = [-1 - self._pictures[id(image)][0]] * length
+            key[start : start + length] = [-1 - self._seen[id(image)].number] * length
         return tuple(key)
 
-    def _prefix(self, rows: Sequence[Row]) -> Kept:
-        """The kept prefixes that the rows extend, or an empty cache when a row extends none of them."""
-        kept, self._kept = self._kept, None
-        if kept is not None:
-            index = [_extended(row.key, kept.keys) for row in rows]
-            if None not in index:
-                for row, position in zip(rows, index, strict=True):
-                    row.cached = len(kept.keys[position])  # type: ignore[index]
-                return _select(kept, index)  # type: ignore[arg-type]
-        empty = torch.zeros(len(rows), 0, dtype=torch.bool, device=self.model.device)
-        return Kept(_empty_cache(self.model.config.get_text_config()), empty, [()] * len(rows))
+    def _positions(self, rendered: Rendered) -> torch.Tensor:
+        """Positions (axes, L): one axis, or three where a picture's tokens are placed in time, height and
+        width. Always of the whole prompt, so that a second picture stands where it would without a cache."""
+        if not hasattr(self.model.model, "get_rope_index"):
+            return torch.arange(len(rendered.ids))[None]
+        ids = torch.tensor([rendered.ids])
+        pictures = [self._seen[id(image)].picture for image in rendered.images]
+        grids = torch.cat([picture.inputs["image_grid_thw"] for picture in pictures]) if pictures else None
+        types = (ids == self.image_token_id).int()
+        positions, _ = self.model.model.get_rope_index(ids, types, image_grid_thw=grids)  # (3, 1, L)
+        return positions[:, 0]
 
-    def _prefill(self, rows: Sequence[Row], state: Kept, keep: Keep | None) -> torch.Tensor:
-        """Read what is not cached yet, in one forward. Logits (B, V) after each row's last token.
+    def _prefix(self, rows: Sequence[Row]) -> Kept:
+        """The prefixes that the rows extend: those kept, else the pictures that open several rows."""
+        kept, self._kept = self._kept, None
+        keys = [row.key for row in rows]
+        index = extended(keys, kept.keys) if kept else []
+        if kept is None or not index:
+            kept = self._trunks(rows)
+            index = extended(keys, kept.keys)
+        for row, position in zip(rows, index, strict=True):
+            row.held = len(kept.keys[position])
+        return kept.select(index)
+
+    def _trunks(self, rows: Sequence[Row]) -> Kept:
+        """What opens the rows up to the first picture, read once however many rows it opens; an empty cache
+        where every row opens in its own way, so that no forward is spent on it."""
+        config = self.model.config.get_text_config()
+        firsts = {row.key[: row.trunk]: row for row in reversed(rows)}
+        if len(firsts) == len(rows) or () in firsts:
+            return empty(config, len(rows), self.model.device)
+        readers = list(firsts.values())
+        state = empty(config, len(readers), self.model.device)
+        self._read([Block.of(readers, [row.rendered.ids[: row.trunk] for row in readers], TRUNK)], state)
+        return Kept(state.cache, state.marks, list(firsts))
+
+    def _prefill(self, branches: Branches, state: Kept, keep: Keep | None = None) -> list[torch.Tensor]:
+        """Read what is not cached yet, in one forward. Of each branch the logits (B, 1 + guesses, V).
 
         With keep="image" the tokens up to each row's first picture stand in columns of their own, so that
-        this part of the cache can be kept as a view.
+        this part of the cache can be kept as a view; and where there are branches, so that all begin with it.
         """
-        ends = [sum(row.rendered.spans[0]) if keep == "image" else row.cached for row in rows]
-        heads = _columns([row.rendered.ids[row.cached : end] for row, end in zip(rows, ends, strict=True)])
-        tails = _columns([row.rendered.ids[end:] for row, end in zip(rows, ends, strict=True)])
-        ids = torch.cat([heads, tails], dim=1).to(self.model.device)  # (B, S)
-        valid = ids != _HOLE
-        starts = torch.tensor([row.cached for row in rows], device=ids.device)
-        positions = starts[:, None] + (valid.cumsum(1) - 1).clamp(min=0)
-        hidden = self._forward(self._embeddings(rows, ids), valid, positions, state)  # (B, S, D)
+        first = next(iter(branches.values()))
+        apart = keep == "image" or len(branches) > 1
+        ends = [max(row.trunk, row.held) if apart else row.held for row in first]
+        heads = [row.rendered.ids[row.held : end] for row, end in zip(first, ends, strict=True)]
+        blocks = [Block.of(first, heads, TRUNK)]
+        for mark, rows in branches.items():
+            for row, end in zip(rows, ends, strict=True):
+                row.held = end
+                row.guess()
+            blocks.append(
+                Block.of(rows, [(*row.rendered.ids[row.held :], *row.guesses) for row in rows], mark)
+            )
+        hidden = self._read(blocks, state)
         if keep == "image":
-            length = state.mask.shape[1] - tails.shape[1]
-            self._kept = _cut(state, length, [row.key[:end] for row, end in zip(rows, ends, strict=True)])
-        last = (valid * torch.arange(ids.shape[1], device=ids.device)).argmax(1)  # (B,)
-        return self._head(hidden[torch.arange(len(rows), device=ids.device), last])
+            length = state.marks.shape[1] - hidden[-1].shape[1]
+            self._kept = state.cut(length, [row.key[:end] for row, end in zip(first, ends, strict=True)])
+        return self._logits(blocks[1:], hidden[1:])
 
-    def _embeddings(self, rows: Sequence[Row], ids: torch.Tensor) -> torch.Tensor:
-        """Input embeddings (B, S, D): words from the table, picture tokens from the encoder."""
-        embeddings = self._embed(ids.clamp(min=0))
-        features = [
-            self._pictures[id(image)][2]
-            for row in rows
-            for image, (start, _) in zip(row.rendered.images, row.rendered.spans, strict=True)
-            if start >= row.cached
-        ]
-        if features:
-            embeddings[ids == self.image_token_id] = torch.cat(features).to(embeddings.dtype)
-        return embeddings
-
-    def _decode(self, rows: Sequence[Row], state: Kept, logits: torch.Tensor) -> None:
+    def _decode(self, branches: Branches, state: Kept, logits: Sequence[torch.Tensor]) -> None:
         """Greedy decoding until every row is done; fills the rows' tokens and log-probabilities."""
         while True:
-            scores = logits.float().log_softmax(-1)  # (B, V)
-            chosen = scores.index_fill(-1, self._unspeakable, -math.inf).argmax(-1)  # (B,)
-            logprobs = scores.gather(-1, chosen[:, None])[:, 0]
-            for row, token, logprob in zip(rows, chosen.tolist(), logprobs.tolist(), strict=True):
-                if not row.done:
-                    self._accept(row, token, logprob)
-            if all(row.done for row in rows):
+            for (mark, rows), scores in zip(branches.items(), logits, strict=True):
+                self._choose(rows, mark, state, scores)
+            branches = {mark: rows for mark, rows in branches.items() if not all(row.done for row in rows)}
+            if not branches:
                 return
-            active = torch.tensor([[not row.done] for row in rows], device=logits.device)  # (B, 1)
-            ids = torch.tensor([[row.tokens[-1] if row.tokens else 0] for row in rows], device=logits.device)
-            positions = torch.tensor([[len(row.reached)] for row in rows], device=logits.device)
-            hidden = self._forward(self._embed(ids), active, positions, state)
-            for row in rows:
-                row.fed += not row.done
-            logits = self._head(hidden[:, -1])
+            blocks = [self._following(rows, mark) for mark, rows in branches.items()]
+            logits = self._logits(blocks, self._read(blocks, state))
+
+    def _following(self, rows: Sequence[Row], mark: int) -> Block:
+        """Of each row that is not done its last token, and what may follow it."""
+        for row in rows:
+            row.guess()
+        return Block.of(rows, [() if row.done else (row.tokens[-1], *row.guesses) for row in rows], mark)
+
+    def _choose(self, rows: Sequence[Row], mark: int, state: Kept, logits: torch.Tensor) -> None:
+        """Give each row the model's choices (B, 1 + guesses, V) as far as they confirm what was read ahead,
+        and take from the cache what they do not confirm."""
+        scores = logits.float().log_softmax(-1)
+        chosen = scores.index_fill(-1, self._unspeakable.to(scores.device), -math.inf).argmax(
+            -1
+        )  # (B, 1 + guesses)
+        logprobs = scores.gather(-1, chosen[:, :, None])[:, :, 0]
+        for number, (row, *said) in enumerate(zip(rows, chosen.tolist(), logprobs.tolist(), strict=True)):
+            wrong = 0 if row.done else self._confirm(row, *said)
+            if wrong:
+                row.held -= wrong
+                state.drop(number, wrong, mark)
+
+    def _confirm(self, row: Row, chosen: Sequence[int], logprobs: Sequence[float]) -> int:
+        """Accept choices up to the first that was not guessed; how many guesses it leaves unconfirmed."""
+        right = 0
+        for guess, token, logprob in zip((*row.guesses, None), chosen, logprobs, strict=False):
+            self._accept(row, token, logprob)
+            right += token == guess and not row.ended
+            if token != guess or row.done:
+                break
+        return len(row.guesses) - right
 
     def _accept(self, row: Row, token: int, logprob: float) -> None:
         row.logprobs.append(logprob)
@@ -205,106 +256,84 @@ class SharedBackend(ModelBackend):
             or self.stopped(row.tokens, row.limits)
         )
 
+    def _read(self, blocks: Sequence[Block], state: Kept) -> tuple[torch.Tensor, ...]:
+        """Read blocks of columns in one forward. Hidden states (B, S, D) of each."""
+        device = self.model.device
+        ids = torch.cat([block.ids for block in blocks], dim=1).to(device)  # (B, S)
+        positions = torch.cat([block.positions for block in blocks], dim=2).to(device)
+        pictures = [
+            self._seen[id(image)]
+            for images in zip(*(block.images for block in blocks), strict=True)
+            for part in images
+            for image in part
+        ]
+        embeddings = self._embed(ids.clamp(min=0)).to(device)  # (B, S, D)
+        extra: dict[str, Any] = {}
+        if pictures:
+            seen = ids == self.image_token_id
+            features = torch.cat([picture.features for picture in pictures])
+            embeddings[seen] = features.to(embeddings.device, embeddings.dtype)
+            deep = [torch.cat(layer) for layer in zip(*(picture.deep for picture in pictures), strict=True)]
+            extra = {"visual_pos_masks": seen, "deepstack_visual_embeds": deep} if deep else {}
+        marks = torch.cat([block.marks for block in blocks], dim=1)
+        hidden = self._forward(embeddings, marks, positions, state, **extra)
+        return hidden.split([block.ids.shape[1] for block in blocks], dim=1)
+
+    def _logits(self, blocks: Sequence[Block], hidden: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Of each block the logits (B, 1 + guesses, V) after each row's last token before its guesses, and
+        after each of these."""
+        rows = torch.arange(len(blocks[0].rows))[:, None]
+        return [
+            self._head(states[rows.to(states.device), block.ends().to(states.device)])
+            for block, states in zip(blocks, hidden, strict=True)
+        ]
+
     def _forward(
-        self, embeddings: torch.Tensor, valid: torch.Tensor, positions: torch.Tensor, state: Kept
+        self,
+        embeddings: torch.Tensor,
+        marks: torch.Tensor,
+        positions: torch.Tensor,
+        state: Kept,
+        **extra: Any,
     ) -> torch.Tensor:
-        """One call of the language model on new columns; extends the state's cache and mask. (B, S, D)."""
-        state.mask = torch.cat([state.mask, valid], dim=1)
+        """One call of the language model on new columns; extends the state's cache and marks. (B, S, D)."""
+        state.marks = torch.cat([state.marks, marks.to(state.marks.device)], dim=1)
         output = self._language_model(
             inputs_embeds=embeddings,
-            attention_mask=state.mask.long(),
-            position_ids=positions,
+            attention_mask=self._mask(state, marks),
+            position_ids=positions if len(positions) > 1 else positions[0],
             past_key_values=state.cache,
             use_cache=True,
+            **extra,
         )
         self.counts.forwards += 1
-        self.counts.tokens += int(valid.sum())
+        self.counts.tokens += int((marks > 0).sum())
         return output.last_hidden_state
 
+    def _mask(self, state: Kept, new: torch.Tensor) -> torch.Tensor:
+        """What new columns with marks (B, S) attend to, as transformers takes it: all that is no hole."""
+        return (state.marks > 0).long()
 
-def _usage(row: Row, seconds: float) -> Usage:
-    return Usage(len(row.key) - row.cached + row.fed, row.encodes, seconds)
-
-
-def _extended(key: Key, prefixes: Sequence[Key]) -> int | None:
-    """Which prefix `key` properly extends, None when it extends none."""
-    for position, prefix in enumerate(prefixes):
-        if len(prefix) < len(key) and key[: len(prefix)] == prefix:
-            return position
-    return None
+    def _answer(self, stage: Stage, row: Row, seconds: float) -> Answer:
+        usage = Usage(row.computed, row.encodes, seconds)
+        return self.answer(stage, row.tokens, row.logprobs, row.ended, row.limits, usage)
 
 
-def _columns(rows: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Ragged rows as a (B, S) tensor, filled up with holes on the right."""
-    width = max(len(row) for row in rows)
-    filled = [[*row, *[_HOLE] * (width - len(row))] for row in rows]
-    return torch.tensor(filled, dtype=torch.long).reshape(len(rows), width)
+def check_shareable(checkpoint: Checkpoint) -> None:
+    """UserError when this engine cannot serve a checkpoint: it needs transformers' usual parts and layers
+    that keep every token."""
+    model = checkpoint.model
+    parts = getattr(model.model, "language_model", None), getattr(model, "get_image_features", None)
+    kept = {type(layer) for layer in DynamicCache(config=model.config.get_text_config()).layers}
+    if checkpoint.family.engine == "naive" or None in parts or kept - {DynamicLayer}:
+        raise UserError(
+            f"No engine but naive can serve {type(model).__name__} as family {checkpoint.family.name!r}: it "
+            "needs a language model apart from the vision encoder whose layers all attend to every token. "
+            "Give engine=naive."
+        )
 
 
-def _select(kept: Kept, index: list[int]) -> Kept:
-    """The rows `index` of a kept batch; the very same tensors when that is all of them in order."""
-    if index == list(range(len(kept.keys))):
-        return kept
-    rows = torch.tensor(index, device=kept.mask.device)
-    cache = _copy(kept.cache, lambda tensor: tensor.index_select(0, rows))
-    return Kept(cache, kept.mask.index_select(0, rows), [kept.keys[position] for position in index])
-
-
-def _cut(state: Kept, length: int, keys: list[Key]) -> Kept:
-    """The first `length` slots of a state, as views: no slot that holds a token is written again."""
-    return Kept(_copy(state.cache, lambda tensor: tensor[:, :, :length]), state.mask[:, :length], keys)
-
-
-class RoomyLayer(DynamicLayer):
-    """A layer of the cache with room at its end, so that decoding a token does not copy all those before it.
-
-    A slot is written once. Views of what is held stay true, and a copy of the layer begins without the room.
-    """
-
-    keys: torch.Tensor
-    values: torch.Tensor
-    _room: tuple[torch.Tensor, torch.Tensor] | None = None  # keys and values (B, heads, S + room, D)
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
-        held, length = self.keys.shape[2], self.keys.shape[2] + key_states.shape[2]
-        if self._room is None or self._room[0].shape[2] < length:
-            self._room = _roomy(self.keys, length + _ROOM), _roomy(self.values, length + _ROOM)
-        self._room[0][:, :, held:length] = key_states
-        self._room[1][:, :, held:length] = value_states
-        self.keys, self.values = self._room[0][:, :, :length], self._room[1][:, :, :length]
-        return self.keys, self.values
-
-    def __copy__(self) -> RoomyLayer:
-        copied = type(self)()
-        copied.__dict__.update(self.__dict__, _room=None)
-        return copied
-
-
-def _roomy(held: torch.Tensor, slots: int) -> torch.Tensor:
-    """A tensor of `slots` slots (B, heads, slots, D) that begins with `held`."""
-    batch, heads, length, width = held.shape
-    room = held.new_empty(batch, heads, slots, width)
-    room[:, :, :length] = held
-    return room
-
-
-def _empty_cache(config: Any) -> DynamicCache:
-    """The cache of a text model; only the layers that keep every token have room."""
-    cache = DynamicCache(config=config)
-    cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
-    return cache
-
-
-def _copy(cache: DynamicCache, change: Callable[[torch.Tensor], torch.Tensor]) -> DynamicCache:
-    """A cache with layer objects of its own, holding `change` of the keys and values (B, heads, S, D)."""
-    copied = copy.copy(cache)
-    layers: list[Any] = [copy.copy(layer) for layer in cache.layers]
-    for layer in layers:
-        layer.keys, layer.values = change(layer.keys), change(layer.values)
-    copied.layers = layers
-    return copied
+def _flat(features: Any) -> torch.Tensor:
+    """Features of pictures, a tensor (..., D) or one for each picture, as (tokens, D)."""
+    parts = [features] if isinstance(features, torch.Tensor) else list(features)
+    return torch.cat([part.flatten(0, -2) for part in parts])

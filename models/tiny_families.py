@@ -82,6 +82,10 @@ def save_tiny_family(folder: str | Path, family: str, seed: int = 0) -> Path:
     return Path(folder)
 
 
+def _id(words: Any, token: str) -> int:
+    return words.convert_tokens_to_ids(token)
+
+
 def _text(words: Any, **more: Any) -> dict[str, Any]:
     return {
         "vocab_size": len(words),
@@ -113,7 +117,7 @@ def _llava_next() -> tuple[Any, Any]:
             image_size=_SIDE, patch_size=_PATCH,
         ),
         text_config=LlamaConfig(**_text(words, bos_token_id=words.bos_token_id)),
-        image_token_index=words.convert_tokens_to_ids("<image>"),
+        image_token_index=_id(words, "<image>"),
         image_grid_pinpoints=_TILES,
         image_seq_length=(_SIDE // _PATCH) ** 2,
     )  # fmt: skip
@@ -133,8 +137,8 @@ def _llava_onevision() -> tuple[Any, Any]:
     config = LlavaOnevisionConfig(
         vision_config=_siglip(),
         text_config=Qwen2Config(**_text(words)),
-        image_token_index=words.convert_tokens_to_ids("<image>"),
-        video_token_index=words.convert_tokens_to_ids("<video>"),
+        image_token_index=_id(words, "<image>"),
+        video_token_index=_id(words, "<video>"),
         image_grid_pinpoints=_TILES,
     )
     size = {"height": _SIDE, "width": _SIDE}
@@ -164,7 +168,7 @@ def _internvl() -> tuple[Any, Any]:
             image_size=_SIDE, patch_size=_PATCH,
         ),
         text_config=Qwen2Config(**_text(words)),
-        image_token_id=words.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        image_token_id=_id(words, "<IMG_CONTEXT>"),
         image_seq_length=tokens,
         tie_word_embeddings=False,
     )  # fmt: skip

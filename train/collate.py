@@ -207,7 +207,7 @@ class Collator:
         pad: int,
         blank: Encoded,
         weighted: bool = False,
-        image: int | None = None,
+        image: int = -1,
         types: Sequence[str] = (),
     ) -> None:
         """image: the id of a picture's tokens. types: what the model calls a mask of them, if it has one."""
@@ -230,7 +230,7 @@ class Collator:
             **joined(self._pictures([image for row in kept for image in row.images])),
         }
         for name in self._types:
-            batch[name] = (batch["input_ids"] == self._image).long()
+            batch[name] = batch["input_ids"].eq(self._image).long()
         if self._weighted:
             batch["weights"] = _padded([row.weights for row in kept], 0.0)
         return batch

@@ -51,7 +51,7 @@ class QwenVLConfig(PreTrainedConfig):
     no_bias: bool = True
     use_cache: bool = True
     tie_word_embeddings: bool = False
-    visual: dict[str, Any] | None = None
+    visual: Any = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.visual = {**VISUAL, **(self.visual or {})}

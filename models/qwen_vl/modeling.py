@@ -35,7 +35,7 @@ class QwenVLPreTrainedModel(PreTrainedModel):
     config: QwenVLConfig
     config_class = QwenVLConfig
     base_model_prefix = "transformer"
-    input_modalities = ("image", "text")
+    input_modalities = ["image", "text"]  # noqa: RUF012
     supports_gradient_checkpointing = True
     _no_split_modules = ["QwenBlock", "VisualBlock"]  # noqa: RUF012
     _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
@@ -75,14 +75,14 @@ class QwenVLModel(QwenVLPreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.wte
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: Any) -> None:
         self.wte = value
 
     def get_image_features(self, pixel_values: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
         """pooler_output (N, Q, D): what stands for N pictures (N, 3, H, W) in the embeddings of a prompt."""
         return BaseModelOutputWithPooling(pooler_output=self.visual(pixel_values))
 
-    def embed(self, input_ids: torch.Tensor, pixel_values: torch.Tensor | None = None) -> torch.Tensor:
+    def embed(self, input_ids: Any, pixel_values: torch.Tensor | None = None) -> torch.Tensor:
         """Embeddings (B, S, D) of ids (B, S); pictures (N, 3, H, W) in order take the places of <imgpad>.
 
         ValueError when there are not exactly as many of them as the pictures have tokens.
@@ -90,7 +90,8 @@ class QwenVLModel(QwenVLPreTrainedModel):
         embeddings = self.wte(input_ids)
         if pixel_values is None:
             return embeddings
-        features = self.get_image_features(pixel_values).pooler_output.to(embeddings)
+        output: Any = self.get_image_features(pixel_values)
+        features = output.pooler_output.to(embeddings)
         seen = input_ids == self.config.image_token_id
         if seen.sum() != features.shape[0] * features.shape[1]:
             raise ValueError(
@@ -175,7 +176,7 @@ class QwenVLForConditionalGeneration(QwenVLPreTrainedModel, GenerationMixin):
     def get_input_embeddings(self) -> nn.Module:
         return self.transformer.wte
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: Any) -> None:
         self.transformer.wte = value
 
     def get_output_embeddings(self) -> nn.Module:

@@ -87,6 +87,7 @@ class Resampler(nn.Module):
         self.side = round(config.image_seq_length**0.5)
         self.query = nn.Parameter(torch.zeros(config.image_seq_length, width))
         self.register_buffer("pos_embed", position_table(self.side, width))
+        self.pos_embed: torch.Tensor
         same = patch_width == width
         self.kv_proj = nn.Identity() if same else nn.Linear(patch_width, width, bias=False)
         self.attn = nn.MultiheadAttention(width, width // _RESAMPLER_HEAD, batch_first=True)
@@ -138,6 +139,6 @@ def resized(table: torch.Tensor, places: int) -> torch.Tensor:
     side, wanted = round(len(table) ** 0.5), round(places**0.5)
     if side == wanted:
         return table
-    grid = table.float().unflatten(0, (side, side)).permute(2, 0, 1)[None]
-    grid: Any = nn.functional.interpolate(grid, size=(wanted, wanted), mode="bicubic", align_corners=False)
+    grid: Any = table.float().unflatten(0, (side, side)).permute(2, 0, 1)[None]
+    grid = nn.functional.interpolate(grid, size=(wanted, wanted), mode="bicubic", align_corners=False)
     return grid[0].flatten(1).T.to(table.dtype)

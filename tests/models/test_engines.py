@@ -24,6 +24,7 @@ from dualfocus_lmms.models.shared import SharedBackend
 from dualfocus_lmms.models.tiny import character_tokenizer, llava_config
 
 TOLERANCE = 1e-4  # nats, float32
+FASTER = [("template", 1), ("template", 7), ("tree", 1), ("tree", 7)]  # engines and batch sizes
 
 
 def assert_same_answers(traces, others):
@@ -52,8 +53,8 @@ def test_shared_prefixes_equal_the_naive_engine_on_100_ragged_samples(engine, ra
     questions, limits = ragged(100)
     settings = Settings.of()
     oracle = in_batches(engine("naive"), questions, limits, settings, 100)
-    for size in (1, 7, 100):
-        assert_same_answers(in_batches(engine("shared"), questions, limits, settings, size), oracle)
+    for name, size in [("shared", 1), ("shared", 7), ("shared", 100), *FASTER]:
+        assert_same_answers(in_batches(engine(name), questions, limits, settings, size), oracle)
     # The comparison is worth something: regions differ, both pathways win, some samples have no region.
     assert len({trace.box for trace in oracle}) >= 4
     assert {trace.selection.pathway for trace in oracle} == {"macro", "micro"}
@@ -67,10 +68,12 @@ def test_engines_agree_where_some_samples_are_skipped_and_under_the_release_prot
     )
     middle = (confidences[19] + confidences[20]) / 2
     for settings in (Settings.of(skip_confidence=middle), Settings.of(protocol="release")):
-        traces = in_batches(engine("shared"), questions, limits, settings, 8)
-        assert_same_answers(traces, in_batches(engine("naive"), questions, limits, settings, 8))
-        if settings.skip_confidence < 1:
-            assert sum(trace.fallback == "skip_confidence" for trace in traces) == 20
+        oracle = in_batches(engine("naive"), questions, limits, settings, 8)
+        for name in ("shared", "template", "tree"):
+            traces = in_batches(engine(name), questions, limits, settings, 8)
+            assert_same_answers(traces, oracle)
+            if settings.skip_confidence < 1:
+                assert sum(trace.fallback == "skip_confidence" for trace in traces) == 20
 
 
 def test_every_picture_is_encoded_once(engine, ragged):
@@ -116,9 +119,10 @@ class FixedBox(BoxFormat):
         return super().read("[0.20, 0.20, 0.60, 0.60]", image_size)
 
 
-def test_dualfocus_computes_at_most_2_1_times_the_tokens_of_macro_at_576_image_tokens(checkpoint):
-    """A 24-token box and 3-token answers, counts alone: 2.07 is the floor (DESIGN: the engine)."""
-    backend = make_engine("shared", llava_with_576_image_tokens(checkpoint))
+@pytest.mark.parametrize(("name", "most"), [("shared", 30), ("template", 30), ("tree", 27)])
+def test_dualfocus_computes_at_most_2_1_times_the_tokens_of_macro_at_576_image_tokens(checkpoint, name, most):
+    """A 24-token box and 3-token answers, counts alone: 2.07 is the floor. No draft is right here."""
+    backend = make_engine(name, llava_with_576_image_tokens(checkpoint))
     backend.eos_ids = frozenset()
     backend.box_format = FixedBox()
     prompt = "Is there a snowboard in the image?\nAnswer the question using a single word or phrase."
@@ -140,7 +144,7 @@ def test_dualfocus_computes_at_most_2_1_times_the_tokens_of_macro_at_576_image_t
     assert all(trace.micro is not None and len(trace.locate.tokens) == 24 for trace in traces)
     assert both / macro.tokens <= 2.1
     assert macro.forwards == 3  # one to read, two to speak three tokens
-    assert backend.counts.forwards - macro.forwards == 3 + 24 + 3
+    assert most - 2 <= backend.counts.forwards - macro.forwards <= most
     assert backend.counts.encodes - macro.encodes == 2 * macro.encodes
 
 

@@ -1,0 +1,117 @@
+"""The KV cache of a batch of ragged rows: what is held of each, where its holes are, and how it is forked."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+_ROOM = 32  # slots that a layer of the cache allocates beyond what it holds
+
+# What a row of the cache holds: its token ids, where each token of a picture is -1 - the picture's number.
+Key = tuple[int, ...]
+
+
+TRUNK = 1  # the mark of a token that every later one sees
+
+
+@dataclass(slots=True)
+class Kept:
+    """B cached prefixes. marks (B, S): 0 where a slot of the cache is a hole, TRUNK where it holds a token of
+    that row, and more where only the row's branch of that number sees the token."""
+
+    cache: DynamicCache
+    marks: torch.Tensor
+    keys: list[Key]
+
+    def drop(self, row: int, count: int, mark: int = TRUNK) -> None:
+        """Make holes of the last `count` tokens of a row, or of its branch `mark`."""
+        slots = (self.marks[row] == mark).nonzero()[-count:, 0]
+        self.marks[row, slots] = 0
+
+    def select(self, index: list[int]) -> Kept:
+        """The rows `index`; this very batch when that is all of them in order."""
+        if index == list(range(len(self.keys))):
+            return self
+        rows = torch.tensor(index, device=self.marks.device)
+        cache = _copy(self.cache, lambda tensor: tensor.index_select(0, rows.to(tensor.device)))
+        return Kept(cache, self.marks.index_select(0, rows), [self.keys[position] for position in index])
+
+    def cut(self, length: int, keys: list[Key]) -> Kept:
+        """The first `length` slots, as views: no slot that holds a token is written again."""
+        return Kept(_copy(self.cache, lambda tensor: tensor[:, :, :length]), self.marks[:, :length], keys)
+
+
+def empty(config: Any, rows: int, device: torch.device) -> Kept:
+    """An empty cache for a text model's configuration; only the layers that keep every token have room."""
+    cache = DynamicCache(config=config)
+    cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return Kept(cache, torch.zeros(rows, 0, dtype=torch.long, device=device), [()] * rows)
+
+
+def extended(keys: Sequence[Key], prefixes: Sequence[Key]) -> list[int]:
+    """Which prefix each key properly extends, that of its own row if it can; empty when one extends none."""
+    index = []
+    for row, key in enumerate(keys):
+        fitting = [number for number, prefix in enumerate(prefixes) if _extends(key, prefix)]
+        if not fitting:
+            return []
+        index.append(row if row in fitting else fitting[0])
+    return index
+
+
+def _extends(key: Key, prefix: Key) -> bool:
+    return len(prefix) < len(key) and key[: len(prefix)] == prefix
+
+
+class RoomyLayer(DynamicLayer):
+    """A layer of the cache with room at its end, so that decoding a token does not copy all those before it.
+
+    A slot is written once. Views of what is held stay true, and a copy of the layer begins without the room.
+    """
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    _room: tuple[torch.Tensor, torch.Tensor] | None = None  # keys and values (B, heads, S + room, D)
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
+        held, length = self.keys.shape[2], self.keys.shape[2] + key_states.shape[2]
+        if self._room is None or self._room[0].shape[2] < length:
+            self._room = _roomy(self.keys, length + _ROOM), _roomy(self.values, length + _ROOM)
+        self._room[0][:, :, held:length] = key_states
+        self._room[1][:, :, held:length] = value_states
+        self.keys, self.values = self._room[0][:, :, :length], self._room[1][:, :, :length]
+        return self.keys, self.values
+
+    def __copy__(self) -> RoomyLayer:
+        copied = type(self)()
+        copied.__dict__.update(self.__dict__, _room=None)
+        return copied
+
+
+def _roomy(held: torch.Tensor, slots: int) -> torch.Tensor:
+    """A tensor of `slots` slots (B, heads, slots, D) that begins with `held`."""
+    batch, heads, length, width = held.shape
+    room = held.new_empty(batch, heads, slots, width)
+    room[:, :, :length] = held
+    return room
+
+
+def _copy(cache: DynamicCache, change: Callable[[torch.Tensor], torch.Tensor]) -> DynamicCache:
+    """A cache with layer objects of its own, holding `change` of the keys and values (B, heads, S, D)."""
+    copied = copy.copy(cache)
+    layers: list[Any] = [copy.copy(layer) for layer in cache.layers]
+    for layer in layers:
+        layer.keys, layer.values = change(layer.keys), change(layer.values)
+    copied.layers = layers
+    return copied
