@@ -388,6 +388,7 @@ def test_settings_are_filled_in() -> None:
         "grounding_checkpoint": None,
         "box_shift": 0,
         "prompts": "release",
+        "subimage": "turn",
     }
 
 
