@@ -16,14 +16,12 @@ ENGINES: dict[str, type[SharedBackend] | type[NaiveBackend]] = {
     "shared": SharedBackend,
     "naive": NaiveBackend,
 }
-DEFAULTS = {"shared": "template"}  # by a family's engine: the fastest of its kind
 
 
 def make_engine(name: str | None, checkpoint: Checkpoint) -> SharedBackend | NaiveBackend:
-    """The engine called `name` on a loaded checkpoint, None: the fastest for its family. UserError lists the
+    """The engine called `name` on a loaded checkpoint, None: the one of its family. UserError lists the
     known ones."""
-    if name is None:
-        name = DEFAULTS.get(checkpoint.family.engine, checkpoint.family.engine)
+    name = checkpoint.family.engine if name is None else name
     if name not in ENGINES:
         raise choose("engine", name, sorted(ENGINES))
     return ENGINES[name](checkpoint)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import subprocess
 import sys
@@ -275,33 +274,27 @@ def test_eval_shows_the_hosts_user_errors(run, monkeypatch: pytest.MonkeyPatch):
 
 def test_bench_passes_its_options_and_prints_the_report(run, monkeypatch: pytest.MonkeyPatch):
     received = []
-    module = ModuleType("dualfocus_lmms.models.bench")
-    module.bench = lambda **given: received.append(given) or "| engine | ratio |"  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "dualfocus_lmms.models.bench", module)
+    from dualfocus_lmms.models.bench import Plan
+    from dualfocus_lmms.models.bench_model import Source
+
+    def bench(*given: Any) -> str:
+        received.append(given)
+        return "| engine | ratio |"
+
+    monkeypatch.setattr("dualfocus_lmms.models.bench.bench", bench)
     assert run("bench").out == "| engine | ratio |\n"
     options = (
         "--size tiny --batch-size 2 --batch-size 8 --samples 5 --repeats 1 --pretrained p --new-tokens 4"
     )
-    run("bench", *options.split(), "--box-tokens", "30", "--skip-share", "0.2", "--out", "folder")
-    names = ("size", "batch_sizes", "samples", "repeats", "pretrained", "new_tokens", "box_tokens")
-    names += ("skip_share", "out")
+    more = (
+        "--new-tokens 4 --box-tokens 30 --skip-share 0.2 --out folder --family llava --engine tree --profile"
+    )
+    run("bench", *options.split(), *more.split(), "--device", "cpu", "--dtype", "bfloat16")
+    plan = Plan((2, 8), 8, 1, 4, 30, 0.2, ("tree",))
     assert received == [
-        dict(zip(names, ("100m", [1, 4], 8, 3, None, 3, 24, 0.58, None), strict=True)),
-        dict(zip(names, ("tiny", [2, 8], 5, 1, "p", 4, 30, 0.2, "folder"), strict=True)),
+        (Source(), Plan(), None, False),  # the command has the benchmark's defaults
+        (Source("tiny", "p", "llava", "cpu", "bfloat16"), plan, "folder", True),
     ]
-
-
-def test_bench_takes_what_the_command_gives():
-    """The command and the benchmark agree on every option, its name and its default."""
-    from dualfocus_lmms.models.bench import bench
-
-    given, taken = (inspect.signature(function).parameters for function in (cli.bench, bench))
-    renamed = {"batch_size": "batch_sizes"}
-    defaults = {renamed.get(name, name): parameter.default for name, parameter in given.items()}
-    assert defaults == {
-        name: list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
-        for name, parameter in taken.items()
-    }
 
 
 def test_score_prints_the_table_and_writes_the_file(run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

@@ -100,6 +100,10 @@ def test_the_shared_engine_equals_the_naive_one_on_ragged_rows(
     looked = sum(trace.micro is not None for trace in traces)
     assert looked >= 8
     assert shared.counts.encodes == len(questions) + looked
+    default = make_engine(None, loaded)
+    default.box_format = shared.box_format
+    for trace, other in zip(answer_batch(default, questions, limits, settings), traces, strict=True):
+        assert_same(trace, other)
 
 
 class Always:
@@ -122,7 +126,7 @@ def with_a_box(engine: Any) -> Any:
 def test_one_batch_equals_one_question_at_a_time(
     loaded: Checkpoint, asked: tuple[list[Question], list[Limits]]
 ):
-    settings, engine = Settings.of(grounding="annotated"), make_engine("shared", loaded)
+    settings, engine = Settings.of(grounding="annotated"), make_engine(None, loaded)
     together = answer_batch(engine, *asked, settings)
     for trace, *one in zip(together, *asked, strict=True):
         (alone,) = answer_batch(engine, [one[0]], [one[1]], settings)
