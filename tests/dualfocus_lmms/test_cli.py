@@ -283,17 +283,13 @@ def test_bench_passes_its_options_and_prints_the_report(run, monkeypatch: pytest
 
     monkeypatch.setattr("dualfocus_lmms.models.bench.bench", bench)
     assert run("bench").out == "| engine | ratio |\n"
-    options = (
-        "--size tiny --batch-size 2 --batch-size 8 --samples 5 --repeats 1 --pretrained p --new-tokens 4"
-    )
-    more = (
-        "--new-tokens 4 --box-tokens 30 --skip-share 0.2 --out folder --family llava --engine tree --profile"
-    )
-    run("bench", *options.split(), *more.split(), "--device", "cpu", "--dtype", "bfloat16")
+    work = "--batch-size 2 --batch-size 8 --samples 8 --repeats 1 --new-tokens 4 --box-tokens 30"
+    model = "--size tiny --family llava --device cpu --dtype bfloat16 --engine tree --skip-share 0.2"
+    run("bench", *work.split(), *model.split(), "--out", "folder", "--profile")
     plan = Plan((2, 8), 8, 1, 4, 30, 0.2, ("tree",))
     assert received == [
         (Source(), Plan(), None, False),  # the command has the benchmark's defaults
-        (Source("tiny", "p", "llava", "cpu", "bfloat16"), plan, "folder", True),
+        (Source("tiny", None, "llava", "cpu", "bfloat16"), plan, "folder", True),
     ]
 
 
