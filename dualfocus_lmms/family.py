@@ -30,4 +30,4 @@ class Family:
     lora_targets: str
     native_locate: str | None = None
     local_patches: bool = False
-    engine: Literal["template", "naive"] = "template"
+    engine: Literal["tree", "naive"] = "tree"

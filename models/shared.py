@@ -24,6 +24,7 @@ from transformers.cache_utils import DynamicLayer
 
 from dualfocus_lmms.conversation import Conversation
 from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.models.attention import divide_long_queries
 from dualfocus_lmms.models.backend import ModelBackend
 from dualfocus_lmms.models.drafts import Draft
 from dualfocus_lmms.models.kv_cache import TRUNK, Kept, Key, empty, extended
@@ -56,6 +57,7 @@ class SharedBackend(ModelBackend):
         super().__init__(checkpoint)
         check_shareable(checkpoint)
         self._language_model = self.model.model.language_model
+        divide_long_queries(self._language_model)
         self._encoder = self.model.model if hasattr(self.model.model, "get_image_features") else self.model
         self._encoder_takes = inspect.signature(self._encoder.get_image_features).parameters
         self._embed = self.model.get_input_embeddings()
@@ -310,9 +312,11 @@ class SharedBackend(ModelBackend):
         self.counts.tokens += int((marks > 0).sum())
         return output.last_hidden_state
 
-    def _mask(self, state: Kept, new: torch.Tensor) -> torch.Tensor:
-        """What new columns with marks (B, S) attend to, as transformers takes it: all that is no hole."""
-        return (state.marks > 0).long()
+    def _mask(self, state: Kept, new: torch.Tensor) -> torch.Tensor | None:
+        """What new columns with marks (B, S) attend to, as transformers takes it: all that is no hole; None
+        where no token follows a hole."""
+        held = state.marks > 0
+        return held.long() if bool((~held[:, :-1] & held[:, 1:]).any()) else None
 
     def _answer(self, stage: Stage, row: Row, seconds: float) -> Answer:
         usage = Usage(row.computed, row.encodes, seconds)

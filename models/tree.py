@@ -12,13 +12,14 @@ from collections.abc import Sequence
 import torch
 
 from dualfocus_lmms.conversation import Conversation
+from dualfocus_lmms.models.attention import IN_PIECES
 from dualfocus_lmms.models.kv_cache import TRUNK, Kept
 from dualfocus_lmms.models.rows import Row
 from dualfocus_lmms.models.template import TemplateBackend
 from dualfocus_lmms.types import Answer, Limits
 
 _MACRO, _LOCATE = TRUNK + 1, TRUNK + 2
-_ANY_MASK = ("sdpa", "eager")
+_ANY_MASK = ("sdpa", "eager", IN_PIECES)
 
 
 class TreeBackend(TemplateBackend):
@@ -68,7 +69,7 @@ class TreeBackend(TemplateBackend):
         kept = (state.marks == TRUNK) | (state.marks == _LOCATE)
         self._kept = Kept(state.cache, kept * TRUNK, [row.reached for row in locating])
 
-    def _mask(self, state: Kept, new: torch.Tensor) -> torch.Tensor:
+    def _mask(self, state: Kept, new: torch.Tensor) -> torch.Tensor | None:
         """For columns of branches (B, 1, S, slots): true, or 0 that is to be added, for what is seen."""
         if int(new.max()) <= TRUNK:
             return super()._mask(state, new)

@@ -61,14 +61,14 @@ def rows(report: Report, batch_size: int = 1) -> dict[tuple[str, str], dict[str,
 
 
 def test_every_mode_is_measured_at_every_batch_size(report: Report):
-    wanted = {(MACRO, "template"), (SKIPPING, "template"), (RELEASE, "generate")}
+    wanted = {(MACRO, "tree"), (SKIPPING, "tree"), (RELEASE, "generate")}
     wanted |= {(DUAL, name) for name in ENGINES}
     assert set(rows(report, 1)) == set(rows(report, 2)) == wanted
 
 
 def test_the_work_of_each_mode_is_counted(report: Report):
     found = rows(report)
-    unit, skipping, shared = found[MACRO, "template"], found[SKIPPING, "template"], found[DUAL, "shared"]
+    unit, skipping, shared = found[MACRO, "tree"], found[SKIPPING, "tree"], found[DUAL, "shared"]
     naive, release = found[DUAL, "naive"], found[RELEASE, "generate"]
     # macro 3 tokens, locate 24, micro 3; the naive engine also scores each reply, the release the answers.
     assert [row["forwards_per_batch"] for row in (unit, shared, skipping, naive, release)] == [
@@ -85,10 +85,10 @@ def test_the_work_of_each_mode_is_counted(report: Report):
 def test_ratios_are_to_the_plain_model_and_to_the_release(report: Report):
     for batch_size in (1, 2):
         found = rows(report, batch_size)
-        assert found[MACRO, "template"]["time"]["all"] == [1.0] * (4 // batch_size)
+        assert found[MACRO, "tree"]["time"]["all"] == [1.0] * (4 // batch_size)
         assert set(found[RELEASE, "generate"]["time_to_release"]["all"]) == {1.0}
-        assert found[SKIPPING, "template"]["time_to_release"] is None
-        assert len(found[SKIPPING, "template"]["time"]["all"]) == 2  # one for each repeat
+        assert found[SKIPPING, "tree"]["time_to_release"] is None
+        assert len(found[SKIPPING, "tree"]["time"]["all"]) == 2  # one for each repeat
         for row in found.values():
             assert row["time"]["low"] <= row["time"]["median"] <= row["time"]["high"]
 
@@ -139,7 +139,7 @@ def test_memory_is_measured_where_the_system_tells(report: Report):
     weights = report[1]["setup"]["parameters"] * 4
     for engine in ("shared", "template", "tree"):
         assert found[DUAL, engine]["peak_bytes"] > weights
-    assert found[MACRO, "template"]["peak_bytes"] > weights
+    assert found[MACRO, "tree"]["peak_bytes"] > weights
 
 
 def test_a_profile_is_a_table_and_a_trace(report: Report):

@@ -15,7 +15,7 @@ from dualfocus_lmms.models.families.llava import LLAVA
 from dualfocus_lmms.models.loading import load_checkpoint
 from dualfocus_lmms.models.naive import NaiveBackend
 from dualfocus_lmms.models.rendering import Renderer
-from dualfocus_lmms.models.template import TemplateBackend
+from dualfocus_lmms.models.tree import TreeBackend
 from dualfocus_lmms.models.tiny import IMAGE_TOKEN, load_tokenizer
 from dualfocus_lmms.models.tiny_families import save_tiny_family
 
@@ -245,7 +245,7 @@ def test_logits_that_are_not_numbers_stop_a_draft(checkpoint):
 
 
 def test_the_fastest_engine_is_the_default_of_a_family(checkpoint):
-    assert type(make_engine(None, checkpoint)) is TemplateBackend
+    assert type(make_engine(None, checkpoint)) is TreeBackend
     generic = replace(checkpoint, family=replace(checkpoint.family, engine="naive"))
     assert type(make_engine(None, generic)) is NaiveBackend
     for name in ("shared", "template", "tree"):
