@@ -1,7 +1,7 @@
 """Attention on a CPU: a long query in pieces, of which each meets only the keys that one of its tokens sees.
 
-torch's kernel leaves those out itself where every token sees all before it, but not where it gets a mask: then
-it computes what the mask hides. Registered with transformers by name, so any model that takes "sdpa" takes it.
+torch's kernel leaves those out itself where every token sees all before it, but not where it gets a mask:
+then it computes what the mask hides. Any model of transformers' that takes "sdpa" takes this by its name.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _PIECE = 128  # tokens; of 64 to 256 all take about the same time
 
 
 def divide_long_queries(language_model: PreTrainedModel) -> None:
-    """Let a causal language model on a CPU that uses torch's attention divide long queries; no other changes."""
+    """Let a causal language model on a CPU with torch's attention divide long queries; others stay."""
     if language_model.device.type == "cpu" and language_model.config._attn_implementation == "sdpa":
         language_model.set_attn_implementation(IN_PIECES)
 

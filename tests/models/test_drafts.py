@@ -15,9 +15,9 @@ from dualfocus_lmms.models.families.llava import LLAVA
 from dualfocus_lmms.models.loading import load_checkpoint
 from dualfocus_lmms.models.naive import NaiveBackend
 from dualfocus_lmms.models.rendering import Renderer
-from dualfocus_lmms.models.tree import TreeBackend
 from dualfocus_lmms.models.tiny import IMAGE_TOKEN, load_tokenizer
 from dualfocus_lmms.models.tiny_families import save_tiny_family
+from dualfocus_lmms.models.tree import TreeBackend
 
 TOLERANCE = 1e-4  # nats, float32
 BOX = Draft(((1, 2), (3, 4), (5,)), (2, 1))
