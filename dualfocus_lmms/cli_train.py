@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from dualfocus_lmms.errors import UserError
+
 data = typer.Typer(help="Make DualFocus training data.", no_args_is_help=True, rich_markup_mode=None)
 
 
@@ -32,6 +34,10 @@ def vg(
 
     report = build(root, out, config, workers or os.cpu_count() or 1, limit, protocol, annotations_only, seed)
     print(report.markdown())
+    if not report.kept:
+        raise UserError(
+            f"No question was kept, so there are no samples: see {os.path.join(out, 'report.md')}."
+        )
 
 
 @data.command()
@@ -55,13 +61,24 @@ def export(
     out: Annotated[str, typer.Argument(help="Folder for the JSON file and the images.")],
     form: Annotated[str, typer.Option(help="llava or messages.")] = "llava",
     protocol: Annotated[str, typer.Option(help="Whose wordings the questions have.")] = "release",
-    instruction: Annotated[str, typer.Option(help="How to answer, after each question.")] = "",
+    family: Annotated[str, typer.Option(help="The model family whose boxes are written.")] = "llava",
+    instruction: Annotated[
+        str | None,
+        typer.Option(
+            help='How to answer, after each question; "" for nothing.',
+            show_default="a single word or phrase",
+        ),
+    ] = None,
 ) -> None:
     """Samples to the JSON that other training code reads."""
+    from dualfocus_lmms.plugins import load_family
+    from dualfocus_lmms.train.conversations import SHORT_ANSWER
     from dualfocus_lmms.train.export import export as write
     from dualfocus_lmms.train.samples import read_samples
 
-    print(write(read_samples(samples), out, form, protocol, instruction=instruction))
+    instruction = SHORT_ANSWER if instruction is None else instruction
+    box_format = load_family(family).box_format
+    print(write(read_samples(samples), out, form, protocol, box_format, instruction))
 
 
 @data.command()
@@ -121,4 +138,6 @@ def train(
     """Train a DualFocus model. The same command continues a run; several GPUs: torchrun -m dualfocus_lmms."""
     from dualfocus_lmms.train.trainer import train as run
 
-    print(run(recipe, overrides or []))
+    result = run(recipe, overrides or [])
+    if os.environ.get("RANK", "0") == "0":
+        print(result)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from dualfocus_lmms.boxes import BoxFormat
 from dualfocus_lmms.conversation import Conversation
@@ -35,6 +35,7 @@ from dualfocus_lmms.train.conversations import (
     rounds,
 )
 from dualfocus_lmms.train.samples import Sample, read_samples
+from dualfocus_lmms.upright import upright
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,14 +78,32 @@ def _sample_example(
 def llava_source(path: str, images: str | None, share: float | None = None) -> Source:
     """LLaVA's instruction data: a JSON list, or JSON Lines, with pictures relative to the folder `images`.
 
-    Read and checked as a whole at the start; pictures are opened when they are needed.
+    Read and checked as a whole at the start, whether its pictures are there as well; they are opened when
+    they are needed.
     """
     records = _read_json(Path(path))
     check_llava(records)
     if images is None and any(record.get("image") for record in records):
         raise UserError(f"{path!r} names pictures: give their folder as `images`.")
-    example = partial(_llava_example, records, Path(images or "."))
+    folder = Path(images or ".")
+    _find_pictures(records, folder)
+    example = partial(_llava_example, records, folder)
     return Source(Path(path).name, len(records), example, share)
+
+
+def _find_pictures(records: Sequence[Mapping[str, Any]], folder: Path, listed: int = 3) -> None:
+    """UserError that names the first missing pictures, so that a long run does not stop at one of them."""
+    names: set[str] = set()
+    for record in records:
+        image = record.get("image") or ()
+        names.update([image] if isinstance(image, str) else image)
+    missing = sorted(name for name in names if not (folder / name).is_file())
+    if missing:
+        shown = ", ".join(missing[:listed])
+        raise UserError(
+            f"{len(missing)} of {len(names)} pictures are not in {str(folder)!r}: {shown}. Put them there "
+            "or leave out the records that name them."
+        )
 
 
 def _llava_example(records: Sequence[Mapping[str, Any]], folder: Path, number: int) -> Example:
@@ -106,7 +125,7 @@ def _read_json(path: Path) -> list[Mapping[str, Any]]:
 def _open_picture(path: Path) -> Image.Image:
     try:
         with Image.open(path) as opened:
-            return ImageOps.exif_transpose(opened).convert("RGB")
+            return upright(opened)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"The picture {str(path)!r} cannot be read: {error}.") from error
 
@@ -147,18 +166,27 @@ def epoch_order(lengths: Sequence[int], counts: Sequence[int], seed: int, epoch:
 class Mixture(torch.utils.data.Dataset):
     """The rows of a whole run, in order; every item is an encoded example, or None where not one round fits.
 
-    length: rows of the run, over as many epochs as that takes. Counts what did not fit, over all workers of
+    length: rows of the run, over as many epochs as that takes. multiple: filled up to one of it with None, so
+    that processes share the last step without repeating a row. Counts what did not fit, over all workers of
     this process.
     """
 
-    def __init__(self, sources: Sequence[Source], encoder: Encoder, seed: int, length: int | None = None):
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        encoder: Encoder,
+        seed: int,
+        length: int | None = None,
+        multiple: int = 1,
+    ) -> None:
         self.sources = tuple(sources)
         self.counts = epoch_counts(sources)
         self.epoch_length = sum(self.counts)
         if self.epoch_length == 0:
             raise UserError("The sources of data hold no example.")
         self.encoder, self._seed = encoder, seed
-        self._length = self.epoch_length if length is None else length
+        self.rows = self.epoch_length if length is None else length
+        self._length = self.rows + -self.rows % multiple
         self._shortened, self._dropped = multiprocessing.Value("q"), multiprocessing.Value("q")
         self._order: tuple[int, np.ndarray] | None = None  # an epoch, its rows
 
@@ -166,6 +194,8 @@ class Mixture(torch.utils.data.Dataset):
         return self._length
 
     def __getitem__(self, index: int) -> Encoded | None:
+        if index >= self.rows:
+            return None
         example = self.example(index)
         encoded = self.encoder.encode(example)
         if encoded is None:

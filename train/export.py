@@ -40,10 +40,16 @@ def export(
     """Write `samples` to `folder` in a form ("llava" or "messages") and return the conversation file.
 
     box_format: how the box is written; by default as LLaVA-1.5 does. instruction: how to answer, on a line of
-    its own after the question ("" for none). The file appears only when all samples are written.
+    its own after the question ("" for none). The file appears only when all samples are written. UserError
+    for a box format of the resized picture, and when the folder holds another export's pictures.
     """
     if form not in _FORMS:
         raise choose("form", form, sorted(_FORMS))
+    if box_format is not None and box_format.frame == "resized":
+        raise UserError(
+            "This family writes boxes in pixels of the picture as the training code resizes it, which an "
+            "export cannot know: train it with `dualfocus train`, or export for another family."
+        )
     name, record = _FORMS[form]
     folder = Path(folder)
     try:
@@ -122,7 +128,11 @@ def _save(picture: Picture, name: str, folder: Path, written: dict[str, int]) ->
         number += 1
         name = f"{stem}-{number}{dot}{ending}"
     if name not in written:
-        (folder / name).write_bytes(picture.data)
+        path = folder / name
+        finished = any((folder / file).exists() for file, _ in _FORMS.values())
+        if finished and path.exists() and path.read_bytes() != picture.data:
+            raise UserError(f"{str(folder)!r} holds another export ({name} differs): give a new folder.")
+        path.write_bytes(picture.data)
         written[name] = key
     return name
 

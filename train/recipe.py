@@ -7,6 +7,7 @@ Two sections are the libraries' own, key for key: `training` (transformers.Train
 from __future__ import annotations
 
 import copy
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -125,7 +126,7 @@ def load_recipe(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
     path = _find(recipe)
     try:
         given = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"The recipe {str(path)!r} cannot be read: {error}.") from error
     if not isinstance(given, dict):
         raise UserError(f"The recipe {str(path)!r} is no mapping of keys to values.")
@@ -192,6 +193,8 @@ def _fault(fault: Any, prefix: str) -> str:
         return f"{where}: unknown key; allowed are {', '.join(field.name for field in fields(kind))}"
     if fault["type"] == "missing":
         return f"{where}: missing"
+    if fault["type"] in ("literal_error", "enum") and isinstance(fault["input"], bool):
+        return f"{where}: YAML takes yes, no, on and off for true and false; put the word in quotes"
     return f"{where}: {fault['msg'][:1].lower()}{fault['msg'][1:]}, got {fault['input']!r}"
 
 
@@ -233,6 +236,9 @@ def _lora_types() -> dict[str, Any]:
 
 def _broken_rules(recipe: Recipe) -> Iterator[str]:
     """What the values must fulfil together."""
+    rate = recipe.training.get("learning_rate", 1.0)
+    if isinstance(rate, (int, float)) and not 0 < rate < math.inf:
+        yield f"training.learning_rate: must be a number above 0, got {rate}"
     if recipe.protocol not in PROTOCOLS:
         yield f"protocol: unknown {recipe.protocol!r}; allowed are {', '.join(PROTOCOLS)}"
     if not recipe.data:
@@ -274,6 +280,7 @@ def training_arguments(recipe: Recipe, processes: int) -> Any:
     Make them before the model is loaded: FSDP and ZeRO change how weights are loaded.
     """
     from transformers import TrainingArguments
+    from transformers.integrations import get_reporting_integration_callbacks
 
     at_once = recipe.micro_batch_size * processes
     if recipe.batch_size % at_once:
@@ -297,9 +304,12 @@ def training_arguments(recipe: Recipe, processes: int) -> Any:
         "eval_steps": None if recipe.evaluation is None else recipe.evaluation.every,
     }
     try:
-        return TrainingArguments(**{**defaults, **copy.deepcopy(recipe.training), **fixed})
-    except (ValueError, TypeError, ImportError, NotImplementedError) as error:
+        arguments = TrainingArguments(**{**defaults, **copy.deepcopy(recipe.training), **fixed})
+        for logger in get_reporting_integration_callbacks(arguments.report_to):
+            logger()  # fails where it is not installed
+    except (ValueError, TypeError, ImportError, NotImplementedError, RuntimeError) as error:
         raise UserError(f"transformers refuses the section `training`: {error}") from error
+    return arguments
 
 
 def lora_config(recipe: Recipe, targets: str, parts: Sequence[str]) -> Any:

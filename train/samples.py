@@ -17,11 +17,12 @@ from typing import Any, overload
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from dualfocus_lmms.boxes import Box
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.truncated import refuse_truncated
+from dualfocus_lmms.upright import upright
 
 SHARDS = "samples-*.parquet"
 _GROUP = 32  # rows read at a time: large enough to keep a photo once, small enough for random access
@@ -51,8 +52,8 @@ class Picture:
         refuse_truncated()
         try:
             with Image.open(io.BytesIO(self.data)) as image:
-                return ImageOps.exif_transpose(image).convert("RGB")
-        except (OSError, UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as error:
+                return upright(image)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise UserError(f"The picture {self.name or '(unnamed)'!r} cannot be read: {error}.") from error
 
 

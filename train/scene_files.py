@@ -17,12 +17,22 @@ def write_visual_genome(folder: str | Path, scenes: Sequence[Scene], first_id: i
     """Write scenes as a Visual Genome folder: VG_100K/<id>.jpg, image_data.json, objects.json and
     question_answers.json, where `q_objects` holds what each question is about (empty: the whole scene).
 
-    first_id numbers the pictures; two folders that are used together need ranges that do not meet.
+    first_id numbers the pictures; two folders that are used together need ranges that do not meet. UserError
+    when the folder holds pictures already or cannot be written.
     """
     folder = Path(folder)
     pictures = folder / "VG_100K"
     if pictures.exists():
         raise UserError(f"{folder} holds pictures already: give a new folder.")
+    try:
+        _write(folder, pictures, scenes, first_id)
+    except OSError as error:
+        raise UserError(
+            f"Cannot write to {str(folder)!r}: {error}. Give a new folder that can be written."
+        ) from error
+
+
+def _write(folder: Path, pictures: Path, scenes: Sequence[Scene], first_id: int) -> None:
     pictures.mkdir(parents=True)
     images, objects, questions = [], [], []
     for image_id, scene in enumerate(tqdm(scenes, desc="scenes", leave=False), first_id):

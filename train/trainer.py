@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from loguru import logger
+from safetensors import SafetensorError
 from transformers import Trainer, TrainerCallback
 
 from dualfocus_lmms.errors import GenerationError, UserError
@@ -51,9 +53,20 @@ def train(recipe: str, overrides: Sequence[str] = ()) -> Path:
     run = build(chosen, arguments)
     if run.trainer.is_world_process_zero():
         logger.info(_announcement(run))
-    run.trainer.train(resume_from_checkpoint=str(run.last) if run.last else None)
-    _finish(run, result)
+    try:
+        run.trainer.train(resume_from_checkpoint=str(run.last) if run.last else None)
+        _finish(run, result)
+    except (OSError, RuntimeError, SafetensorError) as error:  # what the libraries raise when a disk is full
+        if shutil.disk_usage(chosen.output).free > _SPACE:
+            raise
+        raise UserError(
+            f"There is no space left for {chosen.output!r} ({error}): make some, and the same command goes "
+            "on from the last checkpoint that is complete."
+        ) from error
     return result
+
+
+_SPACE = 1 << 23  # bytes; with fewer a disk is full
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +124,7 @@ def _announcement(run: Run) -> str:
     learning = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     start = f"continuing from {run.last}" if run.last else f"starting from {run.recipe.model}"
     return (
-        f"An epoch: {', '.join(parts)}. {len(mixture):,} samples in steps of {run.recipe.batch_size}; "
+        f"An epoch: {', '.join(parts)}. {mixture.rows:,} samples in steps of {run.recipe.batch_size}; "
         f"{learning:,} parameters learn; {start}."
     )
 
@@ -174,14 +187,20 @@ def weighted_loss(
 
 
 class StopAtNaN(TrainerCallback):
-    """Stops a run whose loss is no longer a number."""
+    """Stops a run whose loss or gradient is no longer a number, before a checkpoint of it is written."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_log |= control.should_save or control.should_training_stop
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if logs and not math.isfinite(logs.get("loss", 0.0)):
-            raise GenerationError(
-                f"The loss is {logs['loss']} at step {state.global_step}. Lower training.learning_rate, "
-                "lengthen training.warmup_steps, or check the data; earlier checkpoints are as they were."
-            )
+        # With fp16 a gradient that overflows is skipped, which is no fault.
+        for name in ("loss",) if args.fp16 else ("loss", "grad_norm"):
+            value = (logs or {}).get(name, 0.0)
+            if not math.isfinite(value):
+                raise GenerationError(
+                    f"The {name} is {value} at step {state.global_step}. Lower training.learning_rate, "
+                    "lengthen training.warmup_steps, or check the data; earlier checkpoints are as they were."
+                )
 
 
 def _data(recipe: Recipe, checkpoint: Checkpoint) -> tuple[Mixture, Collator]:
@@ -201,7 +220,8 @@ def _data(recipe: Recipe, checkpoint: Checkpoint) -> tuple[Mixture, Collator]:
     blank = blank_row(encoder)
     mixture = Mixture(_sources(recipe, checkpoint, pictures.input_size), encoder, recipe.seed)
     rows = recipe.steps * recipe.batch_size if recipe.steps else math.ceil(recipe.epochs * len(mixture))
-    mixture = Mixture(mixture.sources, encoder, recipe.seed, rows)
+    at_once = recipe.micro_batch_size * processes()
+    mixture = Mixture(mixture.sources, encoder, recipe.seed, rows, at_once)
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     types = token_types(checkpoint.model)
     return mixture, Collator(
@@ -273,22 +293,41 @@ def _answer_held_out(
 
 
 def _claim(recipe: Recipe, arguments: Any) -> None:
-    """Write the recipe into the output folder. UserError when the folder holds another run."""
+    """Write the recipe into the output folder. UserError when the folder holds another run that has come to a
+    checkpoint, or cannot be written."""
     note = Path(recipe.output) / "recipe.json"
     mine = json.loads(json.dumps(recipe.to_dict()))
     with arguments.main_process_first(local=False):
-        theirs = json.loads(note.read_text(encoding="utf-8")) if note.exists() else mine
+        theirs = _recipe_of(note) or mine
         differing = [key for key in mine if key not in _FREE and theirs.get(key) != mine[key]]
-        if differing:
+        if differing and _begun(note.parent):
             raise UserError(
                 f"{recipe.output!r} holds a run with another {', '.join(differing)}: "
                 "give another output, or the recipe it was started with (its recipe.json)."
             )
         if arguments.process_index == 0:
-            note.parent.mkdir(parents=True, exist_ok=True)
-            temporary = note.with_suffix(".tmp")
-            temporary.write_text(json.dumps(mine, indent=1), encoding="utf-8")
-            temporary.replace(note)
+            try:
+                note.parent.mkdir(parents=True, exist_ok=True)
+                temporary = note.with_suffix(".tmp")
+                temporary.write_text(json.dumps(mine, indent=1), encoding="utf-8")
+                temporary.replace(note)
+            except OSError as error:
+                raise UserError(f"output: cannot write to {recipe.output!r}: {error}.") from error
+
+
+def _recipe_of(note: Path) -> Any:
+    """The recipe that a folder's run was started with; None where there is none."""
+    try:
+        return json.loads(note.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{str(note)!r} cannot be read: {error}. Give another output.") from error
+
+
+def _begun(output: Path) -> bool:
+    """Whether a folder's run has anything to lose or to go on with."""
+    return last_checkpoint(output) is not None or (output / "model").exists()
 
 
 _FREE = ("micro_batch_size", "evaluation")  # may change when a run is continued: they decide no weight
@@ -311,6 +350,8 @@ def _finish(run: Run, result: Path) -> None:
     trainer = run.trainer
     counted = gather_object([run.mixture.misfits])
     misfits = {name: sum(part[name] for part in counted) for name in ("shortened", "left_out")}
+    if misfits["left_out"] >= run.mixture.rows:
+        raise UserError(f"No sample fits into max_length {run.recipe.max_length}: give a larger one.")
     trainer.log({name: float(count) for name, count in misfits.items()})
     trainer.save_state()
     if any(misfits.values()) and trainer.is_world_process_zero():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
@@ -15,7 +16,15 @@ from dualfocus_lmms.train.phrases import Words
 
 DEFAULTS = Path(__file__).parent / "configs" / "vg.yaml"
 _COUNT_ENDS = frozenset(("there", "pictured", "shown", "visible", "present", "seen", "see", "total", "here"))
-_SHARES = ("same_object_iou", "same_stuff_inside", "part_inside", "min_side")
+_SWITCHES = ("plural_evidence", "check_colors", "drop_repeats", "use_given", "use_regions", "whole_image")
+# The least and the most of each number; whole numbers where the least is one.
+_NUMBERS: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("same_object_iou", "same_stuff_inside", "part_inside", "min_side"), (0.0, 1.0)),
+    "min_object_pixels": (0.0, math.inf),
+    "min_per_image": (0, math.inf),
+    "max_per_image": (1, math.inf),
+    "crop_quality": (1, 95),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,11 +70,7 @@ class VGConfig:
 
     @classmethod
     def _from(cls, values: Mapping[str, Any]) -> VGConfig:
-        for name in _SHARES:
-            if not 0 <= float(values[name]) <= 1:
-                raise ValueError(f"{name} must be from 0 to 1, got {values[name]}")
-        if values["crop_format"] not in ("jpeg", "png"):
-            raise ValueError(f"crop_format must be jpeg or png, got {values['crop_format']!r}")
+        _check(values)
         photo = "(?:" + "|".join(_words(values["photo_words"])) + ")"
         patterns = {
             name: tuple(re.compile(text.replace("{photo}", photo)) for text in values[name])
@@ -89,6 +94,24 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"The settings in {str(path)!r} are no mapping of names to values.")
     return values
+
+
+def _check(values: Mapping[str, Any]) -> None:
+    """ValueError for a number, a switch or a choice outside of what configs/vg.yaml allows."""
+    for name in _SWITCHES:
+        if not isinstance(values[name], bool):
+            raise ValueError(f"{name} must be true or false, got {values[name]!r}")
+    for name, (least, most) in _NUMBERS.items():
+        given = values[name]
+        kinds = (int,) if isinstance(least, int) else (int, float)
+        if name == "max_per_image" and given is None:
+            continue
+        if isinstance(given, bool) or not isinstance(given, kinds) or not least <= given <= most:
+            kind = "a whole number" if kinds == (int,) else "a number"
+            limits = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
+            raise ValueError(f"{name} must be {kind} {limits}, got {given!r}")
+    if values["crop_format"] not in ("jpeg", "png"):
+        raise ValueError(f"crop_format must be jpeg or png, got {values['crop_format']!r}")
 
 
 def _words(text: str | Iterable[str]) -> list[str]:

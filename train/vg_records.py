@@ -223,7 +223,9 @@ def _thing(
         number = _id(entry, "object_id")
         names = entry.get("names") or [entry["name"]]
         left, top, right, bottom = _edges(entry, size)
-        if min(right - left, bottom - top) < config.min_object_pixels or not isinstance(number, int):
+        sides = (right - left, bottom - top)
+        large = all(side >= config.min_object_pixels for side in sides)  # which NaN is not
+        if not large or not isinstance(number, int):
             return None
         names = [str(name) for name in names if str(name).strip()]
         lemmas = [lemma for synset in entry.get("synsets") or [] if (lemma := _lemma(synset))]
@@ -279,10 +281,10 @@ def make_samples(
     path = photo_path(image_id, annotations)
     if path is None:
         return [], Dropped(Reason.NO_PHOTO, f"{image_id}.jpg")
-    photo = Picture(path.read_bytes(), path.name)
     try:
+        photo = Picture(path.read_bytes(), path.name)
         image = photo.decode()
-    except UserError as error:
+    except (OSError, UserError) as error:
         return [], Dropped(Reason.BAD_PHOTO, str(error))
     data = annotations.get("image_data", image_id)
     stretch = (image.width / float(data["width"])) / (image.height / float(data["height"]))

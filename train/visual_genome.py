@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
@@ -22,10 +24,11 @@ from dualfocus_lmms.train.data_report import Line, Report, write_text
 from dualfocus_lmms.train.grounding import Dropped, Grounded, Reason
 from dualfocus_lmms.train.samples import SHARDS, Sample, shard_path, write_shard
 from dualfocus_lmms.train.vg_config import VGConfig
-from dualfocus_lmms.train.vg_records import Annotations, Outcome, make_samples, outcomes
+from dualfocus_lmms.train.vg_records import Annotations, Outcome, make_samples, outcomes, photo_path
 
 LOT = 100  # images a lot
 _PARTS = "parts"
+_PHOTO = (Reason.NO_PHOTO, Reason.BAD_PHOTO)  # photos may be put there, and the same call made again
 
 
 def build(
@@ -44,7 +47,7 @@ def build(
     root: a folder of Visual Genome's files (see vg_records). config: a file of settings over configs/vg.yaml.
     workers: processes. limit: only the first images, by id. protocol: whose geometry cuts the regions out.
     annotations_only: write samples-*.jsonl, without pictures and without looking for photos. seed: chooses
-    the examples. UserError when `out` holds a build with other settings.
+    the examples. UserError when `out` holds a build with other settings, or when there are no photos.
     """
     root, out = Path(root), Path(out)
     if workers < 1 or (limit is not None and limit < 1):
@@ -54,6 +57,11 @@ def build(
     with _bytes_bar(root, progress) as advance:
         annotations = Annotations.open(root, config, advance)
     ids = list(annotations.files["question_answers"].ids)[:limit]
+    if not annotations_only and ids and not any(photo_path(image, annotations) for image in ids[:LOT]):
+        raise UserError(
+            f"There is no photo of the first {min(len(ids), LOT)} images in {str(root)!r}: put them into "
+            f"VG_100K/ or VG_100K_2/ there ({ids[0]}.jpg), or leave pictures out (annotations_only)."
+        )
     _begin(out, annotations, config, limit, protocol, annotations_only, seed)
     job = _Job(annotations, config, protocol, out, annotations_only, seed)
     lots = [(index, ids[start : start + LOT]) for index, start in enumerate(range(0, len(ids), LOT))]
@@ -61,12 +69,19 @@ def build(
     for name, file in annotations.files.items():
         for row in file.malformed:
             report.problem(f"{name}.json: record {row} has no image id")
-    with tqdm(total=len(ids), unit=" images", desc="images", disable=not progress) as bar:
-        for part, (_, images) in zip(_run(job, lots, workers), lots, strict=True):
-            report.merge(part)
-            bar.update(len(images))
-            bar.set_postfix(kept=report.kept.total(), refresh=False)
-    report.write(out)
+    try:
+        with tqdm(total=len(ids), unit=" images", desc="images", disable=not progress) as bar:
+            for part, (_, images) in zip(_run(job, lots, workers), lots, strict=True):
+                report.merge(part)
+                bar.update(len(images))
+                bar.set_postfix(kept=report.kept.total(), refresh=False)
+        report.write(out)
+        for leftover in out.glob(f".{SHARDS}.*"):  # of processes that were killed
+            leftover.unlink(missing_ok=True)
+    except OSError as error:  # no space left, for one
+        raise UserError(
+            f"Stopped: {error}. What is done is kept in {str(out)!r}, the same call goes on."
+        ) from error
     return report
 
 
@@ -82,11 +97,13 @@ class _Job:
     seed: int
 
     def lot(self, lot: tuple[int, Sequence[int]]) -> Report:
-        """The report of one lot, which is worked on unless that was done before."""
+        """The report of one lot, which is worked on unless that was done before with every photo it needs."""
         index, images = lot
         part = self.out / _PARTS / f"part-{index:05d}.json"
         if part.exists():
-            return Report.from_dict(json.loads(part.read_text(encoding="utf-8")))
+            done = Report.from_dict(json.loads(part.read_text(encoding="utf-8")))
+            if not any(done.dropped[reason.value] for reason in _PHOTO):
+                return done
         report = Report(seed=self.seed)
         if self.annotations_only:
             rows = [row for image in images for row in self._rows(image, report)]
@@ -184,8 +201,16 @@ def _run(job: _Job, lots: Sequence[tuple[int, Sequence[int]]], workers: int) -> 
     if workers == 1 or len(lots) < 2:
         yield from map(job.lot, lots)
         return
-    with get_context("spawn").Pool(min(workers, len(lots)), _start, (job,)) as pool:
-        yield from pool.imap(_work, lots)
+    pool = ProcessPoolExecutor(min(workers, len(lots)), get_context("spawn"), _start, (job,))
+    try:
+        yield from pool.map(_work, lots)
+    except BrokenProcessPool as error:  # by the system, for memory
+        raise UserError(
+            f"One of {workers} processes was ended from outside, which systems do that run out of memory: "
+            "the same call with fewer workers goes on."
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _begin(out: Path, annotations: Annotations, config: VGConfig, *settings: Any) -> None:

@@ -161,6 +161,13 @@ def talk(rounds: int) -> Example:
     return Example("1", conversation)
 
 
+def test_a_run_is_filled_up_without_repeating_a_row():
+    mixture = Mixture(sources((3, None), (2, None)), None, seed=1, length=5, multiple=4)
+    assert (mixture.rows, len(mixture)) == (5, 8)
+    assert [mixture[index] for index in range(5, 8)] == [None] * 3
+    assert mixture.misfits == {"shortened": 0, "left_out": 0}
+
+
 def test_what_does_not_fit_is_counted_over_all_workers(checkpoint):
     one = len(make_encoder(checkpoint, 2048).encode(talk(1)).ids)
     narrow = make_encoder(checkpoint, one)
@@ -207,6 +214,9 @@ def test_instruction_data_is_read_with_its_pictures(tmp_path):
     (tmp_path / "a" / "red.png").write_bytes(b"no picture")
     with pytest.raises(UserError, match=r"red\.png"):
         llava_source(str(as_list), str(tmp_path)).example(0)
+    (tmp_path / "a" / "red.png").unlink()
+    with pytest.raises(UserError, match=r"1 of 1 .*red\.png"):
+        llava_source(str(as_list), str(tmp_path))
 
 
 @pytest.mark.parametrize("text", ["", "{", "{}", "[1]", '[{"id": "7"}]'])

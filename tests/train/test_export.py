@@ -88,3 +88,18 @@ def test_an_unknown_form_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Unknown form 'coco': choose one of llava, messages"):
         export([], tmp_path, "coco")
     assert json.loads(export([], tmp_path).read_text()) == []
+
+
+def test_pictures_of_another_export_are_not_overwritten(tmp_path: Path) -> None:
+    first = export(SAMPLES[:1], tmp_path).read_bytes()
+    other = Sample("d", picture("black", "1.png"), "Is it red?", "No.")
+    with pytest.raises(UserError, match="another export"):
+        export([other], tmp_path, "messages")
+    assert (tmp_path / "images" / "1.png").read_bytes() == PHOTO.data
+    assert export(SAMPLES[:1], tmp_path).read_bytes() == first
+    assert export(SAMPLES[:1], tmp_path, "messages").exists()
+
+
+def test_boxes_in_pixels_of_a_resized_picture_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="resizes"):
+        export(SAMPLES, tmp_path, box_format=BoxFormat("{:d} {:d} {:d} {:d}", frame="resized"))

@@ -217,6 +217,9 @@ def test_all_faults_are_named_in_one_message(tmp_path, monkeypatch):
         ({"dtype": "bfloat16", "training": {"bf16": True}}, "dtype"),
         ({"dtype": "float16"}, "dtype"),
         ({"box_weight": 0}, "box_weight"),
+        ({"training": {"learning_rate": 0}}, "training.learning_rate"),
+        ({"training": {"learning_rate": ".nan"}}, "training.learning_rate"),
+        ({"training": {"save_strategy": False}}, "training.save_strategy"),
         ({"train": ["projector"], "lora": {"r": 4}, "dtype": "bfloat16"}, "dtype"),
         ({"model": None}, "model"),
         ({"model": 7}, "model"),
@@ -255,7 +258,8 @@ def test_a_batch_that_cannot_be_shared_out_is_refused(tmp_path, monkeypatch):
         training_arguments(recipe, 2)
 
 
-def test_what_transformers_refuses_is_the_users_mistake(tmp_path, monkeypatch):
-    path = written(tmp_path, monkeypatch, training={"lr_scheduler_type": "zigzag", "use_cpu": True})
+@pytest.mark.parametrize("wrong", [{"lr_scheduler_type": "zigzag"}, {"report_to": "nowhere"}])
+def test_what_transformers_refuses_is_the_users_mistake(tmp_path, monkeypatch, wrong):
+    path = written(tmp_path, monkeypatch, training={**wrong, "use_cpu": True})
     with pytest.raises(UserError):
         training_arguments(load_recipe(path), 1)

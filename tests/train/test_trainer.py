@@ -12,6 +12,7 @@ import sys
 import textwrap
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from dualfocus_lmms.models.engines import make_engine
 from dualfocus_lmms.models.loading import load_checkpoint
 from dualfocus_lmms.train.evaluation import Scored, evaluate, same_answer, summary
 from dualfocus_lmms.train.recipe import load_recipe, training_arguments
-from dualfocus_lmms.train.samples import read_samples
+from dualfocus_lmms.train.samples import read_samples, write_samples
 from dualfocus_lmms.train.trainer import build, last_checkpoint, train, weighted_loss
 
 STEPS = 8
@@ -314,6 +315,44 @@ def test_a_loss_that_is_no_number_stops_the_run(common, tmp_path):
     with pytest.raises(GenerationError):
         train("tiny_cpu", [*common, f"output={tmp_path / 'run'}", "training.learning_rate=1e30"])
     assert not (tmp_path / "run" / "model").exists()
+
+
+def test_no_checkpoint_of_a_broken_model_is_written(common, tmp_path):
+    """Though the loss is logged later than checkpoints are written. What failed may be started otherwise."""
+    output = tmp_path / "run"
+    rare = [
+        "training.save_steps=1",
+        "training.logging_steps=100",
+        "evaluation=null",
+        "training.warmup_steps=0",
+    ]
+    with pytest.raises(GenerationError):
+        train("tiny_cpu", [*common, *rare, f"output={output}", "training.learning_rate=1e30"])
+    for folder in output.glob("checkpoint-*"):
+        assert all(bool(value.isfinite().all()) for value in weights(folder).values())
+    shutil.rmtree(output)
+    with pytest.raises(GenerationError):
+        train(
+            "tiny_cpu", [*common, f"output={output}", "training.learning_rate=1e30", "training.save_steps=8"]
+        )
+    assert last_checkpoint(output) is None
+    train("tiny_cpu", [*common, f"output={output}", "steps=1", "evaluation=null"])
+
+
+def test_an_output_that_cannot_be_written_is_the_users_mistake(common, tmp_path):
+    (tmp_path / "file").touch()
+    for output in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(UserError, match="file"):
+            train("tiny_cpu", [*common, f"output={output}"])
+
+
+def test_a_run_in_which_no_sample_fits_makes_no_checkpoint(common, make_samples, tmp_path):
+    long = [replace(sample, question="what " * 90) for sample in make_samples(8, 2)]
+    write_samples(long, tmp_path / "long")
+    output, data = tmp_path / "run", f"data=[{{path: {tmp_path / 'long'}}}]"
+    with pytest.raises(UserError, match="max_length"):
+        train("tiny_cpu", [*common, f"output={output}", data, "max_length=100", "evaluation=null", "steps=1"])
+    assert not (output / "model").exists()
 
 
 def test_a_length_beyond_the_models_is_refused(common, tmp_path):

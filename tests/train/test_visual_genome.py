@@ -306,6 +306,55 @@ def test_another_build_in_the_folder_is_refused(root: Path, tmp_path: Path) -> N
         run(root, tmp_path / "out", limit=1)
 
 
+@pytest.mark.usefixtures("lots_of_two")
+def test_photos_that_arrive_later_are_used(root: Path, tmp_path: Path) -> None:
+    whole = contents_of(root, tmp_path / "whole")
+    photo = root / "VG_100K_2" / "6.jpg"
+    away = photo.rename(tmp_path / "6.jpg")
+    assert run(root, tmp_path / "out").dropped["the photo is missing"] == 3
+    away.rename(photo)
+    assert contents_of(root, tmp_path / "out") == whole
+
+
+def contents_of(root: Path, out: Path) -> Any:
+    run(root, out)
+    return contents(out)
+
+
+def test_a_folder_without_any_photo_is_refused_and_nothing_begun(root: Path, tmp_path: Path) -> None:
+    for photo in root.glob("*/*.jpg"):
+        photo.unlink()
+    with pytest.raises(UserError, match="no photo"):
+        run(root, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert run(root, tmp_path / "out", annotations_only=True).kept.total() == 21
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"min_per_image": "lots"},
+        {"max_per_image": 0},
+        {"crop_quality": 900},
+        {"use_given": "maybe"},
+        {"same_object_iou": 1.5},
+        {"min_object_pixels": True},
+    ],
+)
+def test_settings_of_another_kind_are_refused(setting: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=next(iter(setting))):
+        VGConfig.load(**setting)
+
+
+def test_an_object_whose_place_is_no_number_is_left_out(root: Path, tmp_path: Path) -> None:
+    files = records_of(range(1, 8))
+    files["objects"][0]["objects"][1]["x"] = float("nan")  # the kite
+    write(root, files)
+    report = run(root, tmp_path / "out", limit=1)
+    assert [line.question for line in report.page["kept"]].count("What color is the ball?") == 1
+    assert report.dropped["the record is malformed"] == 0
+
+
 def test_mistakes_are_named(root: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="workers and limit"):
         run(root, tmp_path / "out", workers=0)
