@@ -9,10 +9,11 @@ print(trace.selection.text, trace.ppl)
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from os import PathLike
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.flow import Settings, answer_batch
@@ -20,6 +21,7 @@ from dualfocus_lmms.grounding import MODEL_GROUNDINGS
 from dualfocus_lmms.trace import Trace
 from dualfocus_lmms.truncated import refuse_truncated
 from dualfocus_lmms.types import Backend, Limits, Question
+from dualfocus_lmms.upright import upright
 
 Source = str | PathLike[str] | Image.Image
 
@@ -37,17 +39,25 @@ class DualFocusModel:
         revision: str | None = None,
         dtype: str = "auto",
         device: str | None = None,
+        device_map: str | None = None,
         attn_implementation: str | None = None,
         engine: str | None = None,
         family: str | None = None,
         **settings: Any,
     ) -> None:
-        """Load a checkpoint folder or hub name; UserError when that is impossible."""
+        """Load a checkpoint folder or hub name; UserError when that is impossible.
+
+        device_map: "auto" spreads the model over all GPUs, instead of a device.
+        """
         self.settings = Settings.of(**settings)
         from dualfocus_lmms.models.engines import make_engine
         from dualfocus_lmms.models.loading import load_checkpoint
+        from dualfocus_lmms.models.options import ModelOptions
 
-        checkpoint = load_checkpoint(str(pretrained), revision, dtype, device, attn_implementation, family)
+        ModelOptions.of({"pretrained": str(pretrained), "device": device, "device_map": device_map})
+        checkpoint = load_checkpoint(
+            str(pretrained), revision, dtype, device, attn_implementation, family, device_map
+        )
         self.backend: Backend = make_engine(engine, checkpoint)
         self.settings = _bound(self.settings, self.backend)
 
@@ -116,11 +126,9 @@ def load_image(source: Source) -> Image.Image:
     source is a path or a picture. UserError when there is no such file, or it holds no picture.
     """
     refuse_truncated()
-    if isinstance(source, Image.Image):
-        return _as_seen(source)
     try:
-        with Image.open(source) as opened:
-            return _as_seen(opened)
+        with nullcontext(source) if isinstance(source, Image.Image) else Image.open(source) as opened:
+            return upright(opened)
     except FileNotFoundError as error:
         raise UserError(f"There is no image at {str(source)!r}: check the path.") from error
     # Pillow raises SyntaxError and ValueError for some broken files.
@@ -128,7 +136,3 @@ def load_image(source: Source) -> Image.Image:
         raise UserError(
             f"The image {str(source)!r} cannot be read ({error}): give a picture file such as PNG or JPEG."
         ) from error
-
-
-def _as_seen(image: Image.Image) -> Image.Image:
-    return ImageOps.exif_transpose(image).convert("RGB")

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.trace import Trace, read_traces, write_whole
 
 DATA_FILE = "data.json"
@@ -96,7 +97,13 @@ def write_data(folder: str | Path, documents: Mapping[str, Any]) -> None:
     for name, docs in documents.items():
         about = {"questions": len(docs), FINGERPRINT: _known_fingerprint(docs)}
         data.setdefault(name, {}).update(about)
-    write_whole(Path(folder) / DATA_FILE, data)
+    path = Path(folder) / DATA_FILE
+    try:
+        write_whole(path, data)
+    except OSError as error:
+        raise UserError(
+            f"Cannot write {path}: {error}. All answers are in the folder: make room, then give resume=True."
+        ) from error
 
 
 def read_data(folder: str | Path) -> dict[str, dict[str, Any]]:

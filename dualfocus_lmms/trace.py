@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -135,17 +135,23 @@ def read_traces(folder: str | Path) -> tuple[list[Trace], list[str]]:
     traces: dict[str, Trace] = {}
     damaged = []
     for path in sorted(folder.glob("rank*.jsonl")):
-        with path.open(encoding="utf-8", errors="replace") as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.strip():
-                    continue
-                try:
-                    trace = Trace.from_json(line)
-                except ValueError as error:
-                    damaged.append(f"{path.name}:{number}: {error}")
-                    continue
-                traces[trace_key(trace.key)] = trace
+        for number, line in _lines(path):
+            try:
+                trace = Trace.from_json(line)
+            except ValueError as error:
+                damaged.append(f"{path.name}:{number}: {error}")
+                continue
+            traces[trace_key(trace.key)] = trace
     return list(traces.values()), damaged
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Every line that is not blank with its number, from 1 on. UserError when the file cannot be read."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as lines:
+            yield from ((number, line) for number, line in enumerate(lines, 1) if line.strip())
+    except OSError as error:
+        raise UserError(f"Cannot read the traces in {path}: {error}. Give a readable folder.") from error
 
 
 class TraceWriter:
@@ -166,9 +172,16 @@ class TraceWriter:
                 self._file.write(b"\n")
 
     def write(self, traces: Iterable[Trace]) -> None:
-        for trace in traces:
-            self._file.write(trace.to_json().encode("utf-8", "backslashreplace") + b"\n")
-        self._file.flush()
+        """UserError where there is no room for them."""
+        try:
+            for trace in traces:
+                self._file.write(trace.to_json().encode("utf-8", "backslashreplace") + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise UserError(
+                f"Cannot write traces to {self._file.name}: {error}. What was answered before is in it: make "
+                "room, then give resume=True."
+            ) from error
 
     def close(self) -> None:
         self._file.close()
@@ -185,7 +198,7 @@ def claim_folder(folder: str | Path, settings: Mapping[str, Any], resume: bool) 
     used = run.exists() or any(folder.glob("rank*.jsonl"))
     if used and not resume:
         raise UserError(
-            f"The trace folder {folder} already holds a run. "
+            f"The trace folder {folder} already holds a run{_no_answer(folder)}. "
             "Add resume=True to continue it, or give another folder."
         )
     if run.exists():
@@ -215,7 +228,9 @@ def read_settings(folder: str | Path) -> dict[str, Any]:
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"Cannot read the settings of a run from {path}: {error}") from error
+        raise UserError(
+            f"Cannot read the settings of a run from {path}: {error}. Give a folder that a run wrote whole."
+        ) from error
     if not isinstance(settings, dict):
         raise UserError(f"Cannot read the settings of a run from {path}: it holds no JSON object.")
     return settings
@@ -230,5 +245,12 @@ def _compare(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) ->
     if differing:
         raise UserError(
             f"The run in {folder} cannot be resumed with other settings: {'; '.join(differing)}. "
-            "Use the same settings, or give another folder."
+            f"Use the same settings, or give another folder{_no_answer(folder)}."
         )
+
+
+def _no_answer(folder: Path) -> str:
+    """What to do about a run that stopped, or was started, without any answer."""
+    if any(path.stat().st_size for path in folder.glob("rank*.jsonl")):
+        return ""
+    return " (it has no answer yet: unless it is at work now, the folder may be deleted)"

@@ -2,7 +2,8 @@
 
 Everything is passed on to the host unchanged. This adds: `--model dualfocus` by default, start-up without
 the host's own tasks when only ours are asked for, a message for arguments that the host refuses, and a stop
-at the first failure (the host itself prints a traceback, goes on and exits with 0).
+at the first failure, results that cannot be written among them (the host itself logs what went wrong, goes on
+and exits with 0).
 """
 
 from __future__ import annotations
@@ -11,19 +12,23 @@ import gc
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from traceback import walk_tb
 from typing import Any
 
-from dualfocus_lmms.errors import GenerationError, UserError
+from dualfocus_lmms.errors import GenerationError, UserError, choose
 from dualfocus_lmms.models.manifest import ONLY_OUR_TASKS
-from dualfocus_lmms.models.requests import ONLY_GENERATE_UNTIL
+from dualfocus_lmms.models.requests import GENERATION_SETTINGS, ONLY_GENERATE_UNTIL
 
 OUR_PREFIX = "df_"
+OUR_MODELS = "dualfocus"  # how the names of ours begin
 _NO_MODEL = "hf"  # the host's default for --model, which it does not have itself
 # The host's functions that check its arguments: their own ValueError or AssertionError is the user's mistake.
-_CHECKS = ("cli_evaluate", "cli_evaluate_single", "simple_evaluate")
+_CHECKS = ("cli_evaluate", "cli_evaluate_single", "simple_evaluate", "_require_model_id")
+_WRITES_RESULTS = "lmms_eval.loggers.evaluation_tracker"  # it only logs where that fails
 
 
 class _Stop(BaseException):
@@ -42,7 +47,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     def stop_at_failure(args: Any) -> Any:
         try:
             _check(args)
-            with _fewest_tasks(args):
+            with _fewest_tasks(args), _results_written(args.output_path):
                 return single(args)
         except Exception as error:
             raise _Stop from error
@@ -79,6 +84,52 @@ def _check(args: Any) -> None:
         raise UserError(
             "--limit 0 leaves no question (the host would run them all): give a number of questions "
             "per task, 1 or more, a share below 1, or leave it out."
+        )
+    if args.model.startswith(OUR_MODELS):
+        _check_generation(args.gen_kwargs)
+
+
+def _check_generation(given: str) -> None:
+    """UserError for `--gen_kwargs` of another form, and for a name that has no meaning here: a misspelling
+    would change nothing."""
+    from lmms_eval.utils import simple_parse_args_string
+
+    try:
+        names = simple_parse_args_string(given)
+    except ValueError as error:
+        raise UserError(f"--gen_kwargs is name=value,name=value, got {given!r}.") from error
+    for name in names:
+        if name not in GENERATION_SETTINGS:
+            raise choose("generation setting", name, GENERATION_SETTINGS)
+
+
+@contextmanager
+def _results_written(folder: str | None) -> Iterator[None]:
+    """UserError before the work where nothing can be written to `--output_path`, and after it where the host
+    could not write all of it."""
+    if folder is None:
+        yield
+        return
+    from loguru import logger
+
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"Cannot write to --output_path {folder}: {error}. Give another folder.") from error
+    said: list[str] = []
+    sink = logger.add(lambda message: said.append(message.record["message"]), filter=_WRITES_RESULTS)
+    try:
+        yield
+    finally:
+        logger.remove(sink)
+    failed = [place for place, text in enumerate(said) if text.startswith("Could not save")]
+    if failed:
+        reasons = "; ".join(" ".join(said[place : place + 2]) for place in failed)  # the cause comes next
+        raise UserError(
+            f"Not all results are in --output_path {folder}: {reasons}. Make room, or give another folder; "
+            "with trace=... and resume=True nothing that was answered is answered again."
         )
 
 

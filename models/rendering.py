@@ -134,8 +134,8 @@ class Renderer:
         places = len(images) - len(patches)
         if found != places:
             raise UserError(
-                f"The rendered prompt has {found} image placeholders for {places} images: "
-                f"the text of a question must not contain {self._image_token!r}."
+                f"The rendered prompt has {found} image placeholders for {places} images: the text of a "
+                f"question must not contain {self._image_token!r}, got {conversation.turns[-1].text[:200]!r}."
             )
         expanded: list[int] = []
         spans, starts = [], []

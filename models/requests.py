@@ -17,6 +17,8 @@ from dualfocus_lmms.truncated import refuse_truncated
 from dualfocus_lmms.types import Limits, Question
 
 DEFAULT_NEW_TOKENS = 128  # as the release decodes
+# What --gen_kwargs may set: the first two matter, the others can only say that decoding is greedy.
+GENERATION_SETTINGS = ("max_new_tokens", "until", "do_sample", "num_beams", "temperature", "top_p", "top_k")
 _PICTURE_NAMES = ("image_id", "image")  # columns of documents, the first one that holds texts
 _QUESTION = "{question}"  # where the bare question stands in a task's wording
 ONLY_GENERATE_UNTIL = (

@@ -70,7 +70,7 @@ _DEEPSTACK = {
 def save_tiny_family(folder: str | Path, family: str, seed: int = 0) -> Path:
     """Write a checkpoint of `family` with random weights and return its folder. UserError lists the known."""
     if family not in MAKERS:
-        raise choose("family", family, MAKERS)
+        raise choose("family", family, ["llava", *MAKERS])
     torch.manual_seed(seed)
     model, processor = MAKERS[family]()
     processor.chat_template = family_for(model.config.model_type).chat_template

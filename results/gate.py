@@ -18,7 +18,7 @@ import numpy as np
 
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.results.baseline import Baseline, Figure, TaskScores
-from dualfocus_lmms.results.runs import Run, TaskRun
+from dualfocus_lmms.results.runs import Run, TaskRun, trace_argument
 from dualfocus_lmms.tasks.statistics import mcnemar, paired_bootstrap_error
 
 FLIPS_SHOWN = 10
@@ -126,6 +126,9 @@ def incomplete(run: Run) -> list[str]:
     if run.results is None:
         return ["The run did not end: it has no results."]
     found = []
+    named = trace_argument(run.results)
+    if named is not None and not any(task.samples for task in run.tasks.values()):
+        found.append(f"Its traces are not here, its results name {named}: give their folder with --traces.")
     for name, task in run.tasks.items():
         for what, there in _present(task):
             if task.expected is not None and there < task.expected:

@@ -95,9 +95,14 @@ def report(
     pages = [_run_page(one) for one in shown]
     notices = _notices(len(samples), rows, kept, pictures)
     text = page.render(title, pages, compared, rows, kept, notices)
-    (folder / "report.html").write_text(text, encoding="utf-8")
-    _write_tables(folder, shown, pages, compared)
-    (folder / "report.md").write_text(_markdown(folder, title, pages, compared), encoding="utf-8")
+    try:
+        (folder / "report.html").write_text(text, encoding="utf-8")
+        _write_tables(folder, shown, pages, compared)
+        (folder / "report.md").write_text(_markdown(folder, title, pages, compared), encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"Cannot write the report to {folder}: {error}. Give another folder with --out."
+        ) from error
     return Report(folder, len(samples), sum(place >= 0 for place in rows["photo"]))
 
 

@@ -81,9 +81,10 @@ class Run:
 def load_run(folder: str | Path, traces: str | Path | None = None) -> Run:
     """The newest run below a folder: its results JSON, the samples files of the same moment, its traces.
 
-    traces: their folder. Else it is the one that the results name (`trace=` in the model arguments), or
-    `<folder>/traces`, or the folder itself, which may hold traces alone: those of a run that did not end.
-    UserError when there are neither results nor traces, and for a replay.
+    traces: their folder. Else it is the one that the results name (`trace=` in the model arguments), first
+    looked for by its last name in `folder`, as that may be a copy; or `<folder>/traces`, or the folder
+    itself, which may hold traces alone: those of a run that did not end. UserError when there are neither
+    results nor traces, and for a replay.
     """
     folder = Path(folder)
     file = newest_results(folder)
@@ -131,7 +132,7 @@ def _trace_folder(folder: Path, results: Mapping[str, Any] | None) -> Path | Non
     """Where the traces of a run are; None when there is no such folder."""
     candidates = [folder / "traces", folder]
     if (named := trace_argument(results)) is not None:
-        candidates.insert(0, named)
+        candidates = [folder / named.name, named, *candidates]
     return next((path for path in candidates if any(path.glob("rank*.jsonl"))), None)
 
 

@@ -9,15 +9,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.truncated import refuse_truncated
+from dualfocus_lmms.upright import upright
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -100,6 +101,10 @@ def _parse(line: str, where: str) -> Doc:
         raise UserError(f"{where}: not JSON ({error}). Each line must hold one JSON object.") from error
     if not isinstance(value, dict):
         raise UserError(f"{where}: a JSON object is expected, got {type(value).__name__}.")
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:  # one half of a pair, as a cut through an emoji leaves it
+        raise UserError(f"{where}: half a character ({error}). Write the whole one, or none.") from error
     return value
 
 
@@ -114,18 +119,12 @@ def text_field(row: Doc, name: str, where: str) -> str:
 def images(doc: Doc) -> list[Image.Image]:
     """The document's one picture, upright and RGB. doc["image"]: a picture (from the hub) or a path."""
     image = doc["image"]
-    if not isinstance(image, str):
-        return [_upright(image)]
     refuse_truncated()
     try:
-        with Image.open(image) as opened:
-            return [_upright(opened)]
-    # Pillow raises SyntaxError for some broken PNG files.
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        with Image.open(image) if isinstance(image, str) else nullcontext(image) as opened:
+            return [upright(opened)]
+    # Pillow raises SyntaxError and ValueError for some broken files.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(
             f"The image {image} cannot be read ({error}): replace it or remove its question."
         ) from error
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    return ImageOps.exif_transpose(image).convert("RGB")

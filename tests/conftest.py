@@ -6,7 +6,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for models this small, threads only wait for each other
 
@@ -42,6 +44,17 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
         assert path.read_text(encoding="utf-8") == text
 
     return check
+
+
+@pytest.fixture(scope="session")
+def noise() -> Callable[[int, int], Image.Image]:
+    """Makes a picture (width, height) of random pixels, always the same ones for a size."""
+
+    def make(width: int, height: int) -> Image.Image:
+        rng = np.random.default_rng([width, height])
+        return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+    return make
 
 
 @pytest.fixture(scope="session")

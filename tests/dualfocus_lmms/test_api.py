@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
@@ -81,6 +83,8 @@ def test_ask_many_of_nothing():
         (lambda model: DualFocusModel("none", protocol="papr"), "Unknown protocol 'papr': choose one of pap"),
         (lambda model: DualFocusModel("/none/here"), "Cannot load the checkpoint '/none/here'"),
         (lambda model: DualFocusModel("/none/here", device="abacus"), "Device 'abacus' is not usable here"),
+        (lambda model: DualFocusModel("/none/here", device_map="balanced"), "device_map 'balanced'.* auto"),
+        (lambda model: DualFocusModel("/none", device="cpu", device_map="auto"), "device=cpu .*device_map"),
     ],
 )
 def test_mistakes_are_user_errors(ask, message: str):
@@ -110,11 +114,18 @@ def test_a_picture_is_turned_upright(tmp_path: Path):
         assert load_image(opened).tobytes() == seen.tobytes()
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I", "I;16", "F"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I", "I;16"])
 def test_any_mode_becomes_rgb(mode: str, tmp_path: Path):
     image = Image.new(mode, (3, 2))
     image.save(tmp_path / "a.tiff")
     assert load_image(tmp_path / "a.tiff").mode == load_image(image).mode == "RGB"
+
+
+def test_16_bits_of_grey_keep_their_shades_and_numbers_without_a_white_are_refused(tmp_path: Path):
+    Image.fromarray(np.array([[0, 256, 40_000, 65_535]], dtype=np.uint16)).save(tmp_path / "a.png")
+    assert np.asarray(load_image(tmp_path / "a.png"))[0, :, 0].tolist() == [0, 1, 156, 255]
+    with pytest.raises(UserError):
+        load_image(Image.new("F", (3, 2)))
 
 
 @pytest.mark.parametrize(
@@ -122,14 +133,17 @@ def test_any_mode_becomes_rgb(mode: str, tmp_path: Path):
     [b"", b"not a picture", b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", "half", "folder"],
 )
 def test_an_unreadable_picture_is_named(
-    content: bytes | str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    content: bytes | str,
+    tmp_path: Path,
+    noise: Callable[[int, int], Image.Image],
+    monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)  # as the host sets it
     path = tmp_path / "a.png"
     if content == "folder":
         path.mkdir()
     elif content == "half":
-        Image.effect_noise((50, 50), 90).save(path)
+        noise(50, 50).save(path)
         path.write_bytes(path.read_bytes()[:1000])
     else:
         path.write_bytes(content)  # type: ignore[arg-type]
@@ -160,3 +174,13 @@ def test_on_a_real_checkpoint(tiny_checkpoint: Path):
         assert [trace.box for trace in other] == [trace.box for trace in alone]
         for one, two in zip(alone, other, strict=True):
             assert two.ppl == pytest.approx(one.ppl, rel=1e-4)
+
+
+def test_a_model_that_is_spread_answers_as_one_on_a_single_device(tiny_checkpoint: Path):
+    picture = Image.new("RGB", (60, 40), "red")
+    whole, spread = (
+        DualFocusModel(tiny_checkpoint, **place).ask(picture, "Is it red?", max_new_tokens=6)
+        for place in ({"device": "cpu"}, {"device_map": "auto"})
+    )
+    assert spread.selection.text == whole.selection.text
+    assert spread.ppl == pytest.approx(whole.ppl, rel=1e-3)

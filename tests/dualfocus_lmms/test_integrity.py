@@ -35,6 +35,13 @@ def trace(doc_id: int, task: str = "df_local", context: str = "c", image: str = 
     )
 
 
+def test_a_folder_without_room_is_a_mistake(tmp_path: Path) -> None:
+    TraceWriter(tmp_path).write([trace(0)])
+    (tmp_path / "data.tmp").mkdir()  # nothing can be written there
+    with pytest.raises(UserError, match=r"data\.json"):
+        integrity.write_data(tmp_path, {})
+
+
 def test_questions_fingerprint_is_16_digits_and_stays() -> None:
     found = integrity.questions_fingerprint(DOCS)
     assert found == "328745e10149d1a1"  # results of another day are compared with it

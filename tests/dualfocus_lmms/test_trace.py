@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 from dataclasses import replace
@@ -202,6 +203,44 @@ def test_a_writer_continues_a_whole_file(tmp_path: Path) -> None:
     fill(tmp_path, trace(1))
     assert (tmp_path / "rank0.jsonl").read_text().count("\n") == 2
     assert read_traces(tmp_path) == ([trace(0), trace(1)], [])
+
+
+def test_a_full_disk_is_no_crash_and_loses_nothing_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path, trace(0))
+    writer = TraceWriter(tmp_path)
+
+    class Full:
+        name = "rank0.jsonl"
+
+        def write(self, line: bytes) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(writer, "_file", Full())
+    with pytest.raises(UserError, match=r"No space left.*resume=True"):
+        writer.write([trace(1)])
+    assert read_traces(tmp_path) == ([trace(0)], [])
+
+
+def test_traces_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "rank0.jsonl").mkdir()
+    with pytest.raises(UserError, match=r"rank0\.jsonl"):
+        read_traces(tmp_path)
+
+
+def test_a_run_that_failed_before_its_first_answer_is_told_from_others(tmp_path: Path) -> None:
+    """Its folder may go; that of a run with answers never."""
+    claim_folder(tmp_path, {"protocol": "paper"}, resume=False)
+    TraceWriter(tmp_path).close()
+    for settings, resume in (({"protocol": "paper"}, False), ({"protocol": "release"}, True)):
+        with pytest.raises(UserError, match="deleted"):
+            claim_folder(tmp_path, settings, resume)
+    fill(tmp_path, trace(0))
+    for settings, resume in (({"protocol": "paper"}, False), ({"protocol": "release"}, True)):
+        with pytest.raises(UserError) as refused:
+            claim_folder(tmp_path, settings, resume)
+        assert "deleted" not in str(refused.value)
 
 
 def test_no_folder_to_read(tmp_path: Path) -> None:

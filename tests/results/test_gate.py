@@ -114,6 +114,21 @@ def test_without_fingerprints_nobody_knows_what_was_asked(
     assert len(check(load_run(tmp_path / "new"), baseline).all_failures) == 3
 
 
+def test_a_run_whose_traces_are_elsewhere_becomes_no_baseline(tmp_path: Path, write_run: WriteRun) -> None:
+    """It would lack the fingerprints, and every later check would pass on other data."""
+    folder = write_run(tmp_path / "good", GOOD)
+    (folder / "traces").rename(tmp_path / "moved")
+    update(load_run(folder), tmp_path / "untraced.json")  # a run without trace=
+    (file,) = folder.rglob("*_results.json")
+    results = json.loads(file.read_text())
+    results["config"]["model_args"] = "pretrained=nano,trace=good/traces"
+    file.write_text(json.dumps(results))
+    with pytest.raises(UserError, match="--traces"):
+        update(load_run(folder), tmp_path / "baseline.json")
+    update(load_run(folder, tmp_path / "moved"), tmp_path / "baseline.json")
+    assert check(load_run(folder), Baseline.load(tmp_path / "untraced.json")).all_failures
+
+
 def test_a_task_that_is_gone_and_one_that_is_new(checked: Callable[..., Check]) -> None:
     result = checked(GOOD, task="df_other")
     assert [failure.split(":")[0] for failure in result.all_failures] == ["df_local"]

@@ -42,11 +42,28 @@ def test_the_traces_that_the_results_name(tmp_path: Path, write_run: WriteRun) -
     (folder / "traces").rename(tmp_path / "elsewhere")
     assert load_run(folder).complete == 0
     assert load_run(folder, tmp_path / "elsewhere").complete == 1
+    name_traces(folder, tmp_path / "elsewhere")
+    assert load_run(folder).complete == 1
+
+
+def name_traces(folder: Path, traces: object) -> None:
+    """Has the results of a run name its trace folder, as the host repeats the model arguments."""
     (file,) = folder.rglob("*_results.json")
     results = json.loads(file.read_text(encoding="utf-8"))
-    results["config"]["model_args"] = f"pretrained=x,trace={tmp_path / 'elsewhere'},batch_size=2"
+    results["config"]["model_args"] = f"pretrained=x,trace={traces},batch_size=2"
     file.write_text(json.dumps(results), encoding="utf-8")
-    assert load_run(folder).complete == 1
+
+
+def test_a_copied_run_keeps_its_own_traces(
+    tmp_path: Path, write_run: WriteRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The results of both name run/traces, where the newer run's are now."""
+    monkeypatch.chdir(tmp_path)
+    name_traces(write_run(Path("run"), [100, 0]), "run/traces")
+    Path("run").rename("kept")
+    name_traces(write_run(Path("run"), [100, 0, 100]), "run/traces")
+    assert len(load_run("kept").tasks["df_local"].samples) == 2
+    assert len(load_run("run").tasks["df_local"].samples) == 3
 
 
 def test_a_replay_is_no_run(tmp_path: Path, write_run: WriteRun) -> None:

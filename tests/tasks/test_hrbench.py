@@ -164,10 +164,12 @@ def test_rows_are_found_where_lines_end_as_on_windows(
     assert {hrbench_docs.images(doc)[0].size for doc in after} == {(120, 80)}
 
 
-def test_large_pictures_are_found_in_every_row(choice_folder: Path, rows: list[dict[str, str]]) -> None:
+def test_large_pictures_are_found_in_every_row(
+    choice_folder: Path, rows: list[dict[str, str]], noise: Callable[[int, int], Image.Image]
+) -> None:
     for width, row in enumerate(rows, start=200):
         buffer = io.BytesIO()
-        Image.effect_noise((width, 100), 90).save(buffer, "PNG")
+        noise(width, 100).save(buffer, "PNG")
         row["image"] = base64.b64encode(buffer.getvalue()).decode()
     rows[2]["image"] = rows[2]["image"][:20]
     assert len(rows[0]["image"]) > hrbench_docs.LONG

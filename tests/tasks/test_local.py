@@ -46,11 +46,11 @@ def test_documents(
 
 
 def test_a_cut_picture_is_refused_though_the_host_would_fill_it_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, noise: Callable[[int, int], Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)  # as the host sets it
     path = tmp_path / "cut.png"
-    Image.effect_noise((60, 50), 90).save(path)
+    noise(60, 50).save(path)
     assert sources.images({"image": str(path)})[0].size == (60, 50)
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(UserError):
@@ -106,6 +106,30 @@ def test_a_file_that_is_no_text_is_an_error(tmp_path: Path) -> None:
     file.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match=r"mine\.jsonl"):
         local_docs.read_questions(file)
+
+
+def test_half_a_character_is_named_with_its_line(tmp_path: Path) -> None:
+    """No tokenizer takes one; whole pairs are characters."""
+    (tmp_path / "a.png").touch()
+    rows = [
+        f'{{"image": "a.png", "question": "What is {escaped}?", "answer": "a"}}'
+        for escaped in ("\\ud83d\\ude00", "\\ud83d")
+    ]
+    file = tmp_path / "mine.jsonl"
+    file.write_text(rows[0], encoding="utf-8")
+    assert local_docs.read_questions(file)[0]["question"] == "What is \U0001f600?"
+    file.write_text("\n".join(rows), encoding="utf-8")
+    with pytest.raises(UserError, match=r"mine\.jsonl:2"):
+        local_docs.read_questions(file)
+
+
+def test_sixteen_bit_grey_is_not_white(tmp_path: Path) -> None:
+    Image.new("I;16", (2, 2), 100 * 257).save(tmp_path / "deep.png")
+    (image,) = sources.images({"image": str(tmp_path / "deep.png")})
+    assert image.getpixel((0, 0)) == (100, 100, 100)
+    Image.new("F", (2, 2), 0.5).save(tmp_path / "depth.tiff")
+    with pytest.raises(UserError, match=r"depth\.tiff"):
+        sources.images({"image": str(tmp_path / "depth.tiff")})
 
 
 def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
