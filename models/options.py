@@ -1,4 +1,7 @@
-"""The model arguments of `--model dualfocus`, checked before anything is loaded."""
+"""The model arguments of `--model dualfocus`, and those that are the same wherever a model runs.
+
+All are checked before anything is loaded.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +29,10 @@ TEXTS = (
     "base_url",
     "model",
     "api_key",
+    "processor",
 )
 
-# What does not decide an answer.
+# What does not decide an answer. The key is a secret besides.
 _SAME_ANSWERS = (
     "trace",
     "resume",
@@ -38,24 +42,25 @@ _SAME_ANSWERS = (
     "device_map",
     "engine",
     "attn_implementation",
+    "base_url",
+    "api_key",
+    "concurrency",
+    "retries",
+    "timeout",
 )
 
-FOLDERS = ("pretrained", "trace", "grounding_checkpoint")
+CHECKPOINTS = ("pretrained", "grounding_checkpoint", "processor")  # folders or hub names
+FOLDERS = (*CHECKPOINTS, "trace")
 
 
-@dataclass(frozen=True, slots=True)
-class ModelOptions:
-    """Everything a user can set with `--model_args`. None is the default of the protocol or the device.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowOptions:
+    """What a user can set with `--model_args` wherever the model runs. None is the default of the protocol.
 
-    pretrained, revision: checkpoint folder or hub name. protocol, pathway, select, skip_confidence,
-    box_margin, count_eos, grounding, grounding_checkpoint, box_shift, prompts, subimage: see
-    `flow.Settings`. trace: folder for one line of JSON a sample. resume: continue the run in that folder.
-    batch_size: questions answered together, or "auto" for as many as memory holds, max_batch_size at most.
-    device_map: "auto" spreads one model over all GPUs. family, engine: names, None is what suits the
-    checkpoint.
+    trace: folder for one line of JSON a sample. resume: continue the run in that folder. The others: see
+    `flow.Settings`.
     """
 
-    pretrained: str
     protocol: str = "paper"
     pathway: str = "both"
     select: str | None = None
@@ -66,9 +71,43 @@ class ModelOptions:
     grounding_checkpoint: str | None = None
     box_shift: int = 0
     prompts: str | None = None
-    subimage: str = "turn"
     trace: str | None = None
     resume: bool = False
+
+    def check_traces(self) -> None:
+        """UserError where there is no folder, or no run to continue."""
+        if self.resume not in (True, False):
+            raise UserError(f"resume is True or False, got {self.resume!r}.")
+        if self.trace == "":  # a variable of the shell that is not set
+            raise UserError("trace= is empty: give a folder for the traces, or leave it out.")
+        if self.resume and self.trace is None:
+            raise UserError("resume=True needs trace=<folder>: the folder of the run to continue.")
+
+    def settings(self) -> Settings:
+        """How DualFocus answers, checked."""
+        known = signature(Settings.of).parameters
+        return Settings.of(**{name: value for name, value in asdict(self).items() if name in known})
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the answers, all defaults filled in: two runs of one trace folder must agree on it."""
+        chosen = asdict(self) | self.settings().to_dict()
+        for name in CHECKPOINTS:
+            if chosen.get(name) and Path(chosen[name]).is_dir():  # however it was written
+                chosen[name] = str(Path(chosen[name]).resolve())
+        return {name: chosen[name] for name in chosen if name not in _SAME_ANSWERS}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelOptions(FlowOptions):
+    """Everything a user can set with `--model_args`. None is the default of the protocol or the device.
+
+    pretrained, revision: checkpoint folder or hub name. subimage: see `flow.Settings`. batch_size: questions
+    answered together, or "auto" for as many as memory holds, max_batch_size at most. device_map: "auto"
+    spreads one model over all GPUs. family, engine: names, None is what suits the checkpoint.
+    """
+
+    pretrained: str
+    subimage: str = "turn"
     batch_size: int | str = 1
     max_batch_size: int = LARGEST_SIZE
     dtype: str = "auto"
@@ -88,10 +127,7 @@ class ModelOptions:
         values["batch_size"] = _batch_size(values.get("batch_size", 1))
         values["max_batch_size"] = _questions("max_batch_size", values.get("max_batch_size", LARGEST_SIZE))
         options = cls(**values)
-        if options.resume not in (True, False):
-            raise UserError(f"resume is True or False, got {options.resume!r}.")
-        if options.resume and options.trace is None:
-            raise UserError("resume=True needs trace=<folder>: the folder of the run to continue.")
+        options.check_traces()
         if options.device_map not in (None, "auto"):
             raise choose("device_map", options.device_map, ["auto"])
         if options.device_map is not None and options.device is not None:
@@ -101,22 +137,12 @@ class ModelOptions:
             )
         return options
 
-    def settings(self) -> Settings:
-        """How DualFocus answers, checked."""
-        return settings_of(self)
 
-    def identity(self) -> dict[str, Any]:
-        """What decides the answers, all defaults filled in: two runs of one trace folder must agree on it."""
-        chosen = asdict(self) | self.settings().to_dict()
-        for name in ("pretrained", "grounding_checkpoint"):
-            if chosen[name] and Path(chosen[name]).is_dir():  # however it was written
-                chosen[name] = str(Path(chosen[name]).resolve())
-        return {name: chosen[name] for name in chosen if name not in _SAME_ANSWERS}
-
-
-def known_values(options: type, given: Mapping[str, Any], what: str) -> dict[str, Any]:
+def known_values(options: type[FlowOptions], given: Mapping[str, Any], what: str) -> dict[str, Any]:
     """What the user gave for a class of options, texts as texts. UserError for a name that it lacks."""
-    allowed = [field.name for field in fields(options)]
+    shared = [field.name for field in fields(FlowOptions)]
+    own = [field.name for field in fields(options) if field.name not in shared]
+    allowed = [*own, *shared]
     for name in given:
         if name not in allowed:
             raise choose(what, name, allowed)
@@ -128,12 +154,6 @@ def known_values(options: type, given: Mapping[str, Any], what: str) -> dict[str
         if values.get(name) is not None:
             values[name] = os.path.expanduser(values[name])
     return values
-
-
-def settings_of(options: Any) -> Settings:
-    """The settings of the flow among some options, checked."""
-    names = signature(Settings.of).parameters
-    return Settings.of(**{name: value for name, value in asdict(options).items() if name in names})
 
 
 def parse_model_args(text: str) -> dict[str, Any]:

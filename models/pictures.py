@@ -108,11 +108,17 @@ class ProcessedPictures:
         return Picture(tuple(made["input_ids"][0].tolist()), inputs, self._input_size(inputs, image))
 
     def _input_size(self, inputs: Mapping[str, torch.Tensor], image: Image.Image) -> tuple[int, int]:
-        if "image_grid_thw" not in inputs:
-            return image.size
-        _, rows, columns = inputs["image_grid_thw"][0].tolist()
-        side = self._processor.image_processor.patch_size
-        return (columns * side, rows * side)
+        return grid_size(inputs, self._processor.image_processor) or image.size
+
+
+def grid_size(inputs: Mapping[str, torch.Tensor], image_processor: Any) -> tuple[int, int] | None:
+    """(width, height) in pixels of the one picture that a processor resized to a grid of patches; None where
+    it made something else of it."""
+    if "image_grid_thw" not in inputs:
+        return None
+    _, rows, columns = inputs["image_grid_thw"][0].tolist()
+    side = image_processor.patch_size
+    return (columns * side, rows * side)
 
 
 def joined(pictures: Sequence[Picture]) -> dict[str, torch.Tensor]:

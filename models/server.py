@@ -1,34 +1,35 @@
 """A `Backend` whose model runs behind an OpenAI-compatible server, such as vLLM or SGLang. No weights here.
 
-The requests of one stage go out together. What the model said in an earlier stage goes back to it as text,
-which the server tokenises anew: exact tokens cannot be handed back.
+Each question goes through its stages by itself, many of them at the same time. What the model said in an
+earlier stage goes back to it as text, which the server tokenises anew: exact tokens cannot be handed back.
 """
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import re
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from dataclasses import replace
 from string import Formatter
+from threading import Lock
 from typing import Any, NoReturn
 
 import openai
 from PIL import Image
 
-from dualfocus_lmms.boxes import BoxFormat
+from dualfocus_lmms.boxes import Box, BoxFormat
 from dualfocus_lmms.conversation import Conversation, Turn
 from dualfocus_lmms.errors import GenerationError, UserError
 from dualfocus_lmms.family import Family
+from dualfocus_lmms.flow import Settings, answer_batch
+from dualfocus_lmms.grounding import Grounder
+from dualfocus_lmms.models.server_pictures import DataUrls, InputSize
 from dualfocus_lmms.models.server_reply import read_reply
-from dualfocus_lmms.types import Answer, Keep, Limits, Stage
-from dualfocus_lmms.zoom import pad_to_square
-
-CLIP_MEAN = (122, 116, 104)  # RGB: what LLaVA-1.5 fills a square with
+from dualfocus_lmms.trace import Trace
+from dualfocus_lmms.types import Answer, Backend, Keep, Limits, Question, Stage
 
 # Not OpenAI's own; a server ignores the fields it does not know. A checkpoint's own repetition penalty would
 # change which token is the likeliest. Token ids are for the traces.
@@ -36,11 +37,12 @@ _EXTRAS = {"repetition_penalty": 1.0, "return_token_ids": True}
 
 
 class ServerBackend:
-    """A model behind a server.
+    """A model behind a server. Threads may share it: see `answer_each`.
 
     client: repeats a request by itself when it was refused (429), failed (5xx) or got no reply. model: its
-    name there. family: of that model. concurrency: requests under way at once. guided_box: the server forces
-    the reply to Q1 into the family's notation. count_eos: the closing token will count, so it must be listed.
+    name there. family: of that model. guided_box: the server forces the reply to Q1 into the family's
+    notation. count_eos: the closing token will count, so it must be listed. input_size: how large the model
+    sees a picture, for families whose boxes refer to that.
     """
 
     def __init__(
@@ -48,25 +50,26 @@ class ServerBackend:
         client: openai.OpenAI,
         model: str,
         family: Family,
-        concurrency: int = 16,
         guided_box: bool = False,
         count_eos: bool = False,
+        input_size: InputSize | None = None,
     ) -> None:
-        if family.box_format.frame == "resized":
+        if family.box_format.frame == "resized" and input_size is None:
             raise UserError(
                 f"Models of the family {family.name!r} write boxes in pixels of the resized picture, whose "
-                "size no server tells. Load the checkpoint with --model dualfocus instead."
+                "size no server tells. Give processor=<folder or hub name of the checkpoint that the server "
+                "runs>: its image processor tells it, and no weights are loaded."
             )
         self.box_format = family.box_format
         self.native_locate = family.native_locate
         self.local_patches = False  # a server reads pictures, not tiles of one's own
         self._client = client
         self._model = model
-        self._square = family.image == "square"
-        self._concurrency = concurrency
         self._guide = box_pattern(family.box_format) if guided_box else None
         self._count_eos = count_eos
-        self._urls: dict[int, tuple[Image.Image, str]] = {}  # by id, which a picture keeps while it is held
+        self._input_size = input_size
+        self._url = DataUrls(square=family.image == "square")
+        self._clock = SharedClock()
 
     def generate(
         self,
@@ -76,22 +79,10 @@ class ServerBackend:
         keep: Keep | None = None,
         drafts: Sequence[Sequence[int]] | None = None,
     ) -> list[Answer]:
-        """See `Backend`. `keep` and `drafts` are ignored: pictures open every message, so that a server
-        that caches prefixes finds them itself. UserError where the server refuses a request."""
-        started = time.perf_counter()
-        with ThreadPoolExecutor(self._concurrency) as pool:
-            self._encode(pool, conversations)
-            bodies = [self._body(stage, *row) for row in zip(conversations, limits, strict=True)]
-            replies = list(pool.map(self._ask, bodies))
-        seconds = (time.perf_counter() - started) / max(len(bodies), 1)
-        answers = []
-        for conversation, limit, reply in zip(conversations, limits, replies, strict=True):
-            images = len(conversation.images)
-            answer = read_reply(stage, reply, limit, self._count_eos, images, seconds)
-            if stage == "locate":
-                self._check_guided(answer)
-            answers.append(answer)
-        return answers
+        """See `Backend`. One request after the other. `keep` and `drafts` are ignored: pictures open every
+        message, so that a server that caches prefixes finds them itself. UserError where the server refuses a
+        request."""
+        return [self._answer(stage, *row) for row in zip(conversations, limits, strict=True)]
 
     def score(self, conversations: Sequence[Conversation]) -> NoReturn:
         """Always a UserError: a chat server gives the log-probabilities of what it generates, no others."""
@@ -101,11 +92,21 @@ class ServerBackend:
         )
 
     def input_size(self, image: Image.Image) -> tuple[int, int]:
-        """(width, height) in pixels; the families that refer to it are refused."""
-        return image.size
+        """(width, height) in pixels of `image` as the model sees it, where its family's boxes refer to it."""
+        return image.size if self._input_size is None else self._input_size(image)
 
-    def forget(self) -> None:
-        self._urls.clear()
+    def forget(self, but: Sequence[Image.Image] = ()) -> None:
+        """Nothing: the URL of a picture goes with the picture, which other threads may show meanwhile."""
+
+    def _answer(self, stage: Stage, conversation: Conversation, limits: Limits) -> Answer:
+        body = self._body(stage, conversation, limits)
+        with self._clock.share() as seconds, server_errors(str(self._client.base_url)):
+            reply = self._client.chat.completions.create(**body)
+        images = len(conversation.images)
+        answer = read_reply(stage, reply, limits, self._count_eos, images, seconds())
+        if stage == "locate":
+            self._check_guided(answer)
+        return answer
 
     def _body(self, stage: Stage, conversation: Conversation, limits: Limits) -> dict[str, Any]:
         """The arguments of one request."""
@@ -127,31 +128,8 @@ class ServerBackend:
     def _message(self, turn: Turn) -> dict[str, Any]:
         """A turn with its pictures before its text. Always parts: some servers drop a plain text where the
         chat template expects parts."""
-        pictures = [
-            {"type": "image_url", "image_url": {"url": self._urls[id(image)][1]}} for image in turn.images
-        ]
+        pictures = [{"type": "image_url", "image_url": {"url": self._url(image)}} for image in turn.images]
         return {"role": turn.role, "content": [*pictures, {"type": "text", "text": turn.text}]}
-
-    def _encode(self, pool: ThreadPoolExecutor, conversations: Sequence[Conversation]) -> None:
-        """Every picture that is new becomes a data URL, once."""
-        images = {id(image): image for conversation in conversations for image in conversation.images}
-        new = [image for key, image in images.items() if key not in self._urls]
-        for image, url in zip(new, pool.map(self._data_url, new), strict=True):
-            self._urls[id(image)] = (image, url)
-
-    def _data_url(self, image: Image.Image) -> str:
-        """A PNG, padded to a square here where the family says so: servers leave pictures to the checkpoint's
-        own processor, and LLaVA-1.5's cuts the middle out of them."""
-        picture = image.convert("RGB")
-        if self._square:
-            picture = pad_to_square(picture, CLIP_MEAN)
-        file = io.BytesIO()
-        picture.save(file, "PNG", compress_level=1)
-        return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
-
-    def _ask(self, body: dict[str, Any]) -> Any:
-        with server_errors(str(self._client.base_url)):
-            return self._client.chat.completions.create(**body)
 
     def _check_guided(self, reply: Answer) -> None:
         """GenerationError where the server has not forced a reply that it was asked to force."""
@@ -162,13 +140,91 @@ class ServerBackend:
             )
 
 
+def answer_each(
+    backend: Backend,
+    questions: Sequence[Question],
+    limits: Sequence[Limits],
+    settings: Settings,
+    concurrency: int = 16,
+) -> Iterator[Trace]:
+    """Answer questions on threads, each on its own through all stages, `concurrency` of them at a time.
+
+    The traces come as they are done. After an error no question is begun; those under way come to their end,
+    and then the first error is raised, as it was. A grounder gets one question at a time.
+    """
+    if settings.grounder is not None:
+        settings = replace(settings, grounder=_one_at_a_time(settings.grounder))
+    for question in questions:
+        question.image.load()  # a picture that two questions share must not be read on two threads
+    failures: list[Exception] = []
+
+    def answer(question: Question, limit: Limits) -> list[Trace]:
+        if failures:
+            return []
+        try:
+            return answer_batch(backend, [question], [limit], settings)
+        except Exception as error:
+            failures.append(error)
+            return []
+
+    pool = ThreadPoolExecutor(concurrency)
+    try:
+        rows = [pool.submit(answer, *row) for row in zip(questions, limits, strict=True)]
+        for row in as_completed(rows):
+            yield from row.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+    if failures:
+        raise failures[0]
+
+
+def _one_at_a_time(grounder: Grounder) -> Grounder:
+    lock = Lock()
+
+    def ground(question: Question) -> Box | None:
+        with lock:
+            return grounder(question)
+
+    return ground
+
+
+class SharedClock:
+    """Time shared equally among what runs at the same time, so that all shares add up to the time itself."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._running = 0
+        self._since = 0.0
+        self._share = 0.0  # of one that has run from the beginning
+
+    @contextmanager
+    def share(self) -> Iterator[Callable[[], float]]:
+        """with clock.share() as seconds: ...; seconds() is the share of what ran in there."""
+        begun = self._change(+1)
+        ended = begun
+        try:
+            yield lambda: ended - begun
+        finally:
+            ended = self._change(-1)
+
+    def _change(self, by: int) -> float:
+        """One more or one less runs from now on; the share so far."""
+        with self._lock:
+            now = time.perf_counter()
+            if self._running:
+                self._share += (now - self._since) / self._running
+            self._running, self._since = self._running + by, now
+            return self._share
+
+
 def box_pattern(box_format: BoxFormat) -> str:
     r"""A regular expression for what a family's notation can write, after a blank or none.
 
     >>> box_pattern(BoxFormat("[{:.2f}, {:d}]", scale=1))
     ' ?\\[[01]\\.\\d{2}, [01]\\]'
     """
-    whole = "[01]" if box_format.scale == 1 else r"\d{1,4}"
+    pixels = box_format.frame == "resized"
+    whole = "[01]" if box_format.scale == 1 and not pixels else rf"\d{{1,{5 if pixels else 4}}}"
     pattern = " ?"
     for text, field, spec, _ in Formatter().parse(box_format.template):
         pattern += re.sub(r"[][\\(){}.*+?|^$]", r"\\\g<0>", text)

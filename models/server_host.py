@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -16,32 +17,35 @@ from loguru import logger
 
 from dualfocus_lmms._version import __version__
 from dualfocus_lmms.errors import GenerationError, UserError, choose
+from dualfocus_lmms.family import Family
 from dualfocus_lmms.flow import Settings
 from dualfocus_lmms.judging import JointRule
 from dualfocus_lmms.models.groundings import bound
 from dualfocus_lmms.models.host import Answering
 from dualfocus_lmms.models.loading import fingerprint
-from dualfocus_lmms.models.options import known_values, parse_model_args, settings_of
+from dualfocus_lmms.models.options import FlowOptions, known_values, parse_model_args
 from dualfocus_lmms.models.runner import Runner
-from dualfocus_lmms.models.server import ServerBackend, server_errors
+from dualfocus_lmms.models.server import ServerBackend, answer_each, server_errors
+from dualfocus_lmms.models.server_pictures import InputSize, load_input_size
 from dualfocus_lmms.plugins import FAMILIES, load_family, names
 from dualfocus_lmms.trace import Trace, TraceWriter, claim_folder
 
 KEY = "OPENAI_API_KEY"
-# What does not decide an answer. The key is a secret besides.
-_SAME_ANSWERS = ("base_url", "api_key", "trace", "resume", "concurrency", "retries", "timeout")
+# Questions that the runner hands over at a time, for each that is under way. Only at the end of a batch are
+# fewer under way than may be.
+_BATCH = 8
 
 
-@dataclass(frozen=True, slots=True)
-class ServerOptions:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerOptions(FlowOptions):
     """Everything a user can set with `--model_args`. None is the default of the protocol.
 
     base_url: of the server, with /v1. model: its name there. family: of that model, which decides how a box
     is written and how pictures are sent. api_key: None is $OPENAI_API_KEY, where it is set. concurrency:
     questions, and requests, under way at once. retries: of a request that was refused (429), failed (5xx) or
     got no reply, with growing pauses. timeout: seconds to wait for a reply. guided_box: the server forces the
-    box's notation. trace: folder for one line of JSON a sample. resume: continue the run in that folder. The
-    others: see `flow.Settings`.
+    box's notation. processor: folder or hub name of the checkpoint, for its image processor alone, where the
+    family's boxes refer to the resized picture.
     """
 
     base_url: str
@@ -52,18 +56,7 @@ class ServerOptions:
     retries: int = 6
     timeout: float = 600.0
     guided_box: bool = False
-    protocol: str = "paper"
-    pathway: str = "both"
-    select: str | None = None
-    skip_confidence: float = 1.0
-    box_margin: int | None = None
-    count_eos: bool | None = None
-    grounding: str = "model"
-    grounding_checkpoint: str | None = None
-    box_shift: int = 0
-    prompts: str | None = None
-    trace: str | None = None
-    resume: bool = False
+    processor: str | None = None
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> ServerOptions:
@@ -88,26 +81,19 @@ class ServerOptions:
                 raise UserError(f"{name} is a whole number, {least} or more, got {value!r}.")
         if type(self.timeout) not in (int, float) or not self.timeout > 0:
             raise UserError(f"timeout is a number of seconds above 0, got {self.timeout!r}.")
-        for name in ("guided_box", "resume"):
-            if getattr(self, name) not in (True, False):
-                raise UserError(f"{name} is True or False, got {getattr(self, name)!r}.")
-        if self.resume and self.trace is None:
-            raise UserError("resume=True needs trace=<folder>: the folder of the run to continue.")
+        if self.guided_box not in (True, False):
+            raise UserError(f"guided_box is True or False, got {self.guided_box!r}.")
+        self.check_traces()
 
     def settings(self) -> Settings:
         """How DualFocus answers, checked. UserError for a rule that needs what no server gives."""
-        settings = settings_of(self)
+        settings = FlowOptions.settings(self)
         if isinstance(settings.rule, JointRule):
             raise UserError(
                 f"select={settings.rule_name} scores texts that the model has not generated, and a server "
                 "scores only what it generates itself. Choose another rule, or use --model dualfocus."
             )
         return settings
-
-    def identity(self) -> dict[str, Any]:
-        """What decides the answers, all defaults filled in: two runs of one trace folder must agree on it."""
-        chosen = asdict(self) | self.settings().to_dict()
-        return {name: chosen[name] for name in chosen if name not in _SAME_ANSWERS}
 
 
 class Server(Answering):
@@ -125,19 +111,21 @@ class Server(Answering):
             max_retries=options.retries,
             timeout=options.timeout,
         )
+        family = load_family(options.family)
         backend = ServerBackend(
             client,
             options.model,
-            load_family(options.family),
-            options.concurrency,
+            family,
             options.guided_box,
             settings.count_eos,
+            _input_size(options.processor, family),
         )
         settings = bound(settings, backend)
         detector = settings.grounding_checkpoint
         identity = options.identity() | {
             "checkpoint": served(client, options.model),
             "detector": fingerprint(detector) if detector else None,
+            "image_processor": fingerprint(options.processor) if options.processor else None,
             "versions": _versions(),
         }
         writer: TraceWriter | None = None
@@ -146,7 +134,14 @@ class Server(Answering):
         if options.trace is not None:
             claim_folder(options.trace, identity, options.resume)
             writer, finished = self._continue(options.trace, options.resume)
-        self._runner = Runner(backend, settings, options.concurrency, writer, finished)
+        self._runner = Runner(
+            backend,
+            settings,
+            _BATCH * options.concurrency,
+            writer,
+            finished,
+            answerer=partial(answer_each, concurrency=options.concurrency),
+        )
         logger.info(f"DualFocus on {options.base_url}: {identity}")
 
     @classmethod
@@ -175,6 +170,19 @@ def served(client: openai.OpenAI, model: str) -> str | None:
     if model not in listed:
         raise choose("model on the server", model, sorted(listed))
     return (listed[model].model_extra or {}).get("root")
+
+
+def _input_size(processor: str | None, family: Family) -> InputSize | None:
+    """How large the model sees a picture, where the user says by which processor. UserError where the
+    family's boxes do not refer to that."""
+    if processor is None:
+        return None
+    if family.box_format.frame != "resized":
+        raise UserError(
+            f"processor={processor!r} tells to which size pictures are resized, and boxes of the family "
+            f"{family.name!r} do not refer to that: leave it out."
+        )
+    return load_input_size(processor)
 
 
 def _versions() -> dict[str, str]:

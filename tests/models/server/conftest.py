@@ -22,15 +22,18 @@ from dualfocus_lmms import Conversation, Limits
 
 MODEL = "tiny"
 
+_PATIENCE = 1000  # times that a held request asks whether it is held, 10 seconds
+
 Failure = Callable[[int], "tuple[int, dict[str, str]] | None"]  # the number of a request: status and headers
 
 
 class StubServer:
     """with StubServer(engine) as server: ... server.url, server.bodies, server.peak
 
-    bodies: every chat request in the order of arrival. keys: what came as authorization. peak: most requests
-    that were open at once. fail: which requests fail, and how. alter: a last change to a reply. dies_after:
-    how many replies it gives before it is gone: connections are cut, and nobody listens.
+    bodies: every chat request in the order of arrival. keys: what came as authorization. open: the requests
+    that are open; peak: most that were open at once. fail: which requests fail, and how. holds: which
+    requests wait for others, asked again and again. alter: a last change to a reply. dies_after: how many
+    replies it gives before it is gone: connections are cut, and nobody listens.
     """
 
     def __init__(self, engine: Any) -> None:
@@ -40,10 +43,11 @@ class StubServer:
         self.peak = 0
         self.answered = 0
         self.dies_after: int | None = None
+        self.open: list[dict[str, Any]] = []
         self.fail: Failure = lambda number: None
+        self.holds: Callable[[dict[str, Any]], bool] = lambda body: False
         self.alter: Callable[[dict[str, Any]], Any] = lambda reply: reply
         self._engine = engine
-        self._open = 0
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -98,10 +102,16 @@ class StubServer:
             return _error(*failure)
         if body["model"] != MODEL:
             return _error(404, {})
-        self._open += 1
-        self.peak = max(self.peak, self._open)
+        self.open.append(body)
+        self.peak = max(self.peak, len(self.open))
         try:
             await asyncio.sleep(0.05)  # so that what is sent together is seen together
+            for _ in range(_PATIENCE):
+                if not self.holds(body):
+                    break
+                await asyncio.sleep(0.01)
+            else:
+                return _error(400, {})
             async with self._busy:
                 if self.dies_after is not None and self.answered >= self.dies_after:
                     request.transport.abort()
@@ -111,7 +121,7 @@ class StubServer:
                 self.answered += 1
             return web.json_response(self.alter(reply))
         finally:
-            self._open -= 1
+            self.open = [other for other in self.open if other is not body]
 
     def _reply(self, body: dict[str, Any]) -> dict[str, Any]:
         conversation = _conversation(body["messages"])
@@ -156,9 +166,14 @@ class StubServer:
 
 
 @pytest.fixture
-def stub(engine: Callable[[str], Any]) -> Iterator[StubServer]:
-    """A server of the tiny checkpoint, answered by the reference engine."""
-    with StubServer(engine("naive")) as server:
+def served_engine(engine: Callable[[str], Any]) -> Any:
+    """What answers behind the server: the reference engine on the tiny checkpoint."""
+    return engine("naive")
+
+
+@pytest.fixture
+def stub(served_engine: Any) -> Iterator[StubServer]:
+    with StubServer(served_engine) as server:
         yield server
 
 

@@ -21,11 +21,13 @@ from dualfocus_lmms import (
     Limits,
     Question,
     Settings,
+    Trace,
     UserError,
     answer_batch,
 )
 from dualfocus_lmms.models.families.llava import LLAVA
-from dualfocus_lmms.models.server import CLIP_MEAN, ServerBackend, box_pattern
+from dualfocus_lmms.models.server import ServerBackend, SharedClock, answer_each, box_pattern
+from dualfocus_lmms.models.server_pictures import CLIP_MEAN, DataUrls
 
 QUICK = {"retry-after-ms": "5"}  # the client obeys it instead of its own pauses
 
@@ -51,8 +53,17 @@ def questions(count: int) -> list[Question]:
     ]
 
 
-def ask(backend: Any, count: int = 1, **settings: Any) -> list[Any]:
-    return answer_batch(backend, questions(count), [Limits(8)] * count, Settings.of(**settings))
+def answered(
+    backend: Any, asked: list[Question], limits: list[Limits], settings: Settings, concurrency: int = 16
+) -> list[Trace]:
+    """One trace for each question, in order, where `concurrency` are under way at once."""
+    traces = answer_each(backend, asked, limits, settings, concurrency)
+    done = {trace.question_id: trace for trace in traces}
+    return [done[question.id] for question in asked]
+
+
+def ask(backend: Any, count: int = 1, **settings: Any) -> list[Trace]:
+    return answered(backend, questions(count), [Limits(8)] * count, Settings.of(**settings))
 
 
 # --- what comes back ---------------------------------------------------------------------------------------
@@ -65,7 +76,7 @@ def test_a_server_of_the_same_checkpoint_gives_the_local_answers_on_ragged_quest
     asked, limits = ragged(20, seed=3)
     settings = Settings.of(protocol=protocol, select="ppl_tie_macro")
     local = answer_batch(engine("naive"), asked, limits, settings)
-    served = answer_batch(backend(count_eos=settings.count_eos), asked, limits, settings)
+    served = answered(backend(count_eos=settings.count_eos), asked, limits, settings)
     assert sum(trace.micro is not None for trace in local) > 5
     for trace, other in zip(served, local, strict=True):
         assert (trace.selection.pathway, trace.selection.text) == (
@@ -81,7 +92,9 @@ def test_a_server_of_the_same_checkpoint_gives_the_local_answers_on_ragged_quest
 
 
 def test_a_box_that_is_given_stands_in_the_conversation_as_it_does_locally(backend, engine):
-    local, served = (ask(one, 3, grounding="center") for one in (engine("naive"), backend()))
+    settings = Settings.of(grounding="center")
+    local = answer_batch(engine("naive"), questions(3), [Limits(8)] * 3, settings)
+    served = ask(backend(), 3, grounding="center")
     for trace, other in zip(served, local, strict=True):
         assert trace.given_reply == other.given_reply == "[0.25, 0.25, 0.75, 0.75]"
         assert trace.micro.text == other.micro.text
@@ -117,7 +130,7 @@ def readable(body: dict[str, Any], images: list[Image.Image]) -> dict[str, Any]:
 
 def test_requests_are_those_of_the_golden_file(stub, backend, sent, golden):
     limits = [Limits(8, ("\n\n", "###"))]
-    answer_batch(backend(guided_box=True), questions(1), limits, Settings.of())
+    answered(backend(guided_box=True), questions(1), limits, Settings.of())
     assert len(stub.bodies) == 3
     bodies = [readable(body, sent(body)) for body in stub.bodies]
     golden("server_requests.json", json.dumps(bodies, indent=2) + "\n")
@@ -127,7 +140,7 @@ def test_picture_and_crop_are_padded_to_a_square_before_they_are_sent(stub, back
     """LLaVA-1.5's own processor, which servers use, would cut their sides away."""
     image = Image.new("RGB", (60, 20), (9, 200, 30))
     question = Question("0", image, "Where?", "Where?", box=Box(0.5, 0.0, 1.0, 1.0))
-    (trace,) = answer_batch(backend(), [question], [Limits(4)], Settings.of(grounding="annotated"))
+    (trace,) = answered(backend(), [question], [Limits(4)], Settings.of(grounding="annotated"))
     assert trace.crop == (30, 0, 60, 20)
     whole, crop = sent(stub.bodies[-1])
     assert (whole.size, crop.size) == ((60, 60), (30, 30))
@@ -148,13 +161,15 @@ def test_a_family_that_takes_pictures_as_they_are_gets_them_so(stub, backend, se
     assert sent(stub.bodies[0])[0].size == (40, 30)
 
 
-def test_a_picture_is_encoded_once_for_all_stages(stub, backend, monkeypatch):
+def test_a_picture_is_encoded_once_for_all_stages_and_questions(stub, backend, monkeypatch):
     saved = []
     save = Image.Image.save
     monkeypatch.setattr(
         Image.Image, "save", lambda self, *a, **k: (saved.append(self.size), save(self, *a, **k))
     )
-    traces = ask(backend(), 4)
+    asked = questions(8)
+    asked = [replace(question, image=asked[number // 2].image) for number, question in enumerate(asked)]
+    traces = answered(backend(), asked, [Limits(8)] * 8, Settings.of(), concurrency=8)
     crops = sum(trace.crop is not None for trace in traces)
     assert crops > 0
     assert len(saved) == 4 + crops
@@ -165,16 +180,120 @@ def test_a_picture_is_encoded_once_for_all_stages(stub, backend, monkeypatch):
         for part in message["content"]
         if part["type"] == "image_url"
     ]
-    assert len(urls) == 4 + 4 + 2 * crops
-    assert len(set(urls)) == len(saved)
+    assert len(urls) == 8 + 8 + 2 * crops
 
 
-def test_requests_of_a_stage_are_open_together_and_no_more_than_allowed(stub, backend):
-    ask(backend(concurrency=5), 12)
-    assert stub.peak == 5
-    stub.peak = 0
-    ask(backend(concurrency=1), 3)
-    assert stub.peak == 1
+def test_what_was_made_of_a_picture_goes_with_it():
+    urls, pictures = DataUrls(square=False), [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
+    assert len({urls(picture) for picture in pictures * 2}) == len(urls) == 2
+    del pictures[0]
+    assert len(urls) == 1
+
+
+# --- many at a time ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def about(sent) -> Callable[[dict[str, Any]], tuple[int, str]]:
+    """The number of the question that a request is about, and its stage where a grounding gives the box."""
+
+    def read(body: dict[str, Any]) -> tuple[int, str]:
+        number = (sent(body)[0].width - 40) // 9
+        return number, "macro" if len(body["messages"]) == 1 else "micro"
+
+    return read
+
+
+@pytest.mark.parametrize("concurrency", [1, 5])
+def test_no_more_questions_are_under_way_than_allowed(stub, backend, concurrency):
+    answered(backend(), questions(7), [Limits(8)] * 7, Settings.of(), concurrency)
+    assert stub.peak == concurrency
+
+
+def test_a_second_look_does_not_wait_for_the_first_ones_of_others(stub, backend, about, engine):
+    """Question 0 stays in its second look until 4 requests are open. The others are first looks at questions
+    that can only have begun after all those between them came to their end."""
+    together = {(0, "micro"), (5, "macro"), (6, "macro"), (7, "macro")}
+    met = []
+
+    def holds(body):
+        if together <= {about(other) for other in stub.open}:
+            met.append(len(stub.open))
+        return about(body) in together and not met
+
+    stub.holds = holds
+    settings = Settings.of(grounding="center")
+    served = answered(backend(), questions(8), [Limits(8)] * 8, settings, concurrency=4)
+    assert met[0] == stub.peak == 4
+    local = answer_batch(engine("naive"), questions(8), [Limits(8)] * 8, settings)
+    assert [trace.micro.tokens for trace in served] == [trace.micro.tokens for trace in local]
+
+
+@pytest.mark.parametrize(("status", "error"), [(400, UserError), (500, GenerationError)])
+def test_a_question_that_fails_loses_none_that_is_under_way_and_lets_none_begin(
+    stub, backend, about, status, error
+):
+    """4 fails in its second look, 0 has been in its own since the beginning, 5 and 6 are in their first."""
+    under_way = {(0, "micro"), (5, "macro"), (6, "macro")}
+    failed = []
+
+    def fail(number):
+        if about(stub.bodies[number - 1]) != (4, "micro"):
+            return None
+        failed.append(time.monotonic())
+        return status, QUICK
+
+    def holds(body):
+        if about(body) == (4, "macro"):
+            return not under_way <= {about(other) for other in stub.open}
+        return about(body) in under_way and not (failed and time.monotonic() > failed[0] + 0.5)
+
+    stub.fail, stub.holds = fail, holds
+    settings = Settings.of(grounding="center")
+    traces = answer_each(backend(), questions(20), [Limits(8)] * 20, settings, concurrency=4)
+    finished = []
+    with pytest.raises(error, match=f"refused with {status}"):
+        finished.extend(int(trace.question_id) for trace in traces)
+    assert {about(body)[0] for body in stub.bodies} == set(range(7))
+    assert sorted(finished) == [0, 1, 2, 3, 5, 6]
+
+
+def test_who_stops_listening_stops_the_questions_that_have_not_begun(stub, backend, about):
+    traces = answer_each(backend(), questions(20), [Limits(8)] * 20, Settings.of(), concurrency=2)
+    next(traces)
+    traces.close()
+    assert stub.open == []
+    assert len({about(body)[0] for body in stub.bodies}) < 20
+
+
+def test_a_grounder_gets_one_question_at_a_time(backend):
+    busy, most = [], []
+
+    def grounder(question):
+        busy.append(question.id)
+        most.append(len(busy))
+        time.sleep(0.01)
+        busy.remove(question.id)
+        return Box(0.25, 0.25, 0.75, 0.75)
+
+    settings = replace(Settings.of(grounding="center"), grounder=grounder)
+    traces = answered(backend(), questions(6), [Limits(4)] * 6, settings)
+    assert all(trace.micro is not None for trace in traces)
+    assert most == [1] * 6
+
+
+def test_seconds_are_shared_among_what_runs_at_the_same_time():
+    clock, started = SharedClock(), time.perf_counter()
+    with clock.share() as first:
+        time.sleep(0.02)
+        with clock.share() as second:
+            time.sleep(0.04)
+    spent = time.perf_counter() - started
+    assert 0.019 < second() < first()
+    assert first() + second() == pytest.approx(spent, abs=0.01)
+
+
+# --- boxes -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -190,13 +309,18 @@ def test_requests_of_a_stage_are_open_together_and_no_more_than_allowed(stub, ba
             ["<box>(1,20),(300,1000)</box>"],
             ["<box>(0.1,20),(300,1000)</box>", "<box>(1,20)(300,1000)</box>"],
         ),
+        (
+            BoxFormat('{{"bbox": [{:d}, {:d}, {:d}, {:d}]}}', frame="resized"),
+            ['{"bbox": [0, 7, 84, 1260]}', '{"bbox": [0, 0, 12348, 56]}'],
+            ['{"bbox": [0, 7, 84]}', "[0, 7, 84, 1260]", '{"bbox": [0.5, 7, 84, 126]}'],
+        ),
     ],
 )
 def test_the_pattern_of_a_guided_box_is_the_notation_of_the_family(box_format, written, not_written):
     pattern = re.compile(box_pattern(box_format))
     assert all(pattern.fullmatch(text) for text in written)
     assert not any(pattern.fullmatch(text) for text in not_written)
-    assert pattern.fullmatch(box_format.write(Box(0.25, 0.5, 0.75, 1.0), (640, 480)))
+    assert pattern.fullmatch(box_format.write(Box(0.25, 0.5, 0.75, 1.0), (640, 480), (644, 476)))
 
 
 def test_a_server_that_ignores_the_guide_is_found_out(stub, backend):
@@ -269,8 +393,3 @@ def test_pages_that_are_no_completion_are_a_failure(stub, backend):
 def test_a_server_scores_no_given_text(backend):
     with pytest.raises(UserError):
         backend().score([Conversation().user("What?").assistant("That.")])
-
-
-def test_a_family_whose_boxes_refer_to_the_resized_picture_is_refused(backend):
-    with pytest.raises(UserError):
-        backend(replace(LLAVA, box_format=BoxFormat("({:d},{:d}),({:d},{:d})", frame="resized")))

@@ -62,19 +62,20 @@ def test_a_run_whose_server_dies_resumes_and_ends_with_the_local_answers(
 ):
     folder = tmp_path / "served"
     args = f"base_url={stub.url},model=tiny,family=llava,trace={folder},concurrency=5,retries=1"
-    stub.dies_after = 17  # 5 questions are answered with 15 replies at most
+    stub.dies_after = 17  # 10 of them at most to the 5 questions that were under way
     done = run("dualfocus_server", args)
     assert done.returncode == 1, done.stderr[-3000:]
     assert stub.url in done.stderr.splitlines()[-1]
     before = (folder / "rank0.jsonl").read_bytes()
-    assert before.count(b"\n") == 5
+    finished = before.count(b"\n")
+    assert 3 <= finished <= 12
 
     stub.revive()
     asked = len(stub.bodies)
     done = run("dualfocus_server", f"{args},resume=True")
     assert done.returncode == 0, done.stderr[-3000:]
     assert (folder / "rank0.jsonl").read_bytes().startswith(before)
-    assert len(stub.bodies) - asked <= 3 * 7
+    assert len(stub.bodies) - asked <= 3 * (12 - finished)
     assert stub.peak == 5
     assert stub.keys == {"Bearer from-the-environment"}
     settings = read_settings(folder)
