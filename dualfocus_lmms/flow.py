@@ -120,6 +120,11 @@ class Settings:
             subimage=subimage,  # type: ignore[arg-type]
         )
 
+    @property
+    def may_skip(self) -> bool:
+        """Whether a question may do without a second look that others need."""
+        return self.pathway == "both" and self.skip_confidence < 1
+
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain values, all defaults filled in."""
         return {
@@ -153,6 +158,26 @@ class Region:
     fallback: str | None = None
 
 
+@dataclass(eq=False, slots=True)
+class Look:
+    """A question on its way, and what came of it so far: at first the macro answer alone.
+
+    It is done where its region has a fallback reason; the others need a second look.
+    """
+
+    question: Question
+    limits: Limits
+    macro: Answer
+    region: Region
+    locate: Answer | None = None
+    micro: Answer | None = None
+    judged: Judged | None = None
+
+    @property
+    def done(self) -> bool:
+        return self.region.fallback is not None
+
+
 def answer_batch(
     backend: Backend, questions: Sequence[Question], limits: Sequence[Limits], settings: Settings
 ) -> list[Trace]:
@@ -165,41 +190,50 @@ def answer_batch(
     nothing is generated for it. Moving a box changes what is cropped and no word of the conversation: the
     paper permutes the sub-region and does not say that the reply would change with it.
     """
+    try:
+        return second_look(backend, first_look(backend, questions, limits, settings), settings)
+    finally:
+        backend.forget()
+
+
+def first_look(
+    backend: Backend, questions: Sequence[Question], limits: Sequence[Limits], settings: Settings
+) -> list[Look]:
+    """The macro answers, in the order of the questions, and the skip gate. The backend keeps what the second
+    look at the others will extend, until it is told to forget it."""
     if len(questions) != len(limits):
         raise ValueError(f"Each question needs its limits: {len(questions)} questions, {len(limits)} limits.")
     settings = _worded(settings, backend)
-    two_passes = settings.pathway == "both"
-    try:
-        replies: Sequence[Answer | None] | None = None
-        if isinstance(backend, Pairing) and _asks_both(settings):
-            macros, replies = _pair(backend, questions, limits, settings)
-        else:
-            macros = _macro(backend, questions, limits, keep=two_passes)
-        regions: list[Region] = [Region(fallback=MACRO_ONLY)] * len(questions)
-        locates: list[Answer | None] = [None] * len(questions)
-        micros: list[Answer | None] = [None] * len(questions)
-        judged: list[Judged | None] = [None] * len(questions)
-        if two_passes:
-            regions = [Region(fallback=skip_reason(macro, settings)) for macro in macros]
-            open_rows = [row for row, region in enumerate(regions) if region.fallback is None]
-            if replies is None:
-                replies = _locate(backend, _take(questions, open_rows), settings)
-            for row, reply in zip(open_rows, replies, strict=True):
-                locates[row] = reply
-                regions[row] = _zoom(backend, questions[row], reply, settings)
-            rows = [row for row in open_rows if regions[row].fallback is None]
-            answers = _micro(
-                backend, _take(questions, rows), _take(macros, rows), _take(locates, rows),
-                _take(regions, rows), _take(limits, rows), settings,
-            )  # fmt: skip
-            for row, (answer, scores) in zip(rows, answers, strict=True):
-                micros[row], judged[row] = answer, scores
-    finally:
-        backend.forget()
+    replies: Sequence[Answer | None] = [None] * len(questions)
+    if isinstance(backend, Pairing) and _asks_both(settings):
+        macros, replies = _pair(backend, questions, limits, settings)
+    else:
+        macros = _macro(backend, questions, limits, keep=settings.pathway == "both")
+    reasons = [skip_reason(macro, settings) if settings.pathway == "both" else MACRO_ONLY for macro in macros]
     return [
-        _trace(*sample, settings)  # type: ignore[call-arg]
-        for sample in zip(questions, macros, locates, micros, regions, judged, strict=True)
+        Look(question, limit, macro, Region(fallback=reason), reply)
+        for question, limit, macro, reason, reply in zip(
+            questions, limits, macros, reasons, replies, strict=True
+        )
     ]
+
+
+def second_look(backend: Backend, looks: Sequence[Look], settings: Settings) -> list[Trace]:
+    """Locate and micro of those that are not done, then selection. One trace for each, in order.
+
+    What is found is written into the looks: where memory runs out, they can be looked at again in parts.
+    """
+    settings = _worded(settings, backend)
+    unlocated = [look for look in looks if not look.done and look.region.crop is None]
+    unasked = [look for look in unlocated if look.locate is None]
+    for look, reply in zip(unasked, _locate(backend, unasked, settings), strict=True):
+        look.locate = reply
+    for look in unlocated:
+        look.region = _zoom(backend, look.question, look.locate, settings)
+    zoomed = [look for look in looks if not look.done]
+    for look, (answer, judged) in zip(zoomed, _micro(backend, zoomed, settings), strict=True):
+        look.micro, look.judged = answer, judged
+    return [_trace(look, settings) for look in looks]
 
 
 def _worded(settings: Settings, backend: Backend) -> Settings:
@@ -248,12 +282,12 @@ def _macro(
     return backend.generate("macro", conversations, limits, keep="image" if keep else None)
 
 
-def _locate(backend: Backend, questions: Sequence[Question], settings: Settings) -> Sequence[Answer | None]:
+def _locate(backend: Backend, looks: Sequence[Look], settings: Settings) -> Sequence[Answer | None]:
     """The model's replies to Q1; None for each where it is not asked."""
-    if not questions or settings.grounder is not None:
-        return [None] * len(questions)
-    conversations = [_locate_conversation(question, settings) for question in questions]
-    limits = [Limits(settings.protocol.locate_tokens)] * len(questions)
+    if not looks or settings.grounder is not None:
+        return [None] * len(looks)
+    conversations = [_locate_conversation(look.question, settings) for look in looks]
+    limits = [Limits(settings.protocol.locate_tokens)] * len(looks)
     keep: Keep = "conversation" if settings.subimage == "turn" else "image"
     return backend.generate("locate", conversations, limits, keep=keep)
 
@@ -262,7 +296,7 @@ def _asks_both(settings: Settings) -> bool:
     """Whether the model is asked for the region whatever the macro answer is, and goes on from its reply."""
     return (
         settings.pathway == "both"
-        and settings.skip_confidence >= 1
+        and not settings.may_skip
         and settings.grounder is None
         and settings.subimage == "turn"
     )
@@ -301,21 +335,17 @@ def _zoom(backend: Backend, question: Question, reply: Answer | None, settings: 
     return Region(box, moved, said, crop, question.image.crop(crop))
 
 
-def _micro(
-    backend: Backend,
-    questions: Sequence[Question],
-    macros: Sequence[Answer],
-    replies: Sequence[Answer | None],
-    regions: Sequence[Region],
-    limits: Sequence[Limits],
-    settings: Settings,
-) -> list[tuple[Answer, Judged | None]]:
+def _micro(backend: Backend, looks: Sequence[Look], settings: Settings) -> list[tuple[Answer, Judged | None]]:
     """The micro answers, each with what the rule compares where that is not the answers as they are."""
-    if not questions:
+    if not looks:
         return []
-    asked = [_micro_conversation(*row, settings) for row in zip(questions, replies, regions, strict=True)]
-    answers = backend.generate("micro", asked, limits, drafts=[macro.tokens for macro in macros])
-    pairs = [Pair(*pair) for pair in zip(questions, asked, macros, answers, strict=True)]
+    asked = [_micro_conversation(look, settings) for look in looks]
+    drafts = [look.macro.tokens for look in looks]
+    answers = backend.generate("micro", asked, [look.limits for look in looks], drafts=drafts)
+    pairs = [
+        Pair(look.question, conversation, look.macro, answer)
+        for look, conversation, answer in zip(looks, asked, answers, strict=True)
+    ]
     return list(zip(answers, _judge(backend, pairs, settings), strict=True))
 
 
@@ -328,29 +358,21 @@ def _judge(backend: Backend, pairs: Sequence[Pair], settings: Settings) -> Seque
     return [replace(verdict, seconds=seconds) for verdict in judged]
 
 
-def _micro_conversation(
-    question: Question, reply: Answer | None, region: Region, settings: Settings
-) -> Conversation:
+def _micro_conversation(look: Look, settings: Settings) -> Conversation:
     """Image, Q1 and the box, then crop and Q2; or the macro question about the image with one more tile."""
-    crop: Image.Image = region.picture  # type: ignore[assignment]
+    question, reply = look.question, look.locate
+    crop: Image.Image = look.region.picture  # type: ignore[assignment]
     if settings.subimage == "patch":
         return Conversation().user(question.prompt, question.image, patches=(crop,))
     asked = _locate_conversation(question, settings)
-    said = (region.reply, None) if reply is None else (reply.text, reply.tokens)
+    said = (look.region.reply, None) if reply is None else (reply.text, reply.tokens)
     return asked.assistant(*said).user(micro_prompt(question, settings.protocol), crop)  # type: ignore[arg-type]
 
 
-def _trace(
-    question: Question,
-    macro: Answer,
-    locate: Answer | None,
-    micro: Answer | None,
-    region: Region,
-    judged: Judged | None,
-    settings: Settings,
-) -> Trace:
+def _trace(look: Look, settings: Settings) -> Trace:
+    question, macro, micro, region = look.question, look.macro, look.micro, look.region
     prompts = {"macro": question.prompt}
-    if locate is not None or micro is not None:  # the micro conversation opens with it
+    if look.locate is not None or micro is not None:  # the micro conversation opens with it
         prompts["locate"] = locate_prompt(question, settings.protocol)
     if micro is not None:
         turn = settings.subimage == "turn"
@@ -362,9 +384,9 @@ def _trace(
         prompts=prompts,
         image_size=question.image.size,
         image_hash=image_hash(question.image),
-        selection=select(settings.rule_name, settings.rule, macro, micro, settings.count_eos, judged),
+        selection=select(settings.rule_name, settings.rule, macro, micro, settings.count_eos, look.judged),
         macro=macro,
-        locate=locate,
+        locate=look.locate,
         micro=micro,
         box=region.box.xyxy if region.box else None,
         crop=region.crop,
@@ -374,12 +396,8 @@ def _trace(
         given_reply=region.reply,
         box_shift=settings.box_shift,
         shifted_box=region.shifted.xyxy if region.shifted else None,
-        judged=judged,
+        judged=look.judged,
     )
-
-
-def _take(items: Sequence[Any], rows: Sequence[int]) -> list[Any]:
-    return [items[row] for row in rows]
 
 
 def _is_number(value: object) -> bool:

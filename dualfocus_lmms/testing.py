@@ -106,7 +106,7 @@ class FakeBackend:
     def input_size(self, image: Image.Image) -> tuple[int, int]:
         return image.size
 
-    def forget(self) -> None:
+    def forget(self, but: Sequence[Image.Image] = ()) -> None:
         self.forgotten += 1
 
     def _turn(self, turn: Turn) -> tuple[float, ...]:

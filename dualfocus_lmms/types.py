@@ -43,6 +43,11 @@ class Question:
     def __post_init__(self) -> None:
         if not self.text.strip() or not self.prompt.strip():
             raise UserError(f"Question {self.id!r} is empty: give a text to ask about the image.")
+        if any("\ud800" <= letter <= "\udfff" for letter in self.text + self.prompt):
+            raise UserError(
+                f"Question {self.id!r} has half a character, or bytes that are no UTF-8: {self.text[:80]!a}. "
+                "Write it as UTF-8."
+            )
         if min(self.image.size) < 1:
             raise UserError(f"The image of question {self.id!r} has no pixels: {self.image.size}.")
 
@@ -216,8 +221,8 @@ class Backend(Protocol):
         is the resized picture."""
         ...
 
-    def forget(self) -> None:
-        """Drop whatever was kept."""
+    def forget(self, but: Sequence[Image.Image] = ()) -> None:
+        """Drop whatever was kept, except, if that saves work, for conversations about the pictures `but`."""
         ...
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from loguru import logger
 from PIL import Image
 
 from dualfocus_lmms.conversation import Conversation
@@ -45,6 +46,7 @@ class ModelBackend:
         self.image_token_id: int = self.model.config.image_token_id
         self.renderer, self.pictures = reader(checkpoint)
         self.counts = Counts()
+        self._most_tokens = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         self.eos_ids = _eos_ids(self.model, self.tokenizer)
         self._token_types = token_types(self.model)
 
@@ -77,6 +79,16 @@ class ModelBackend:
         """Raw logits (1, L, V) in float32 of one forward over a whole sequence (1, L) with its pictures."""
         pictures = self.encoder_input(self.pictures(images))
         return self.model(**self.prompt_input(ids), **pictures, use_cache=False).logits.float()
+
+    def warn_beyond(self, tokens: int) -> None:
+        """Say, once, that a prompt has more tokens than the model has positions."""
+        if self._most_tokens is not None and tokens > self._most_tokens:
+            logger.warning(
+                f"A prompt has {tokens} tokens, and the model was made for {self._most_tokens} "
+                "(max_position_embeddings): it may say anything. Ask in fewer words, or where a picture is "
+                "cut into tiles, let the checkpoint's processor make fewer of them."
+            )
+            self._most_tokens = None
 
     def score(self, conversations: Sequence[Conversation]) -> list[list[tuple[float, ...]]]:
         return score(self, conversations)

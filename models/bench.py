@@ -119,7 +119,7 @@ def measure(engines: dict[str, Engine], plan: Plan) -> list[Block]:
         confidences = [trace.macro.confidence(macro.settings.count_eos) for trace in warm]
         threshold = skip_threshold(confidences, plan.skip_share)
         settings = replace(plan_settings(plan), skip_confidence=threshold)
-        skipping = Mode(SKIPPING, macro.engine_name, macro.engine, settings)
+        skipping = Mode(SKIPPING, macro.engine_name, macro.engine, settings, run=True)
         tallies = [(mode, Tally()) for mode in (macro, *others, skipping)]
         _take_turns(tallies, questions, batch_size, plan)
         blocks.append(Block(batch_size, tallies))
@@ -136,19 +136,25 @@ def _take_turns(
         first = number % len(tallies)
         for mode, tally in (*tallies[first:], *tallies[:first]):
             if _takes_part(mode, key[0], starts.index(key[1]), len(starts)):
-                _time(mode, questions[key[1] :][: mode.rows or batch_size], key, plan, tally)
+                rows = None if mode.run else mode.rows or batch_size
+                _time(mode, questions[key[1] :][:rows], batch_size, key, plan, tally)
 
 
 def _takes_part(mode: Mode, repeat: int, batch: int, batches: int) -> bool:
     """Whether a mode answers a batch; where it takes few, each repeat begins with another."""
+    if mode.run:
+        return batch == 0
     return mode.batches is None or (batch - repeat) % batches < mode.batches
 
 
-def _time(mode: Mode, batch: Sequence[Question], key: Key, plan: Plan, tally: Tally) -> None:
+def _time(
+    mode: Mode, questions: Sequence[Question], batch_size: int, key: Key, plan: Plan, tally: Tally
+) -> None:
     mode.engine.counts = tally.work
-    spent, traces = machine.seconds(mode.engine.model.device, partial(answer, mode, batch, len(batch), plan))
+    work = partial(answer, mode, questions, batch_size, plan)
+    spent, traces = machine.seconds(mode.engine.model.device, work)
     mode.engine.counts = Counts()  # the naive engine counts the model's calls, whoever makes them
-    tally.seconds[key] = spent / len(batch)
+    tally.seconds[key] = spent / len(questions)
     tally.traces += traces
 
 
@@ -162,13 +168,13 @@ def rows_of(block: Block, plan: Plan, peaks: dict[tuple[int, str, str], int]) ->
             "mode": mode.name,
             "engine": mode.engine_name,
             "n": len(tally.traces) // plan.repeats,
-            "time": spread(ratios(tally, macro, mode.name == SKIPPING)),
-            "time_to_release": None if mode.name == SKIPPING else spread(ratios(tally, release)),
-            "seconds_per_sample": spread(_spent(tally, list(tally.seconds), mode.name == SKIPPING)),
+            "time": spread(ratios(tally, macro, mode.run)),
+            "time_to_release": None if mode.run else spread(ratios(tally, release)),
+            "seconds_per_sample": spread(list(tally.seconds.values())),
             "skipped": sum(trace.fallback == SKIPPED for trace in tally.traces) / len(tally.traces),
             "tokens_per_sample": (tokens := tally.work.tokens / len(tally.traces)),
             "token_ratio": tokens / (macro.work.tokens / len(macro.traces)),
-            "forwards_per_batch": tally.work.forwards / len(tally.seconds),
+            "forwards_per_batch": tally.work.forwards / _batches(mode, tally, block.batch_size),
             "encodes_per_sample": tally.work.encodes / len(tally.traces),
             "peak_bytes": peaks.get((block.batch_size, mode.name, mode.engine_name)),
         }
@@ -176,26 +182,25 @@ def rows_of(block: Block, plan: Plan, peaks: dict[tuple[int, str, str], int]) ->
     ]
 
 
-def ratios(own: Tally, unit: Tally, whole: bool = False) -> list[float]:
-    """Times per question over the unit's, of the batches that both answered.
+def _batches(mode: Mode, tally: Tally, batch_size: int) -> float:
+    """How many batches were answered."""
+    return len(tally.traces) / batch_size if mode.run else len(tally.seconds)
 
-    One for each batch; where one question costs less than another by design, one for each whole repeat.
-    """
-    keys = [key for key in own.seconds if key in unit.seconds]
-    pairs = zip(_spent(own, keys, whole), _spent(unit, keys, whole), strict=True)
-    return [seconds / others for seconds, others in pairs]
+
+def ratios(own: Tally, unit: Tally, run: bool = False) -> list[float]:
+    """Times per question over the unit's: one for each batch that both answered, or for each whole run over
+    the mean of the unit's batches in the same repeat."""
+    if not run:
+        return [seconds / unit.seconds[key] for key, seconds in own.seconds.items() if key in unit.seconds]
+    repeats = groupby(unit.seconds.items(), key=lambda item: item[0][0])
+    means = {repeat: statistics.fmean(seconds for _, seconds in items) for repeat, items in repeats}
+    return [seconds / means[repeat] for (repeat, _), seconds in own.seconds.items()]
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
     """The median of one or more values, their quartiles, and the values themselves."""
     quartiles = statistics.quantiles([*values, *values][: max(len(values), 2)], n=4, method="inclusive")
     return {"median": statistics.median(values), "low": quartiles[0], "high": quartiles[2], "all": [*values]}
-
-
-def _spent(tally: Tally, keys: Sequence[Key], whole: bool) -> list[float]:
-    """Seconds per question, of each batch or of each repeat."""
-    groups = groupby(keys, key=lambda key: key[0] if whole else key)
-    return [statistics.fmean(tally.seconds[key] for key in group) for _, group in groups]
 
 
 def agreement(blocks: Sequence[Block], dtype: torch.dtype) -> list[dict[str, Any]]:

@@ -185,7 +185,8 @@ def noise_questions(count: int, seed: int = 0) -> list[Question]:
         text = f"Is there a {_OBJECTS[number % len(_OBJECTS)]} in the image?"
         prompt = f"{text}\nAnswer the question using a single word or phrase."
         picture = noise.resize((640, 480), Image.Resampling.BICUBIC)
-        questions.append(Question(str(number), picture, text, prompt))
+        key = {"task": "bench", "split": "test", "doc_id": number}
+        questions.append(Question(str(number), picture, text, prompt, key))
     return questions
 
 

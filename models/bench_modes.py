@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from dualfocus_lmms.errors import UserError, choose
@@ -11,6 +12,8 @@ from dualfocus_lmms.flow import Settings, answer_batch
 from dualfocus_lmms.models.bench_model import Engine, ReleaseWay, forced
 from dualfocus_lmms.models.engines import ENGINES, make_engine
 from dualfocus_lmms.models.loading import Checkpoint
+from dualfocus_lmms.models.requests import Request
+from dualfocus_lmms.models.runner import Runner
 from dualfocus_lmms.trace import Trace
 from dualfocus_lmms.types import Limits, Question
 
@@ -49,7 +52,8 @@ class Plan:
 @dataclass(frozen=True, eq=False, slots=True)
 class Mode:
     """One way to answer. batches, rows: in how many batches of a repeat it takes part, with how many of their
-    questions; None is all of them. A slow mode takes few."""
+    questions; None is all of them. A slow mode takes few. run: it is given all questions of a repeat, as a
+    whole run is, and makes its own batches."""
 
     name: str
     engine_name: str
@@ -57,6 +61,7 @@ class Mode:
     settings: Settings
     batches: int | None = None
     rows: int | None = None
+    run: bool = False
 
 
 def forced_engines(checkpoint: Checkpoint, plan: Plan) -> dict[str, Engine]:
@@ -91,6 +96,10 @@ def plan_settings(plan: Plan, **chosen: Any) -> Settings:
 
 def answer(mode: Mode, questions: Sequence[Question], batch_size: int, plan: Plan) -> list[Trace]:
     """The questions' traces, batch by batch."""
+    if mode.run:
+        limits = Limits(plan.new_tokens)
+        requests = [Request(one.key or {}, limits, partial(lambda given: given, one)) for one in questions]
+        return Runner(mode.engine, mode.settings, batch_size).run(requests)
     traces = []
     for start in range(0, len(questions), batch_size):
         batch = questions[start : start + batch_size]

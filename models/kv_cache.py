@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.functional import pad
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 _ROOM = 32  # slots that a layer of the cache allocates beyond what it holds
 
-# What a row of the cache holds: its token ids, where each token of a picture is -1 - the picture's number.
+# What a row of the cache holds: its token ids, a negative number for each token of a picture, its own.
 Key = tuple[int, ...]
 
 
@@ -42,6 +43,10 @@ class Kept:
         cache = _copy(self.cache, lambda tensor: tensor.index_select(0, rows.to(tensor.device)))
         return Kept(cache, self.marks.index_select(0, rows), [self.keys[position] for position in index])
 
+    def without(self, index: Collection[int]) -> Kept:
+        """All rows but `index`."""
+        return self.select([row for row in range(len(self.keys)) if row not in index])
+
     def cut(self, length: int, keys: list[Key]) -> Kept:
         """The first `length` slots, as views: no slot that holds a token is written again."""
         return Kept(_copy(self.cache, lambda tensor: tensor[:, :, :length]), self.marks[:, :length], keys)
@@ -54,15 +59,52 @@ def empty(config: Any, rows: int, device: torch.device) -> Kept:
     return Kept(cache, torch.zeros(rows, 0, dtype=torch.long, device=device), [()] * rows)
 
 
+def joined(parts: Sequence[Kept]) -> Kept:
+    """The rows of one or more batches as one batch; the shorter ones end with holes."""
+    if len(parts) == 1:
+        return parts[0]
+    slots = max(part.marks.shape[1] for part in parts)
+    cache = copy.copy(parts[0].cache)
+    layers: list[Any] = [copy.copy(layer) for layer in cache.layers]
+    for number, layer in enumerate(layers):
+        held: list[Any] = [part.cache.layers[number] for part in parts]
+        layer.keys = torch.cat([pad(one.keys, (0, 0, 0, slots - one.keys.shape[2])) for one in held])
+        layer.values = torch.cat([pad(one.values, (0, 0, 0, slots - one.values.shape[2])) for one in held])
+    cache.layers = layers
+    marks = torch.cat([pad(part.marks, (0, slots - part.marks.shape[1])) for part in parts])
+    return Kept(cache, marks, [key for part in parts for key in part.keys])
+
+
+def taken(parts: Sequence[Kept], index: Sequence[int]) -> tuple[Kept, list[Kept]]:
+    """The rows `index` of several batches, counted through, as one batch, and the batches without them."""
+    chosen, rest, first = [], [], 0
+    order: list[int] = []  # of each row of `chosen`, its number in `parts`
+    for part in parts:
+        rows = sorted({number - first for number in index if 0 <= number - first < len(part.keys)})
+        order += [first + row for row in rows]
+        if rows:
+            chosen.append(part.select(rows))
+        if len(rows) < len(part.keys):
+            rest.append(part.without(rows))
+        first += len(part.keys)
+    return joined(chosen).select([order.index(number) for number in index]), rest
+
+
 def extended(keys: Sequence[Key], prefixes: Sequence[Key]) -> list[int]:
-    """Which prefix each key properly extends, that of its own row if it can; empty when one extends none."""
-    index = []
-    for row, key in enumerate(keys):
+    """Which prefix each key properly extends: the longest, one that no other key has if there are several.
+    Empty when a key extends none."""
+    index: list[int] = []
+    for key in keys:
         fitting = [number for number, prefix in enumerate(prefixes) if _extends(key, prefix)]
         if not fitting:
             return []
-        index.append(row if row in fitting else fitting[0])
+        index.append(max(fitting, key=lambda number: (len(prefixes[number]), number not in index)))
     return index
+
+
+def shown(key: Key) -> set[int]:
+    """What stands for its pictures."""
+    return {token for token in key if token < 0}
 
 
 def _extends(key: Key, prefix: Key) -> bool:

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import (
-    AutoConfig,
     AutoImageProcessor,
     AutoModelForImageTextToText,
     AutoProcessor,
@@ -71,12 +70,15 @@ def load_checkpoint(
     if device_map is not None and device is not None:
         raise UserError(f"Give device ({device!r}) or device_map ({device_map!r}), not both.")
     pretrained = located(pretrained)
+    if revision is not None and Path(pretrained).is_dir():
+        raise UserError(
+            f"revision={revision!r} is a version on the hub, and {pretrained!r} is a folder: leave it out."
+        )
     place = torch_device(device)
     model_dtype = torch_dtype(dtype, place)
     try:
-        _check_format(pretrained, revision)
-        config = AutoConfig.from_pretrained(pretrained, revision=revision)
-        kind = load_family(family) if family else family_for(config.model_type)
+        model_type = _model_type(pretrained, revision)
+        kind = load_family(family) if family else family_for(model_type)
         both: Any = AutoModelForImageTextToText.from_pretrained(
             pretrained,
             revision=revision,
@@ -89,13 +91,14 @@ def load_checkpoint(
         processor = _processor(pretrained, revision) if kind.image == "as_is" else None
         if processor is None:
             tokenizer = AutoTokenizer.from_pretrained(pretrained, revision=revision)
-            image_processor = _image_processor(pretrained, revision, config.model_type)
+            image_processor = _image_processor(pretrained, revision, model_type)
         else:
             tokenizer, image_processor = processor.tokenizer, processor.image_processor
     # RuntimeError: weights of another shape than config.json says.
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+        looked = "" if Path(pretrained).exists() else "There is no such folder, so the hub was asked. "
         raise UserError(
-            f"Cannot load the checkpoint {pretrained!r}: {error}\n"
+            f"Cannot load the checkpoint {pretrained!r}: {error}\n{looked}"
             "Give a folder or hub name with config.json, weights, tokenizer and preprocessor_config.json."
         ) from error
     missing = sorted(loaded["missing_keys"])
@@ -115,14 +118,15 @@ def load_checkpoint(
     return Checkpoint(model.eval(), tokenizer, image_processor, kind, processor)
 
 
-def _check_format(pretrained: str, revision: str | None) -> None:
-    """UserError for a checkpoint in LLaVA's original format."""
+def _model_type(pretrained: str, revision: str | None) -> str:
+    """The type that config.json says, "" for none. UserError for a checkpoint in LLaVA's original format."""
     settings, _ = PreTrainedConfig.get_config_dict(pretrained, revision=revision)
     if "mm_vision_tower" in settings and "text_config" not in settings:
         raise UserError(
             f"The checkpoint {pretrained!r} is in LLaVA's original format. Convert it first: "
             f"dualfocus convert {pretrained} FOLDER, then give pretrained=FOLDER."
         )
+    return settings.get("model_type", "")
 
 
 def _image_processor(pretrained: str, revision: str | None, model_type: str) -> Any:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from PIL import Image
 from transformers import GenerationConfig
 
 from dualfocus_lmms.conversation import Conversation
@@ -37,7 +38,7 @@ class NaiveBackend(ModelBackend):
     ) -> list[Answer]:
         return [self._row(stage, *row) for row in zip(conversations, limits, strict=True)]
 
-    def forget(self) -> None:
+    def forget(self, but: Sequence[Image.Image] = ()) -> None:
         pass
 
     @torch.inference_mode()
@@ -47,6 +48,7 @@ class NaiveBackend(ModelBackend):
         for patch in conversation.patches:
             pictures[id(patch)] = as_patch(pictures[id(patch)], self.image_token_id, self.model.config)
         rendered = self.renderer.render(conversation, lambda image: pictures[id(image)].ids)
+        self.warn_beyond(len(rendered.ids))
         prompt = torch.tensor([rendered.ids], device=self.model.device)  # (1, L)
         shown = [pictures[id(image)] for image in rendered.images]
         read = self._embedded if conversation.patches else self._read

@@ -15,6 +15,7 @@ import math
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.models.attention import divide_long_queries
 from dualfocus_lmms.models.backend import ModelBackend
 from dualfocus_lmms.models.drafts import Draft
-from dualfocus_lmms.models.kv_cache import TRUNK, Kept, Key, empty, extended
+from dualfocus_lmms.models.kv_cache import TRUNK, Kept, Key, empty, extended, shown, taken
 from dualfocus_lmms.models.loading import Checkpoint
 from dualfocus_lmms.models.pictures import Picture, as_patch
 from dualfocus_lmms.models.rendering import Rendered
@@ -39,11 +40,11 @@ from dualfocus_lmms.types import Answer, Keep, Limits, Stage, Usage
 class Seen:
     """A picture that went through the encoder. features: one of size D for each of its tokens, (n, D).
 
-    deep: for Qwen3-VL, features (n, D) that the first layers of the language model add, one tensor a layer.
-    image: kept, so that its id stays taken.
+    token: what stands for it in a `Key`. deep: for Qwen3-VL, features (n, D) that the first layers of the
+    language model add, one tensor a layer. image: kept, so that its id stays taken.
     """
 
-    number: int
+    token: int
     image: Image.Image
     picture: Picture
     features: torch.Tensor
@@ -51,7 +52,7 @@ class Seen:
 
 
 class SharedBackend(ModelBackend):
-    """Batched greedy decoding over shared prefixes. It keeps at most one batch of prefixes at a time."""
+    """Batched greedy decoding over shared prefixes. A prefix is kept until it is extended or forgotten."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__(checkpoint)
@@ -63,11 +64,19 @@ class SharedBackend(ModelBackend):
         self._embed = self.model.get_input_embeddings()
         self._head = self.model.get_output_embeddings()
         self._unspeakable = torch.tensor([self.image_token_id], device=self.model.device)
-        self.forget()
-
-    def forget(self) -> None:
-        self._kept: Kept | None = None
+        self._kept: list[Kept] = []
         self._seen: dict[int, Seen] = {}  # by id(image)
+        self._tokens = count(-1, -1)
+
+    def forget(self, but: Sequence[Image.Image] = ()) -> None:
+        self._seen = {id(image): self._seen[id(image)] for image in but if id(image) in self._seen}
+        pictures = {seen.token for seen in self._seen.values()}
+        parts = []
+        for part in self._kept:
+            lost = [row for row, key in enumerate(part.keys) if not set() < shown(key) <= pictures]
+            if len(lost) < len(part.keys):
+                parts.append(part.without(lost))
+        self._kept = parts
 
     def input_size(self, image: Image.Image) -> tuple[int, int]:
         seen = self._seen.get(id(image))
@@ -95,7 +104,7 @@ class SharedBackend(ModelBackend):
         state = self._prefix(rows)
         self._decode({TRUNK: rows}, state, self._prefill({TRUNK: rows}, state, keep))
         if keep == "conversation":
-            self._kept = Kept(state.cache, state.marks, [row.reached for row in rows])
+            self._kept.append(Kept(state.cache, state.marks, [row.reached for row in rows]))
 
     def _drafts(self, stage: Stage, rows: int, given: Sequence[Sequence[int]] | None) -> list[Draft]:
         """The draft of each row's reply: none in this engine."""
@@ -107,6 +116,7 @@ class SharedBackend(ModelBackend):
         rows = []
         for conversation, limit, encoded in zip(conversations, limits, encodes, strict=True):
             rendered = self.renderer.render(conversation, lambda image: self._seen[id(image)].picture.ids)
+            self.warn_beyond(len(rendered.ids))
             rows.append(Row(rendered, self._key(rendered), self._positions(rendered), limit, encoded))
         return rows
 
@@ -136,13 +146,13 @@ class SharedBackend(ModelBackend):
             if id(image) in patches:
                 picture = as_patch(picture, self.image_token_id, self.model.config)
             kept = feature[: picture.ids.count(self.image_token_id)]
-            self._seen[id(image)] = Seen(len(self._seen), image, picture, kept, layer)
+            self._seen[id(image)] = Seen(next(self._tokens), image, picture, kept, layer)
         self.counts.encodes += len(images)
 
     def _key(self, rendered: Rendered) -> Key:
         key = list(rendered.ids)
         for image, (start, length) in zip(rendered.images, rendered.spans, strict=True):
-            key[start : start + length] = [-1 - self._seen[id(image)].number] * length
+            key[start : start + length] = [self._seen[id(image)].token] * length
         return tuple(key)
 
     def _positions(self, rendered: Rendered) -> torch.Tensor:
@@ -159,15 +169,16 @@ class SharedBackend(ModelBackend):
 
     def _prefix(self, rows: Sequence[Row]) -> Kept:
         """The prefixes that the rows extend: those kept, else the pictures that open several rows."""
-        kept, self._kept = self._kept, None
         keys = [row.key for row in rows]
-        index = extended(keys, kept.keys) if kept else []
-        if kept is None or not index:
-            kept = self._trunks(rows)
-            index = extended(keys, kept.keys)
-        for row, position in zip(rows, index, strict=True):
-            row.held = len(kept.keys[position])
-        return kept.select(index)
+        index = extended(keys, [prefix for part in self._kept for prefix in part.keys])
+        if index:
+            state, self._kept = taken(self._kept, index)
+        else:
+            trunks = self._trunks(rows)
+            state = trunks.select(extended(keys, trunks.keys))
+        for row, prefix in zip(rows, state.keys, strict=True):
+            row.held = len(prefix)
+        return state
 
     def _trunks(self, rows: Sequence[Row]) -> Kept:
         """What opens the rows up to the first picture, read once however many rows it opens; an empty cache
@@ -202,7 +213,8 @@ class SharedBackend(ModelBackend):
         hidden = self._read(blocks, state)
         if keep == "image":
             length = state.marks.shape[1] - hidden[-1].shape[1]
-            self._kept = state.cut(length, [row.key[:end] for row, end in zip(first, ends, strict=True)])
+            keys = [row.key[:end] for row, end in zip(first, ends, strict=True)]
+            self._kept.append(state.cut(length, keys))
         return self._logits(blocks[1:], hidden[1:])
 
     def _decode(self, branches: Branches, state: Kept, logits: Sequence[torch.Tensor]) -> None:

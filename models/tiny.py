@@ -29,6 +29,7 @@ from dualfocus_lmms.conversation import Conversation
 from dualfocus_lmms.errors import UserError, choose
 from dualfocus_lmms.models.backend import ModelBackend
 from dualfocus_lmms.models.families.llava import LLAVA, VICUNA_V1
+from dualfocus_lmms.models.llava_original import read_tokenizer
 from dualfocus_lmms.models.loading import Checkpoint
 from dualfocus_lmms.models.pictures import image_tokens
 from dualfocus_lmms.prompts import PROMPTS
@@ -182,16 +183,13 @@ def llava_config(size: str, tokenizer: Any) -> LlavaConfig:
 
 def load_tokenizer(source: str) -> Any:
     """A saved tokenizer, or a bare Llama `tokenizer.model`, with LLaVA-1.5's image and padding tokens."""
-    from transformers import AutoTokenizer, LlamaTokenizer
+    from transformers import AutoTokenizer
 
-    model_file = Path(source) / "tokenizer.model"
-    bare = model_file.exists() and not (model_file.parent / "tokenizer_config.json").exists()
+    folder = Path(source)
+    if (folder / "tokenizer.model").exists() and not (folder / "tokenizer_config.json").exists():
+        return read_tokenizer(folder, vocabulary=0)
     try:
-        words = (
-            LlamaTokenizer.from_pretrained(str(model_file.parent), legacy=True, add_bos_token=True)
-            if bare
-            else AutoTokenizer.from_pretrained(source)
-        )
+        words = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise UserError(f"Cannot load a tokenizer from {source!r}: {error}") from error
     words.add_special_tokens({"pad_token": words.pad_token or "<pad>"})

@@ -67,7 +67,7 @@ class TreeBackend(TemplateBackend):
         branches = {_MACRO: answering, _LOCATE: locating}
         self._decode(branches, state, self._prefill(branches, state))
         kept = (state.marks == TRUNK) | (state.marks == _LOCATE)
-        self._kept = Kept(state.cache, kept * TRUNK, [row.reached for row in locating])
+        self._kept.append(Kept(state.cache, kept * TRUNK, [row.reached for row in locating]))
 
     def _mask(self, state: Kept, new: torch.Tensor) -> torch.Tensor | None:
         """For columns of branches (B, 1, S, slots): true, or 0 that is to be added, for what is seen."""

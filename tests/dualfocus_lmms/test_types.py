@@ -80,6 +80,12 @@ def test_empty_question(text: str, prompt: str) -> None:
         Question("q7", Image.new("RGB", (2, 2)), text, prompt)
 
 
+def test_half_a_character_is_refused() -> None:
+    with pytest.raises(UserError, match="q7"):
+        Question("q7", Image.new("RGB", (2, 2)), "what is \ud83d?", "x")
+    assert Question("q7", Image.new("RGB", (2, 2)), "what is \U0001f600?", "x").text[-2] == "\U0001f600"
+
+
 @pytest.mark.parametrize("size", [(0, 5), (5, 0)])
 def test_image_without_pixels(size: tuple[int, int]) -> None:
     with pytest.raises(UserError, match="q7"):

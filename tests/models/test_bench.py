@@ -82,6 +82,15 @@ def test_the_work_of_each_mode_is_counted(report: Report):
     assert found[DUAL, "template"]["forwards_per_batch"] < shared["forwards_per_batch"] / 2
 
 
+def test_questions_that_are_not_skipped_share_a_second_look(tiny: Checkpoint):
+    """Two of four: one batch, though each of the two batches before it has one."""
+    plan = replace(PLAN, engines=("tree",))
+    [block] = measure(forced_engines(tiny, plan), plan)
+    [skipping] = [row for row in rows_of(block, plan, {}) if row["mode"] == SKIPPING]
+    assert skipping["forwards_per_batch"] == (3 + 3 + 10) / 2
+    assert (skipping["n"], skipping["skipped"]) == (4, 0.5)
+
+
 def test_ratios_are_to_the_plain_model_and_to_the_release(report: Report):
     for batch_size in (1, 2):
         found = rows(report, batch_size)
@@ -96,9 +105,11 @@ def test_ratios_are_to_the_plain_model_and_to_the_release(report: Report):
 def test_ratios_pair_what_both_answered():
     own, unit = Tally(), Tally()
     own.seconds = {(0, 0): 6.0, (0, 2): 2.0, (1, 0): 3.0}
-    unit.seconds = {(0, 0): 2.0, (0, 2): 2.0, (0, 4): 9.0, (1, 0): 1.0}
+    unit.seconds = {(0, 0): 2.0, (0, 2): 2.0, (0, 4): 8.0, (1, 0): 1.0}
     assert ratios(own, unit) == [3, 1, 3]
-    assert ratios(own, unit, whole=True) == [2, 3]
+    whole = Tally()
+    whole.seconds = {(0, 0): 6.0, (1, 0): 3.0}
+    assert ratios(whole, unit, run=True) == [1.5, 3]  # the unit's batches: 4 on average, then 1
     assert spread([3.0, 1.0, 2.0, 4.0, 5.0]) == {
         "median": 3, "low": 2, "high": 4, "all": [3.0, 1.0, 2.0, 4.0, 5.0],
     }  # fmt: skip

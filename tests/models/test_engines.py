@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import random
+from functools import partial
 
 import pytest
 import torch
@@ -20,6 +21,8 @@ from dualfocus_lmms import (
 )
 from dualfocus_lmms.models.engines import make_engine
 from dualfocus_lmms.models.loading import Checkpoint, load_checkpoint
+from dualfocus_lmms.models.requests import Request
+from dualfocus_lmms.models.runner import Runner
 from dualfocus_lmms.models.shared import SharedBackend
 from dualfocus_lmms.models.tiny import character_tokenizer, llava_config
 
@@ -298,3 +301,51 @@ def test_a_given_box_costs_no_locate_forward(engine, ragged):
     assert backend.counts.encodes == 12
     assert backend.counts.tokens == sum(answer.usage.tokens for trace in traces for answer in trace.answers)
     assert [[answer.usage.encodes for answer in trace.answers] for trace in traces] == [[1, 1]] * 6
+
+
+def as_requests(questions, limits):
+    return [
+        Request(question.key, limit, partial(lambda one: one, question))
+        for question, limit in zip(questions, limits, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("name", ["shared", "tree"])
+@pytest.mark.parametrize("grounding", ["model", "annotated"])
+def test_questions_that_wait_for_a_full_batch_cost_no_token_more(engine, ragged, name, grounding):
+    """The prefixes of several batches are extended together."""
+    questions, limits = ragged(40, seed=5)
+    questions = annotate(questions)
+    macros = answer_batch(engine("shared"), questions, limits, Settings.of(pathway="macro"))
+    confidences = sorted(trace.macro.confidence() for trace in macros)
+    settings = Settings.of(grounding=grounding, skip_confidence=(confidences[14] + confidences[15]) / 2)
+    pooled, apart = engine(name), engine(name)
+    traces = Runner(pooled, settings, 8).run(as_requests(questions, limits))
+    plain = in_batches(apart, questions, limits, settings, 8)
+    assert_same_answers(traces, in_batches(engine("naive"), questions, limits, settings, 8))
+    assert sum(trace.fallback == "skip_confidence" for trace in traces) == 25
+    assert (pooled.counts.tokens, pooled.counts.encodes) == (apart.counts.tokens, apart.counts.encodes)
+    assert pooled.counts.forwards < (0.75 if grounding == "model" else 0.9) * apart.counts.forwards
+    assert [trace.macro.usage.tokens for trace in traces] == [trace.macro.usage.tokens for trace in plain]
+    assert pooled._kept == []
+    assert pooled._seen == {}
+
+
+def test_forgetting_leaves_what_begins_with_the_pictures_named(engine, ragged):
+    questions, limits = ragged(6)
+    backend = engine("shared")
+    conversations = [Conversation().user(question.prompt, question.image) for question in questions]
+    others = [Conversation().user("else " + question.prompt, question.image) for question in questions]
+    for part in (slice(3), slice(3, 6)):
+        backend.generate("macro", conversations[part], limits[part], keep="image")
+    backend.forget(but=[questions[row].image for row in (4, 1)])
+    before = backend.counts.encodes
+    kept = backend.generate("locate", [others[4], others[1]], [limits[4], limits[1]])
+    assert backend.counts.encodes == before
+    backend.forget()
+    fresh = backend.generate("locate", [others[4], others[1]], [limits[4], limits[1]])
+    assert backend.counts.encodes == before + 2
+    for one, other in zip(kept, fresh, strict=True):
+        assert one.tokens == other.tokens
+        assert one.logprobs == pytest.approx(other.logprobs, abs=TOLERANCE)
+        assert one.usage.tokens < other.usage.tokens

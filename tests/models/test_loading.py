@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate import dispatch_model
+from loguru import logger
 from safetensors.torch import load_file, save_file
 
 from dualfocus_lmms import Settings, UserError, answer_batch
@@ -36,6 +37,13 @@ def test_a_model_type_without_a_family_is_refused_and_the_known_ones_are_named(t
     (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
     with pytest.raises(UserError, match="llava|" + model_type):
         load_checkpoint(str(tmp_path), device="cpu")
+
+
+def test_a_checkpoint_that_says_no_model_type_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    for family in (None, "generic"):
+        with pytest.raises(UserError):
+            load_checkpoint(str(tmp_path), device="cpu", family=family)
 
 
 @pytest.mark.parametrize("part", ["model.safetensors", "tokenizer.json", "preprocessor_config.json"])
@@ -129,3 +137,25 @@ def test_a_model_is_not_spread_over_the_devices_of_several_processes(tiny_checkp
     monkeypatch.setattr(host, "Accelerator", lambda: two)
     with pytest.raises(UserError):
         host.DualFocus(pretrained=str(tiny_checkpoint), device_map="auto")
+
+
+def test_a_revision_of_a_folder_is_refused(tiny_checkpoint):
+    for pretrained in (str(tiny_checkpoint), "dualfocus-nano"):
+        with pytest.raises(UserError, match="v2"):
+            load_checkpoint(pretrained, revision="v2", device="cpu")
+
+
+@pytest.mark.parametrize("name", ["tree", "naive"])
+def test_a_prompt_beyond_the_models_positions_is_warned_of_once(tiny_checkpoint, ragged, name):
+    questions, limits = ragged(2)
+    loaded = load_checkpoint(str(tiny_checkpoint), device="cpu")
+    said: list[str] = []
+    handler = logger.add(said.append, level="WARNING")
+    try:
+        answer_batch(make_engine(name, loaded), questions, limits, Settings.of())
+        assert said == []
+        loaded.model.config.text_config.max_position_embeddings = 17
+        answer_batch(make_engine(name, loaded), questions, limits, Settings.of())
+        assert [line.count("17") for line in said] == [1]
+    finally:
+        logger.remove(handler)

