@@ -17,7 +17,6 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from functools import partial
-from itertools import groupby
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -59,9 +58,13 @@ Key = tuple[int, int]  # a repeat, and the first question of a batch
 
 @dataclass(slots=True)
 class Tally:
-    """What one mode did at one batch size: seconds per question of each batch, and work over all of them."""
+    """What one mode did at one batch size: seconds per question of each batch, and work over all of them.
+
+    units: of a run, the plain model's seconds per question right before and after it.
+    """
 
     seconds: dict[Key, float] = field(default_factory=dict)
+    units: dict[Key, float] = field(default_factory=dict)
     work: Counts = field(default_factory=Counts)
     traces: list[Trace] = field(default_factory=list)
 
@@ -136,8 +139,10 @@ def _take_turns(
         first = number % len(tallies)
         for mode, tally in (*tallies[first:], *tallies[:first]):
             if _takes_part(mode, key[0], starts.index(key[1]), len(starts)):
-                rows = None if mode.run else mode.rows or batch_size
-                _time(mode, questions[key[1] :][:rows], batch_size, key, plan, tally)
+                if mode.run:
+                    _time_run(mode, tallies[0][0], questions, batch_size, key, plan, tally)
+                else:
+                    _time(mode, questions[key[1] :][: mode.rows or batch_size], key, plan, tally)
 
 
 def _takes_part(mode: Mode, repeat: int, batch: int, batches: int) -> bool:
@@ -147,15 +152,34 @@ def _takes_part(mode: Mode, repeat: int, batch: int, batches: int) -> bool:
     return mode.batches is None or (batch - repeat) % batches < mode.batches
 
 
-def _time(
-    mode: Mode, questions: Sequence[Question], batch_size: int, key: Key, plan: Plan, tally: Tally
-) -> None:
+def _time(mode: Mode, batch: Sequence[Question], key: Key, plan: Plan, tally: Tally) -> None:
     mode.engine.counts = tally.work
-    work = partial(answer, mode, questions, batch_size, plan)
-    spent, traces = machine.seconds(mode.engine.model.device, work)
+    spent, traces = machine.seconds(mode.engine.model.device, partial(answer, mode, batch, len(batch), plan))
     mode.engine.counts = Counts()  # the naive engine counts the model's calls, whoever makes them
-    tally.seconds[key] = spent / len(questions)
+    tally.seconds[key] = spent / len(batch)
     tally.traces += traces
+
+
+def _time_run(
+    mode: Mode,
+    macro: Mode,
+    questions: Sequence[Question],
+    batch_size: int,
+    key: Key,
+    plan: Plan,
+    tally: Tally,
+) -> None:
+    """All questions at once, between two runs of the plain model: a run is too long to take turns with single
+    batches, the machine may be another one meanwhile."""
+    device, spent = mode.engine.model.device, []
+    for one in (macro, mode, macro):
+        mode.engine.counts = tally.work if one is mode else Counts()
+        seconds, traces = machine.seconds(device, partial(answer, one, questions, batch_size, plan))
+        spent.append(seconds / len(questions))
+        if one is mode:
+            tally.traces += traces
+    mode.engine.counts = Counts()
+    tally.units[key], tally.seconds[key] = (spent[0] + spent[2]) / 2, spent[1]
 
 
 def rows_of(block: Block, plan: Plan, peaks: dict[tuple[int, str, str], int]) -> list[dict[str, Any]]:
@@ -168,7 +192,7 @@ def rows_of(block: Block, plan: Plan, peaks: dict[tuple[int, str, str], int]) ->
             "mode": mode.name,
             "engine": mode.engine_name,
             "n": len(tally.traces) // plan.repeats,
-            "time": spread(ratios(tally, macro, mode.run)),
+            "time": spread(ratios(tally, macro)),
             "time_to_release": None if mode.run else spread(ratios(tally, release)),
             "seconds_per_sample": spread(list(tally.seconds.values())),
             "skipped": sum(trace.fallback == SKIPPED for trace in tally.traces) / len(tally.traces),
@@ -187,14 +211,10 @@ def _batches(mode: Mode, tally: Tally, batch_size: int) -> float:
     return len(tally.traces) / batch_size if mode.run else len(tally.seconds)
 
 
-def ratios(own: Tally, unit: Tally, run: bool = False) -> list[float]:
-    """Times per question over the unit's: one for each batch that both answered, or for each whole run over
-    the mean of the unit's batches in the same repeat."""
-    if not run:
-        return [seconds / unit.seconds[key] for key, seconds in own.seconds.items() if key in unit.seconds]
-    repeats = groupby(unit.seconds.items(), key=lambda item: item[0][0])
-    means = {repeat: statistics.fmean(seconds for _, seconds in items) for repeat, items in repeats}
-    return [seconds / means[repeat] for (repeat, _), seconds in own.seconds.items()]
+def ratios(own: Tally, unit: Tally) -> list[float]:
+    """Times per question over the unit's: one for each batch that both answered, or for each run."""
+    units = own.units or unit.seconds
+    return [seconds / units[key] for key, seconds in own.seconds.items() if key in units]
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:

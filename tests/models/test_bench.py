@@ -107,9 +107,8 @@ def test_ratios_pair_what_both_answered():
     own.seconds = {(0, 0): 6.0, (0, 2): 2.0, (1, 0): 3.0}
     unit.seconds = {(0, 0): 2.0, (0, 2): 2.0, (0, 4): 8.0, (1, 0): 1.0}
     assert ratios(own, unit) == [3, 1, 3]
-    whole = Tally()
-    whole.seconds = {(0, 0): 6.0, (1, 0): 3.0}
-    assert ratios(whole, unit, run=True) == [1.5, 3]  # the unit's batches: 4 on average, then 1
+    whole = Tally({(0, 0): 6.0, (1, 0): 3.0}, {(0, 0): 4.0, (1, 0): 1.0})
+    assert ratios(whole, unit) == [1.5, 3]
     assert spread([3.0, 1.0, 2.0, 4.0, 5.0]) == {
         "median": 3, "low": 2, "high": 4, "all": [3.0, 1.0, 2.0, 4.0, 5.0],
     }  # fmt: skip
