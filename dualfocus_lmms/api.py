@@ -52,9 +52,7 @@ class DualFocusModel:
         self.settings = Settings.of(**settings)
         from dualfocus_lmms.models.engines import make_engine
         from dualfocus_lmms.models.loading import load_checkpoint
-        from dualfocus_lmms.models.options import ModelOptions
 
-        ModelOptions.of({"pretrained": str(pretrained), "device": device, "device_map": device_map})
         checkpoint = load_checkpoint(
             str(pretrained), revision, dtype, device, attn_implementation, family, device_map
         )

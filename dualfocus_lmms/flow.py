@@ -191,7 +191,10 @@ def answer_batch(
     paper permutes the sub-region and does not say that the reply would change with it.
     """
     try:
-        return second_look(backend, first_look(backend, questions, limits, settings), settings)
+        looks = first_look(backend, questions, limits, settings)
+        if settings.may_skip:
+            backend.forget(but=[look.question.image for look in looks if not look.done])
+        return second_look(backend, looks, settings)
     finally:
         backend.forget()
 

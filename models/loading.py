@@ -22,6 +22,7 @@ from transformers import (
 
 from dualfocus_lmms.errors import UserError, choose
 from dualfocus_lmms.family import Family
+from dualfocus_lmms.models.options import check_placing
 from dualfocus_lmms.models.qwen_vl import QwenVLConfig, load_qwen_image_processor
 from dualfocus_lmms.models.shipped import located
 from dualfocus_lmms.plugins import family_for, load_family
@@ -67,8 +68,7 @@ def load_checkpoint(
     device_map: which parts go where, instead of a device; "auto" fills all GPUs, then the main memory.
     UserError when the checkpoint is missing, of a type that no family handles, or cannot be placed.
     """
-    if device_map is not None and device is not None:
-        raise UserError(f"Give device ({device!r}) or device_map ({device_map!r}), not both.")
+    check_placing(device, device_map)
     pretrained = located(pretrained)
     if revision is not None and Path(pretrained).is_dir():
         raise UserError(

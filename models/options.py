@@ -128,14 +128,19 @@ class ModelOptions(FlowOptions):
         values["max_batch_size"] = _questions("max_batch_size", values.get("max_batch_size", LARGEST_SIZE))
         options = cls(**values)
         options.check_traces()
-        if options.device_map not in (None, "auto"):
-            raise choose("device_map", options.device_map, ["auto"])
-        if options.device_map is not None and options.device is not None:
-            raise UserError(
-                f"device={options.device} holds the whole model, device_map=auto spreads it over all GPUs: "
-                "give one of the two. CUDA_VISIBLE_DEVICES=0,1 says which GPUs there are."
-            )
+        check_placing(options.device, options.device_map)
         return options
+
+
+def check_placing(device: str | None, device_map: str | Mapping[str, Any] | None) -> None:
+    """UserError where a model cannot be placed so. device_map: "auto", or which parts go where."""
+    if device_map not in (None, "auto") and not isinstance(device_map, Mapping):
+        raise choose("device_map", device_map, ["auto"])
+    if device_map is not None and device is not None:
+        raise UserError(
+            f"device={device} holds the whole model, device_map=auto spreads it over all GPUs: "
+            "give one of the two. CUDA_VISIBLE_DEVICES=0,1 says which GPUs there are."
+        )
 
 
 def known_values(options: type[FlowOptions], given: Mapping[str, Any], what: str) -> dict[str, Any]:

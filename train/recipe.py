@@ -305,10 +305,13 @@ def training_arguments(recipe: Recipe, processes: int) -> Any:
     }
     try:
         arguments = TrainingArguments(**{**defaults, **copy.deepcopy(recipe.training), **fixed})
-        for logger in get_reporting_integration_callbacks(arguments.report_to):
-            logger()  # fails where it is not installed
-    except (ValueError, TypeError, ImportError, NotImplementedError, RuntimeError) as error:
+    except (ValueError, TypeError, ImportError, NotImplementedError) as error:
         raise UserError(f"transformers refuses the section `training`: {error}") from error
+    try:
+        for logger in get_reporting_integration_callbacks(arguments.report_to):
+            logger()
+    except (ValueError, RuntimeError) as error:  # unknown, or not installed
+        raise UserError(f"training.report_to: {error}") from error
     return arguments
 
 
