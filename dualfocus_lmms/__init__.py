@@ -11,8 +11,9 @@ from dualfocus_lmms.boxes import Box, BoxFormat
 from dualfocus_lmms.conversation import Conversation, Turn
 from dualfocus_lmms.errors import GenerationError, UserError
 from dualfocus_lmms.family import Family
-from dualfocus_lmms.flow import Settings, answer_batch
+from dualfocus_lmms.flow import answer_batch
 from dualfocus_lmms.prompts import bare_question
+from dualfocus_lmms.settings import Settings
 from dualfocus_lmms.trace import Trace, read_traces
 from dualfocus_lmms.types import Answer, Backend, Limits, Question, Selection, Usage
 

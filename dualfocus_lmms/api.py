@@ -16,8 +16,9 @@ from typing import Any
 from PIL import Image
 
 from dualfocus_lmms.errors import UserError
-from dualfocus_lmms.flow import Settings, answer_batch
+from dualfocus_lmms.flow import answer_batch
 from dualfocus_lmms.grounding import MODEL_GROUNDINGS
+from dualfocus_lmms.settings import Settings
 from dualfocus_lmms.trace import Trace
 from dualfocus_lmms.truncated import refuse_truncated
 from dualfocus_lmms.types import Backend, Limits, Question

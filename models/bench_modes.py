@@ -8,12 +8,13 @@ from functools import partial
 from typing import Any
 
 from dualfocus_lmms.errors import UserError, choose
-from dualfocus_lmms.flow import Settings, answer_batch
+from dualfocus_lmms.flow import answer_batch
 from dualfocus_lmms.models.bench_model import Engine, ReleaseWay, forced
 from dualfocus_lmms.models.engines import ENGINES, make_engine
 from dualfocus_lmms.models.loading import Checkpoint
 from dualfocus_lmms.models.requests import Request
 from dualfocus_lmms.models.runner import Runner
+from dualfocus_lmms.settings import Settings
 from dualfocus_lmms.trace import Trace
 from dualfocus_lmms.types import Limits, Question
 

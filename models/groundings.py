@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dualfocus_lmms.flow import Settings
 from dualfocus_lmms.grounding import DINO, MODEL_GROUNDINGS, PLAIN_ATTENTION
 from dualfocus_lmms.models.backend import ModelBackend
 from dualfocus_lmms.models.grounding_attention import attention_grounder
 from dualfocus_lmms.models.grounding_dino import Detector
 from dualfocus_lmms.models.loading import torch_device
+from dualfocus_lmms.settings import Settings
 from dualfocus_lmms.types import Backend
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from dualfocus_lmms.errors import UserError, choose
-from dualfocus_lmms.flow import Settings
 from dualfocus_lmms.models.batches import AUTO, LARGEST_SIZE
+from dualfocus_lmms.settings import Settings
 
 # Options that stay as they were written; the host makes numbers of digits.
 TEXTS = (
@@ -58,7 +58,7 @@ class FlowOptions:
     """What a user can set with `--model_args` wherever the model runs. None is the default of the protocol.
 
     trace: folder for one line of JSON a sample. resume: continue the run in that folder. The others: see
-    `flow.Settings`.
+    `Settings`.
     """
 
     protocol: str = "paper"
@@ -101,7 +101,7 @@ class FlowOptions:
 class ModelOptions(FlowOptions):
     """Everything a user can set with `--model_args`. None is the default of the protocol or the device.
 
-    pretrained, revision: checkpoint folder or hub name. subimage: see `flow.Settings`. batch_size: questions
+    pretrained, revision: checkpoint folder or hub name. subimage: see `Settings`. batch_size: questions
     answered together, or "auto" for as many as memory holds, max_batch_size at most. device_map: "auto"
     spreads one model over all GPUs. family, engine: names, None is what suits the checkpoint.
     """

@@ -17,13 +17,14 @@ from lmms_eval.api.instance import GenerationResult
 from loguru import logger
 
 from dualfocus_lmms.errors import UserError, choose
-from dualfocus_lmms.flow import SKIPPED, Settings, perplexities, skip_reason
+from dualfocus_lmms.flow import SKIPPED, perplexities, skip_reason
 from dualfocus_lmms.integrity import FINGERPRINT, questions_fingerprint, read_data
 from dualfocus_lmms.judging import JointRule
 from dualfocus_lmms.models.host import GenerateOnly, SampleExtras
 from dualfocus_lmms.models.options import parse_model_args
 from dualfocus_lmms.models.requests import Request, read_request
 from dualfocus_lmms.selection import select
+from dualfocus_lmms.settings import Settings
 from dualfocus_lmms.trace import Trace, read_settings, read_traces
 from dualfocus_lmms.types import Answer
 
@@ -39,7 +40,7 @@ Fingerprints = Mapping[tuple[str, str], str]  # of the questions, by task and sp
 class ReplayOptions:
     """Everything a user can set with `--model_args`. None is what the run had.
 
-    trace: its folder. select, skip_confidence, count_eos: see `flow.Settings`. second: the folder of another
+    trace: its folder. select, skip_confidence, count_eos: see `Settings`. second: the folder of another
     run; its macro answer takes the place of the micro one, and skip_confidence is 1 unless given.
     """
 

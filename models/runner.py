@@ -10,10 +10,11 @@ from loguru import logger
 from tqdm import tqdm
 
 from dualfocus_lmms.errors import GenerationError, UserError
-from dualfocus_lmms.flow import Look, Settings, answer_batch, first_look, second_look
+from dualfocus_lmms.flow import Look, answer_batch, first_look, second_look
 from dualfocus_lmms.models import memory
 from dualfocus_lmms.models.batches import LARGEST_SIZE, Asked, BatchSize, Reader, in_order
 from dualfocus_lmms.models.requests import Request
+from dualfocus_lmms.settings import Settings
 from dualfocus_lmms.trace import Trace, TraceWriter, read_traces, trace_key
 from dualfocus_lmms.types import Backend, Limits, Question
 

@@ -24,10 +24,11 @@ from dualfocus_lmms.boxes import Box, BoxFormat
 from dualfocus_lmms.conversation import Conversation, Turn
 from dualfocus_lmms.errors import GenerationError, UserError
 from dualfocus_lmms.family import Family
-from dualfocus_lmms.flow import Settings, answer_batch
+from dualfocus_lmms.flow import answer_batch
 from dualfocus_lmms.grounding import Grounder
 from dualfocus_lmms.models.server_pictures import DataUrls, InputSize
 from dualfocus_lmms.models.server_reply import read_reply
+from dualfocus_lmms.settings import Settings
 from dualfocus_lmms.trace import Trace
 from dualfocus_lmms.types import Answer, Backend, Keep, Limits, Question, Stage
 

@@ -18,7 +18,6 @@ from loguru import logger
 from dualfocus_lmms._version import __version__
 from dualfocus_lmms.errors import GenerationError, UserError, choose
 from dualfocus_lmms.family import Family
-from dualfocus_lmms.flow import Settings
 from dualfocus_lmms.judging import JointRule
 from dualfocus_lmms.models.groundings import bound
 from dualfocus_lmms.models.host import Answering
@@ -28,6 +27,7 @@ from dualfocus_lmms.models.runner import Runner
 from dualfocus_lmms.models.server import ServerBackend, answer_each, server_errors
 from dualfocus_lmms.models.server_pictures import InputSize, load_input_size
 from dualfocus_lmms.plugins import FAMILIES, load_family, names
+from dualfocus_lmms.settings import Settings
 from dualfocus_lmms.trace import Trace, TraceWriter, claim_folder
 
 KEY = "OPENAI_API_KEY"

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from dualfocus_lmms.boxes import Box
-from dualfocus_lmms.flow import Settings, answer_batch
+from dualfocus_lmms.flow import answer_batch
+from dualfocus_lmms.settings import Settings
 from dualfocus_lmms.trace import Trace
 from dualfocus_lmms.train.conversations import question_of
 from dualfocus_lmms.train.samples import Sample

@@ -23,11 +23,11 @@ from safetensors import SafetensorError
 from transformers import Trainer, TrainerCallback
 
 from dualfocus_lmms.errors import GenerationError, UserError
-from dualfocus_lmms.flow import Settings
 from dualfocus_lmms.models.engines import make_engine
 from dualfocus_lmms.models.loading import Checkpoint, load_checkpoint
 from dualfocus_lmms.models.reading import reader, token_types
 from dualfocus_lmms.protocol import load_protocol
+from dualfocus_lmms.settings import Settings
 from dualfocus_lmms.train.collate import Collator, Mixture, Source, blank_row, llava_source, sample_source
 from dualfocus_lmms.train.conversations import IGNORED, Encoder, InputSize
 from dualfocus_lmms.train.evaluation import Scored, evaluate, summary
