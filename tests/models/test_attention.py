@@ -19,7 +19,7 @@ from dualfocus_lmms.models.tiny import character_tokenizer, llava_config
 
 
 @pytest.mark.parametrize("groups", [1, 2])
-@pytest.mark.parametrize(("tokens", "held"), [(1, 0), (128, 0), (129, 0), (300, 0), (127, 90), (290, 411)])
+@pytest.mark.parametrize(("tokens", "held"), [(1, 0), (192, 0), (193, 0), (400, 0), (191, 90), (390, 411)])
 def test_pieces_equal_one_call(tokens: int, held: int, groups: int):
     torch.manual_seed(tokens)
     module = SimpleNamespace(num_key_value_groups=groups, is_causal=True, training=False)
