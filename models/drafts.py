@@ -25,11 +25,13 @@ _SIZE = (1000, 1000)  # pixels: coordinates of three digits where pixels are wri
 class Draft:
     """Runs of tokens with unknown ones between them; the empty draft expects nothing.
 
-    gaps: how many unknown tokens there usually are between each run and the next.
+    gaps: how many unknown tokens there usually are between each run and the next. filler: a token that any of
+    them may be.
     """
 
     runs: tuple[tuple[int, ...], ...] = ()
     gaps: tuple[int, ...] = ()
+    filler: int | None = None
 
     def after(self, said: Sequence[int]) -> tuple[int, ...]:
         """The known tokens that come next; none inside a gap, at the end, or where `said` is another reply.
@@ -52,6 +54,20 @@ class Draft:
             rest = rest[rest.index(following[0]) :]
         return ()
 
+    def beyond(self, said: Sequence[int]) -> tuple[int, ...]:
+        """Where one unknown token comes next and then a run, a filler for it and the run; not the last run.
+
+        What follows these is probably what will follow the right ones: a number seldom depends on the last
+        digit of the one before.
+
+        >>> Draft(((7,), (8, 9), (5,)), (2, 1), filler=3).beyond([7, 1])
+        (3, 8, 9)
+        """
+        if self.filler is None or self.after(said):
+            return ()
+        run = self.after((*said, self.filler))
+        return (self.filler, *run) if run in self.runs[1:-1] else ()
+
 
 def box_draft(box_format: BoxFormat, tokens: Callable[[str], Sequence[int]]) -> Draft:
     """The draft of any box in a notation. tokens: the ids of a text as the model says it.
@@ -73,4 +89,5 @@ def box_draft(box_format: BoxFormat, tokens: Callable[[str], Sequence[int]]) -> 
             gaps.append(unknown)
         else:
             runs[0] = ids
-    return Draft(tuple(runs), tuple(gaps))
+    unknown_places = [place for place, (_, known) in enumerate(places) if not known]
+    return Draft(tuple(runs), tuple(gaps), written[0][unknown_places[-1]] if unknown_places else None)

@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-_ROOM = 32  # slots that a layer of the cache allocates beyond what it holds
+_ROOM = 64  # slots that a layer of the cache allocates beyond what it holds, if nothing else is reserved
 
 # What a row of the cache holds: its token ids, a negative number for each token of a picture, its own.
 Key = tuple[int, ...]
@@ -34,6 +34,12 @@ class Kept:
         """Make holes of the last `count` tokens of a row, or of its branch `mark`."""
         slots = (self.marks[row] == mark).nonzero()[-count:, 0]
         self.marks[row, slots] = 0
+
+    def reserve(self, slots: int) -> None:
+        """Room for as many slots behind those of the next forward, so that no later one copies the cache."""
+        for layer in self.cache.layers:
+            if isinstance(layer, RoomyLayer):
+                layer.spare = slots + _ROOM
 
     def select(self, index: list[int]) -> Kept:
         """The rows `index`; this very batch when that is all of them in order."""
@@ -119,6 +125,7 @@ class RoomyLayer(DynamicLayer):
 
     keys: torch.Tensor
     values: torch.Tensor
+    spare: int = _ROOM  # slots to allocate beyond what is held
     _room: tuple[torch.Tensor, torch.Tensor] | None = None  # keys and values (B, heads, S + room, D)
 
     def update(
@@ -129,7 +136,8 @@ class RoomyLayer(DynamicLayer):
             self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
         held, length = self.keys.shape[2], self.keys.shape[2] + key_states.shape[2]
         if self._room is None or self._room[0].shape[2] < length:
-            self._room = _roomy(self.keys, length + _ROOM), _roomy(self.values, length + _ROOM)
+            slots, self.spare = length + self.spare, _ROOM
+            self._room = _roomy(self.keys, slots), _roomy(self.values, slots)
         self._room[0][:, :, held:length] = key_states
         self._room[1][:, :, held:length] = value_states
         self.keys, self.values = self._room[0][:, :, :length], self._room[1][:, :, :length]

@@ -27,7 +27,9 @@ class Row:
     limits: Limits
     encodes: int  # pictures encoded for this row
     draft: Draft = field(default_factory=Draft)
-    guesses: tuple[int, ...] = ()  # tokens of the draft that are read ahead in this forward
+    guesses: tuple[int, ...] = ()  # tokens that are read ahead in this forward
+    beyond: bool = False  # whether the last guesses stand for an unknown token and the run behind it
+    foreseen: int | None = None  # what the model said behind these
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     ended: bool = False
@@ -48,8 +50,14 @@ class Row:
 
     def guess(self) -> None:
         """Choose what to read ahead: never beyond the last token that the limit allows."""
-        left = self.limits.max_new_tokens - len(self.tokens) - 1
-        self.guesses = () if self.done else self.draft.after(self.tokens)[: min(left, _AHEAD)]
+        run = self.draft.after(self.tokens)
+        if run and self.foreseen is not None:
+            run = (*run, self.foreseen)
+        beyond = self.draft.beyond((*self.tokens, *run))
+        room = min(self.limits.max_new_tokens - len(self.tokens) - 1, _AHEAD)
+        self.guesses = () if self.done else (*run, *beyond)[:room]
+        self.beyond = len(beyond) > 0 and len(run) + len(beyond) <= room
+        self.foreseen = None
 
     def places(self, count: int) -> torch.Tensor:
         """Positions (axes, count) of the tokens after those that the cache holds."""

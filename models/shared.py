@@ -102,6 +102,8 @@ class SharedBackend(ModelBackend):
     def _say(self, rows: Sequence[Row], keep: Keep | None) -> None:
         """Fill the rows' tokens and log-probabilities, and keep what later calls will extend."""
         state = self._prefix(rows)
+        if keep == "conversation":
+            reserve_second_look(state, rows)
         self._decode({TRUNK: rows}, state, self._prefill({TRUNK: rows}, state, keep))
         if keep == "conversation":
             self._kept.append(Kept(state.cache, state.marks, [row.reached for row in rows]))
@@ -256,7 +258,10 @@ class SharedBackend(ModelBackend):
             right += token == guess and not row.ended
             if token != guess or row.done:
                 break
-        return len(row.guesses) - right
+        wrong = len(row.guesses) - right
+        if row.beyond and wrong:
+            row.foreseen = chosen[len(row.guesses)]
+        return wrong
 
     def _accept(self, row: Row, token: int, logprob: float) -> None:
         row.logprobs.append(logprob)
@@ -347,6 +352,11 @@ def check_shareable(checkpoint: Checkpoint) -> None:
             "needs a language model apart from the vision encoder whose layers all attend to every token. "
             "Give engine=naive."
         )
+
+
+def reserve_second_look(state: Kept, rows: Sequence[Row]) -> None:
+    """Room for what will extend these conversations: a picture and a question again."""
+    state.reserve(max(len(row.key) for row in rows))
 
 
 def _flat(features: Any) -> torch.Tensor:

@@ -15,6 +15,7 @@ from dualfocus_lmms.conversation import Conversation
 from dualfocus_lmms.models.attention import IN_PIECES
 from dualfocus_lmms.models.kv_cache import TRUNK, Kept
 from dualfocus_lmms.models.rows import Row
+from dualfocus_lmms.models.shared import reserve_second_look
 from dualfocus_lmms.models.template import TemplateBackend
 from dualfocus_lmms.types import Answer, Limits
 
@@ -64,6 +65,7 @@ class TreeBackend(TemplateBackend):
     def _say_both(self, answering: Sequence[Row], locating: Sequence[Row]) -> None:
         """Fill the rows of both branches, and keep the second one's conversations."""
         state = self._prefix(answering)
+        reserve_second_look(state, locating)
         branches = {_MACRO: answering, _LOCATE: locating}
         self._decode(branches, state, self._prefill(branches, state))
         kept = (state.marks == TRUNK) | (state.marks == _LOCATE)

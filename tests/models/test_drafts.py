@@ -15,12 +15,13 @@ from dualfocus_lmms.models.families.llava import LLAVA
 from dualfocus_lmms.models.loading import load_checkpoint
 from dualfocus_lmms.models.naive import NaiveBackend
 from dualfocus_lmms.models.rendering import Renderer
+from dualfocus_lmms.models.rows import Row
 from dualfocus_lmms.models.tiny import IMAGE_TOKEN, load_tokenizer
 from dualfocus_lmms.models.tiny_families import save_tiny_family
 from dualfocus_lmms.models.tree import TreeBackend
 
 TOLERANCE = 1e-4  # nats, float32
-BOX = Draft(((1, 2), (3, 4), (5,)), (2, 1))
+BOX = Draft(((1, 2), (3, 4), (5,)), (2, 1), filler=60)
 
 
 @pytest.mark.parametrize(
@@ -48,6 +49,23 @@ def test_a_draft_expects_the_next_run(said: list[int], expected: tuple[int, ...]
     assert BOX.after(said) == expected
 
 
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ([], ()),
+        ([1, 2], ()),  # two unknown ones
+        ([1, 2, 70], (60, 3, 4)),
+        ([1, 2, 70, 71], ()),
+        ([1, 2, 70, 71, 72], ()),
+        ([1, 2, 70, 71, 3, 4], ()),  # before the last run
+        ([9, 2, 70], ()),
+    ],
+)
+def test_beyond_an_unknown_token_a_draft_expects_the_next_run(said: list[int], expected: tuple[int, ...]):
+    assert BOX.beyond(said) == expected
+    assert replace(BOX, filler=None).beyond(said) == ()
+
+
 def test_a_draft_of_one_run_is_a_reply_and_the_empty_draft_expects_nothing():
     assert Draft(((4, 5, 6),)).after([]) == (4, 5, 6)
     assert Draft(((4, 5, 6),)).after([4, 5]) == (6,)
@@ -70,6 +88,7 @@ def characters(text: str) -> list[int]:
 def test_the_draft_of_a_box_is_what_all_boxes_share(template, scale, frame, runs, gaps):
     draft = box_draft(BoxFormat(template, scale, frame), characters)
     assert (draft.runs, draft.gaps) == (tuple(tuple(characters(run)) for run in runs), gaps)
+    assert chr(draft.filler) in "0123456789"
 
 
 def test_a_tokenizer_that_cuts_boxes_irregularly_has_no_draft():
@@ -116,8 +135,26 @@ def test_boxes_and_repeated_answers_take_few_forwards(engine):
         assert trace.micro.tokens == trace.macro.tokens
     macro = max(len(trace.macro.tokens) for trace in traces) + 1
     assert plain.counts.forwards == macro + 26 + macro
-    assert quick.counts.forwards == macro + 9 + 1
+    assert quick.counts.forwards == macro + 6 + 1
     assert quick.counts.encodes == plain.counts.encodes == 8
+    assert quick.counts.tokens == sum(answer.usage.tokens for trace in traces for answer in trace.answers)
+
+
+@pytest.mark.parametrize(("name", "alone"), [("template", 5), ("tree", 0)])
+def test_a_token_foreseen_wrongly_costs_the_forward_it_would_have_saved(engine, monkeypatch, name, alone):
+    questions, limits = asked(4), [Limits(64)] * 4
+    expected = answer_batch(engine("naive"), questions, limits, Settings.of())
+    guess = Row.guess
+
+    def guess_wrongly(row: Row) -> None:
+        row.foreseen = None if row.foreseen is None else 5
+        guess(row)
+
+    monkeypatch.setattr(Row, "guess", guess_wrongly)
+    quick = engine(name)
+    traces = answer_batch(quick, questions, limits, Settings.of())
+    assert_same(traces, expected)
+    assert quick.counts.forwards == alone + 9 + 1
     assert quick.counts.tokens == sum(answer.usage.tokens for trace in traces for answer in trace.answers)
 
 
