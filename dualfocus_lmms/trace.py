@@ -6,18 +6,24 @@ once a run has ended `data.json` (what was asked, see `integrity`).
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from PIL import Image
 
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.types import Answer, Judged, Scores, Selection, Usage
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 VERSION = 1
 
@@ -155,7 +161,10 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 class TraceWriter:
-    """Appends traces to a folder, each one handed to the operating system before `write` returns."""
+    """Appends traces to a folder, each one handed to the operating system before `write` returns.
+
+    UserError when another process writes to the same file.
+    """
 
     def __init__(self, folder: str | Path, rank: int = 0) -> None:
         path = Path(folder) / f"rank{rank}.jsonl"
@@ -166,6 +175,7 @@ class TraceWriter:
             raise UserError(
                 f"Cannot write traces to {path}: {error}. Give a folder that is writable."
             ) from error
+        _hold(self._file)
         if self._file.tell() > 0:  # a kill can leave half a line: close it, so that the next one stands alone
             self._file.seek(-1, os.SEEK_END)
             if self._file.read(1) != b"\n":
@@ -185,6 +195,20 @@ class TraceWriter:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _hold(file: BinaryIO) -> None:
+    """Let no other process `_hold` a file while this one has it open. A kill frees it."""
+    if fcntl is None:
+        return
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            raise UserError(
+                f"Another process writes traces to {file.name}: wait for its end, or give another folder."
+            ) from error
+        # Not every file system has locks: nothing is held there.
 
 
 def claim_folder(folder: str | Path, settings: Mapping[str, Any], resume: bool) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import math
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -320,3 +322,21 @@ def test_image_hash_is_of_the_pixels(tmp_path: Path) -> None:
     assert len(hashes) == 1
     assert image_hash(image.transpose(Image.Transpose.ROTATE_180)) not in hashes
     assert image_hash(Image.new("RGB", (2, 3))) != image_hash(Image.new("RGB", (3, 2)))
+
+
+def test_a_folder_that_another_process_writes_to_is_refused_until_that_ends(tmp_path):
+    fill(tmp_path, trace(0))
+    code = (
+        "from dualfocus_lmms.trace import TraceWriter\n"
+        f"writer = TraceWriter({str(tmp_path)!r})\nprint(1, flush=True)\ninput()"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as other:
+        assert other.stdout.readline() == b"1\n"
+        with pytest.raises(UserError, match=r"rank0\.jsonl"):
+            TraceWriter(tmp_path)
+        TraceWriter(tmp_path, rank=1).close()
+        other.kill()
+    fill(tmp_path, trace(1))
+    traces, damaged = read_traces(tmp_path)
+    assert (len(traces), damaged) == (2, [])
