@@ -85,6 +85,7 @@ def bench(source: Source, plan: Plan, out: str | None = None, profile: bool = Fa
     """
     if profile and out is None:
         raise UserError("A profile is two files: give a folder for them with --out.")
+    folder = None if out is None else _made(Path(out))
     checkpoint = source.load()
     engines = forced_engines(checkpoint, plan)
     blocks = measure(engines, plan)
@@ -99,14 +100,25 @@ def bench(source: Source, plan: Plan, out: str | None = None, profile: bool = Fa
         "floors": _floors(engines, plan),
     }
     text = markdown(report)
-    if out is not None:
-        folder = Path(out)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "report.md").write_text(text, encoding="utf-8")
-        (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    if folder is not None:
+        try:
+            (folder / "report.md").write_text(text, encoding="utf-8")
+            (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"{text}\nCannot write these figures to {folder}: {error}.") from error
         if profile:
             _profile(engines, plan, folder)
     return text
+
+
+def _made(folder: Path) -> Path:
+    """A folder that figures can be written to, before anything is measured."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "report.md").open("a").close()
+    except OSError as error:
+        raise UserError(f"Cannot write figures to {folder}: {error}. Give another folder.") from error
+    return folder
 
 
 def measure(engines: dict[str, Engine], plan: Plan) -> list[Block]:

@@ -343,6 +343,13 @@ def test_a_profile_needs_a_folder():
         bench(Source("tiny"), PLAN, profile=True)
 
 
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_measured(tmp_path: Path):
+    (tmp_path / "file").touch()
+    unknown = Source(pretrained="/nonexistent")
+    with pytest.raises(UserError, match="figures"):
+        bench(unknown, PLAN, str(tmp_path / "file" / "folder"))
+
+
 def test_the_figures_in_the_docs_are_those_of_the_last_run():
     measured = ROOT / "results" / "speed" / "cpu-100m" / "report.md"
     if not measured.exists():
