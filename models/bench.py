@@ -28,6 +28,7 @@ from tqdm import tqdm
 from dualfocus_lmms._version import __version__
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.flow import SKIPPED
+from dualfocus_lmms.folders import writable
 from dualfocus_lmms.models import bench_machine as machine
 from dualfocus_lmms.models.backend import Counts
 from dualfocus_lmms.models.bench_model import Engine, Source, noise_questions, picture_tokens, slot_bytes
@@ -85,7 +86,7 @@ def bench(source: Source, plan: Plan, out: str | None = None, profile: bool = Fa
     """
     if profile and out is None:
         raise UserError("A profile is two files: give a folder for them with --out.")
-    folder = None if out is None else _made(Path(out))
+    folder = None if out is None else writable(out, "--out")
     checkpoint = source.load()
     engines = forced_engines(checkpoint, plan)
     blocks = measure(engines, plan)
@@ -109,16 +110,6 @@ def bench(source: Source, plan: Plan, out: str | None = None, profile: bool = Fa
         if profile:
             _profile(engines, plan, folder)
     return text
-
-
-def _made(folder: Path) -> Path:
-    """A folder that figures can be written to, before anything is measured."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "report.md").open("a").close()
-    except OSError as error:
-        raise UserError(f"Cannot write figures to {folder}: {error}. Give another folder.") from error
-    return folder
 
 
 def measure(engines: dict[str, Engine], plan: Plan) -> list[Block]:

@@ -12,14 +12,13 @@ import gc
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from traceback import walk_tb
 from typing import Any
 
 from dualfocus_lmms.errors import GenerationError, UserError, choose
+from dualfocus_lmms.folders import writable
 from dualfocus_lmms.models.manifest import ONLY_OUR_TASKS
 from dualfocus_lmms.models.requests import GENERATION_SETTINGS, ONLY_GENERATE_UNTIL
 
@@ -112,12 +111,7 @@ def _results_written(folder: str | None) -> Iterator[None]:
         return
     from loguru import logger
 
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UserError(f"Cannot write to --output_path {folder}: {error}. Give another folder.") from error
+    writable(folder, "--output_path")
     said: list[str] = []
     sink = logger.add(lambda message: said.append(message.record["message"]), filter=_WRITES_RESULTS)
     try:

@@ -50,14 +50,17 @@ class Row:
 
     def guess(self) -> None:
         """Choose what to read ahead: never beyond the last token that the limit allows."""
+        foreseen, self.foreseen = self.foreseen, None
+        self.guesses, self.beyond = (), False
+        if self.done:
+            return
         run = self.draft.after(self.tokens)
-        if run and self.foreseen is not None:
-            run = (*run, self.foreseen)
+        if run and foreseen is not None:
+            run = (*run, foreseen)
         beyond = self.draft.beyond((*self.tokens, *run))
         room = min(self.limits.max_new_tokens - len(self.tokens) - 1, _AHEAD)
-        self.guesses = () if self.done else (*run, *beyond)[:room]
-        self.beyond = len(beyond) > 0 and len(run) + len(beyond) <= room
-        self.foreseen = None
+        self.guesses = (*run, *beyond)[:room]
+        self.beyond = 0 < len(beyond) <= room - len(run)
 
     def places(self, count: int) -> torch.Tensor:
         """Positions (axes, count) of the tokens after those that the cache holds."""

@@ -17,6 +17,7 @@ import pandas as pd
 from PIL import Image
 
 from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.folders import writable
 from dualfocus_lmms.results import comparison, gallery, page, plots, right, tables
 from dualfocus_lmms.results.outcomes import Outcomes, outcomes
 from dualfocus_lmms.results.runs import Run, load_run
@@ -80,12 +81,11 @@ def report(
     folders: see `runs.load_run`. pictures: of so many samples at most. traces: of a single run, where they
     are not found by themselves. UserError when a run has no traces, or its questions are not there.
     """
-    folder = Path(out)
     if traces is not None and len(folders) > 1:
         raise UserError(f"--traces goes with one run, {len(folders)} are given: report them one by one.")
     if pictures < 0:
         raise UserError(f"--pictures is a number of samples, 0 or more, got {pictures}.")
-    _make(folder)
+    folder = writable(out, "--out")
     runs = [load_run(path, traces) for path in folders]
     shown = [_shown(run, name) for run, name in zip(runs, _names(folders, runs), strict=True)]
     compared = _comparison(shown)
@@ -104,13 +104,6 @@ def report(
             f"Cannot write the report to {folder}: {error}. Give another folder with --out."
         ) from error
     return Report(folder, len(samples), sum(place >= 0 for place in rows["photo"]))
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"Cannot make the folder {folder}: {error}. Give another one with --out.") from error
 
 
 # --- runs --------------------------------------------------------------------------------------------------

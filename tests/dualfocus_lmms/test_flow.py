@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 from dualfocus_lmms import (
-    Answer,
     BoxFormat,
     Conversation,
     GenerationError,
@@ -363,70 +362,6 @@ def test_no_questions() -> None:
     assert run(FakeBackend(SCRIPT)) == []
 
 
-def test_settings_are_filled_in() -> None:
-    assert Settings.of().to_dict() == {
-        "protocol": "paper",
-        "pathway": "both",
-        "select": "ppl",
-        "skip_confidence": 1.0,
-        "box_margin": 0,
-        "count_eos": False,
-        "grounding": "model",
-        "grounding_checkpoint": None,
-        "box_shift": 0,
-        "prompts": "paper",
-        "subimage": "turn",
-    }
-    assert Settings.of(protocol="release", skip_confidence=0).to_dict() == {
-        "protocol": "release",
-        "pathway": "both",
-        "select": "release",
-        "skip_confidence": 0.0,
-        "box_margin": 25,
-        "count_eos": True,
-        "grounding": "model",
-        "grounding_checkpoint": None,
-        "box_shift": 0,
-        "prompts": "release",
-        "subimage": "turn",
-    }
-
-
-@pytest.mark.parametrize(
-    ("given", "named"),
-    [
-        ({"protocol": "papr"}, ["papr", "paper", "release"]),
-        ({"pathway": "micro"}, ["micro", "both", "macro"]),
-        ({"select": "best"}, ["best", "ppl", "ppl_tie_macro", "macro", "micro"]),
-        ({"skip_confidence": 1.01}, ["skip_confidence", "1.01"]),
-        ({"skip_confidence": -0.1}, ["skip_confidence", "-0.1"]),
-        ({"skip_confidence": math.nan}, ["skip_confidence", "nan"]),
-        ({"skip_confidence": "0.5"}, ["skip_confidence", "0.5"]),
-        ({"skip_confidence": True}, ["skip_confidence", "True"]),
-        ({"box_margin": -1}, ["box_margin", "-1"]),
-        ({"box_margin": 2.5}, ["box_margin", "2.5"]),
-        ({"box_margin": True}, ["box_margin", "True"]),
-        ({"count_eos": 1}, ["count_eos", "1"]),
-        (
-            {"grounding": "yolo"},
-            ["yolo", "model", "annotated", "whole", "center", "random", "dino", "attention"],
-        ),
-        ({"grounding_checkpoint": "some/detector"}, ["some/detector", "dino", "model"]),
-        ({"grounding": None}, ["None", "model"]),
-        ({"box_shift": -1}, ["box_shift", "-1"]),
-        ({"box_shift": 2.5}, ["box_shift", "2.5"]),
-        ({"box_shift": True}, ["box_shift", "True"]),
-        ({"box_shift": None}, ["box_shift", "None"]),
-        ({"prompts": "papr"}, ["papr", "paper", "figure8", "release", "native"]),
-        ({"prompts": 8}, ["8", "figure8"]),
-    ],
-)
-def test_impossible_settings(given: dict, named: list[str]) -> None:
-    with pytest.raises(UserError) as caught:
-        Settings.of(**given)
-    assert all(word in str(caught.value) for word in named)
-
-
 @pytest.mark.parametrize(
     ("settings", "q1", "q2"),
     [
@@ -455,53 +390,3 @@ def test_a_family_without_a_wording_of_its_own() -> None:
     with pytest.raises(UserError):
         run(backend, question(), prompts="native")
     assert backend.calls == []
-
-
-@pytest.mark.parametrize(
-    "call",
-    [
-        ("macro", [Conversation().user("x")], []),
-        ("macro", [Conversation()], [Limits(1)]),
-        ("macro", [Conversation().user("x").assistant("y")], [Limits(1)]),
-        ("macro", [Conversation().assistant("x").user("y")], [Limits(1)]),
-        ("macro", [Conversation().user("x").user("y")], [Limits(1)]),
-        ("zoom", [Conversation().user("x")], [Limits(1)]),
-        ("macro", [Conversation().user("x")], [Limits(1)], "everything"),
-        ("locate", [Conversation().user("x")], [Limits(1)]),
-    ],
-)
-def test_the_double_refuses_what_the_protocol_forbids(call) -> None:
-    with pytest.raises(ValueError, match=r"stage|keep|limits|turn"):
-        FakeBackend({"macro": "yes"}).generate(*call)
-
-
-@pytest.mark.parametrize(
-    "conversation", [Conversation(), Conversation().user("x"), Conversation().assistant("x")]
-)
-def test_the_double_scores_what_an_assistant_said_last(conversation) -> None:
-    with pytest.raises(ValueError, match="assistant"):
-        FakeBackend({}).score([conversation])
-
-
-def test_the_double_scores_by_script() -> None:
-    backend = FakeBackend({}, scores={"yes": (-1.0, -2.0, -3.0)})
-    said = Conversation().user("q").assistant("box", (4, 5)).user("q").assistant("yes")
-    assert backend.score([said]) == [[(-0.1, -0.1, -0.01), (-1.0, -2.0, -3.0)]]
-    assert backend.scored == [said]
-
-
-def test_the_double_says_what_the_script_says() -> None:
-    backend = FakeBackend({"macro": Reply("two words", (-0.1, -0.2), None), "locate": "here"})
-    image = Image.new("RGB", (2, 2))
-    (macro,) = backend.generate("macro", [Conversation().user("q", image)], [Limits(9)])
-    (locate,) = backend.generate("locate", [Conversation().user("q", image)], [Limits(9)], "conversation")
-    assert (macro.text, macro.logprobs, macro.ended, macro.usage.encodes) == (
-        "two words",
-        (-0.1, -0.2),
-        False,
-        1,
-    )
-    assert len(set(macro.tokens)) == 2
-    assert isinstance(locate, Answer)
-    assert (locate.pathway, locate.text, locate.ended) == ("locate", "here", True)
-    assert [call.texts for call in backend.calls] == [["user: <image>q"]] * 2

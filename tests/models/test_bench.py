@@ -346,7 +346,7 @@ def test_a_profile_needs_a_folder():
 def test_a_folder_that_cannot_be_written_is_told_before_anything_is_measured(tmp_path: Path):
     (tmp_path / "file").touch()
     unknown = Source(pretrained="/nonexistent")
-    with pytest.raises(UserError, match="figures"):
+    with pytest.raises(UserError, match="--out"):
         bench(unknown, PLAN, str(tmp_path / "file" / "folder"))
 
 

@@ -14,7 +14,6 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -23,7 +22,7 @@ from transformers import AutoProcessor, AutoTokenizer, LlavaForConditionalGenera
 from dualfocus_lmms import GenerationError, Settings, UserError
 from dualfocus_lmms.models.engines import make_engine
 from dualfocus_lmms.models.loading import load_checkpoint
-from dualfocus_lmms.train.evaluation import Scored, evaluate, same_answer, summary
+from dualfocus_lmms.train.evaluation import evaluate, summary
 from dualfocus_lmms.train.recipe import load_recipe, training_arguments
 from dualfocus_lmms.train.samples import read_samples, write_samples
 from dualfocus_lmms.train.trainer import build, last_checkpoint, train, weighted_loss
@@ -388,34 +387,6 @@ def test_a_box_weight_of_nearly_one_is_nearly_the_plain_run(common, whole_run, t
     output = tmp_path / "run"
     train("tiny_cpu", [*common, f"output={output}", "box_weight=1.000001", "steps=2"])
     assert losses(output)[0] == pytest.approx(losses(whole_run)[0], abs=SAME)
-
-
-def scored(*rows: Any) -> list[Scored]:
-    return [Scored(*row) for row in rows]
-
-
-def test_the_figures_of_an_evaluation():
-    rows = scored((0.6, True, False, True), (0.0, False, True, True), (0.5, False, False, False))
-    assert summary(rows) == pytest.approx(
-        {"box_iou": 1.1 / 3, "box_half": 1 / 3, "macro": 1 / 3, "micro": 1 / 3, "selected": 2 / 3}
-    )
-    assert summary(scored((None, True, False, True))) == {"macro": 1, "micro": 0, "selected": 1}
-    assert summary([]) == {}
-
-
-@pytest.mark.parametrize(
-    ("said", "true", "same"),
-    [
-        ("Yes.", "yes", True),
-        (" dark  blue ", "Dark blue", True),
-        ("yes", "no", False),
-        ("", "no", False),
-        ("7", "7.", True),
-        ("Nope", "no", False),
-    ],
-)
-def test_answers_are_the_same_but_for_case_blanks_and_a_full_stop(said, true, same):
-    assert same_answer(said, true) is same
 
 
 @pytest.fixture(autouse=True)

@@ -13,8 +13,7 @@ from PIL import Image, ImageDraw
 from dualfocus_lmms.boxes import WHOLE, Box
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.train import visual_genome
-from dualfocus_lmms.train.data_report import Line, Report
-from dualfocus_lmms.train.json_array import JsonArray, records
+from dualfocus_lmms.train.data_report import Report
 from dualfocus_lmms.train.samples import Sample, read_samples
 from dualfocus_lmms.train.vg_config import VGConfig
 from dualfocus_lmms.train.vg_records import read_mapping, round_box
@@ -330,22 +329,6 @@ def test_a_folder_without_any_photo_is_refused_and_nothing_begun(root: Path, tmp
     assert run(root, tmp_path / "out", annotations_only=True).kept.total() == 21
 
 
-@pytest.mark.parametrize(
-    "setting",
-    [
-        {"min_per_image": "lots"},
-        {"max_per_image": 0},
-        {"crop_quality": 900},
-        {"use_given": "maybe"},
-        {"same_object_iou": 1.5},
-        {"min_object_pixels": True},
-    ],
-)
-def test_settings_of_another_kind_are_refused(setting: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=next(iter(setting))):
-        VGConfig.load(**setting)
-
-
 def test_an_object_whose_place_is_no_number_is_left_out(root: Path, tmp_path: Path) -> None:
     files = records_of(range(1, 8))
     files["objects"][0]["objects"][1]["x"] = float("nan")  # the kite
@@ -365,42 +348,6 @@ def test_mistakes_are_named(root: Path, tmp_path: Path) -> None:
         run(root, tmp_path / "out")
 
 
-@pytest.mark.parametrize("piece", [1, 7, 64, 1 << 20])
-def test_an_array_is_read_piece_by_piece(tmp_path: Path, piece: int) -> None:
-    rows = [{"id": 3, "text": 'Größe "]},{'}, {"id": 1, "list": [[1.5e3, -2], {}, None]}, 12, {"image_id": 2}]
-    path = tmp_path / "a.json"
-    path.write_text("\ufeff [ " + " ,\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "]\n")
-    data = path.read_bytes()
-    assert [json.loads(data[start:end]) for start, end, _ in records(path, piece)] == rows
-
-
-def test_records_are_found_by_id_in_any_order(tmp_path: Path) -> None:
-    path = tmp_path / "a.json"
-    rows = [{"id": 30, "v": "ü"}, {"image_id": 4, "id": 9}, [], {"id": 30, "v": 2}, {"id": "7"}]
-    path.write_text(json.dumps(rows, ensure_ascii=False))
-    array = JsonArray(path)
-    assert list(array.ids) == [4, 30]
-    assert array.get(30) == {"id": 30, "v": "ü"}
-    assert (array.get(9), array.get(31), len(array), array.malformed) == (None, None, 2, [2, 4])
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ('[{"id": 1}, {"id"', "from byte 12 on"),
-        ('[{"id": 1}', "ends before its array does"),
-        ("", "ends before"),
-        ('{"id": 1}', "no array of records"),
-        ('[{"id": 1}, {id: 2}, {"id": 3}, {"id": 4}, {"id": 5}]', "from byte 12 on: Expecting property"),
-    ],
-)
-def test_a_file_that_is_no_whole_array_is_named(tmp_path: Path, text: str, message: str) -> None:
-    path = tmp_path / "a.json"
-    path.write_text(text)
-    with pytest.raises(UserError, match=message):
-        JsonArray(path)
-
-
 def test_a_mapping_is_read_piece_by_piece(tmp_path: Path) -> None:
     path = tmp_path / "map.json"
     path.write_text(json.dumps({str(1000 - number): number for number in range(500)}))
@@ -413,31 +360,3 @@ def test_boxes_are_rounded_outwards() -> None:
     assert round_box(Box(0.29, 0.294, 0.57, 0.571)) == Box(0.29, 0.29, 0.57, 0.58)
     assert round_box(Box(0.001, 0.0, 0.999, 1.0)) == WHOLE
     assert round_box(Box(0.5012, 0.1, 0.5015, 0.2)) == Box(0.5, 0.1, 0.51, 0.2)
-
-
-def test_a_report_is_the_same_however_it_is_divided() -> None:
-    lines = [
-        Line(
-            f"q{i}",
-            i,
-            "What?",
-            "That.",
-            "matched" if i % 3 else "bad",
-            box=(0, 0, i / 99, 1) if i % 3 else None,
-        )
-        for i in range(99)
-    ]
-    whole, parts = Report(seed=3), [Report(seed=3) for _ in range(4)]
-    for i, line in enumerate(lines):
-        whole.add(line)
-        parts[i % 4].add(line)
-    merged = Report(seed=3)
-    for part in reversed(parts):
-        merged.merge(Report.from_dict(json.loads(json.dumps(part.to_dict()))))
-    assert merged == whole
-    assert (len(whole.page["kept"]), len(whole.page["dropped"]), whole.questions) == (20, 20, 99)
-    assert "66 of 99 questions kept (66.7%)" in whole.markdown()
-    other = Report(seed=4)
-    for line in lines:
-        other.add(line)
-    assert other.page != whole.page

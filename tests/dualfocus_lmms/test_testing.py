@@ -1,0 +1,59 @@
+"""The scripted model: it keeps to what the protocol of backends says."""
+
+from __future__ import annotations
+
+import pytest
+from PIL import Image
+
+from dualfocus_lmms import Answer, Conversation, Limits
+from dualfocus_lmms.testing import FakeBackend, Reply
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        ("macro", [Conversation().user("x")], []),
+        ("macro", [Conversation()], [Limits(1)]),
+        ("macro", [Conversation().user("x").assistant("y")], [Limits(1)]),
+        ("macro", [Conversation().assistant("x").user("y")], [Limits(1)]),
+        ("macro", [Conversation().user("x").user("y")], [Limits(1)]),
+        ("zoom", [Conversation().user("x")], [Limits(1)]),
+        ("macro", [Conversation().user("x")], [Limits(1)], "everything"),
+        ("locate", [Conversation().user("x")], [Limits(1)]),
+    ],
+)
+def test_the_double_refuses_what_the_protocol_forbids(call) -> None:
+    with pytest.raises(ValueError, match=r"stage|keep|limits|turn"):
+        FakeBackend({"macro": "yes"}).generate(*call)
+
+
+@pytest.mark.parametrize(
+    "conversation", [Conversation(), Conversation().user("x"), Conversation().assistant("x")]
+)
+def test_the_double_scores_what_an_assistant_said_last(conversation) -> None:
+    with pytest.raises(ValueError, match="assistant"):
+        FakeBackend({}).score([conversation])
+
+
+def test_the_double_scores_by_script() -> None:
+    backend = FakeBackend({}, scores={"yes": (-1.0, -2.0, -3.0)})
+    said = Conversation().user("q").assistant("box", (4, 5)).user("q").assistant("yes")
+    assert backend.score([said]) == [[(-0.1, -0.1, -0.01), (-1.0, -2.0, -3.0)]]
+    assert backend.scored == [said]
+
+
+def test_the_double_says_what_the_script_says() -> None:
+    backend = FakeBackend({"macro": Reply("two words", (-0.1, -0.2), None), "locate": "here"})
+    image = Image.new("RGB", (2, 2))
+    (macro,) = backend.generate("macro", [Conversation().user("q", image)], [Limits(9)])
+    (locate,) = backend.generate("locate", [Conversation().user("q", image)], [Limits(9)], "conversation")
+    assert (macro.text, macro.logprobs, macro.ended, macro.usage.encodes) == (
+        "two words",
+        (-0.1, -0.2),
+        False,
+        1,
+    )
+    assert len(set(macro.tokens)) == 2
+    assert isinstance(locate, Answer)
+    assert (locate.pathway, locate.text, locate.ended) == ("locate", "here", True)
+    assert [call.texts for call in backend.calls] == [["user: <image>q"]] * 2
