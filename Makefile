@@ -31,11 +31,7 @@ check: $(VENV)/installed-dev  ## Style, spelling and types
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/typos
-# mypy cannot follow setup.cfg's mapping of folders to packages, so it reads the wheel, installed out of the root's sight.
-	@rm -rf build
-	@$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheel .
-	@$(BIN)/python -m pip install --quiet --no-deps --no-compile --target build/site build/wheel/*.whl
-	@cd build/site && ../../$(BIN)/python -m mypy --cache-dir ../../.mypy_cache --config-file ../../pyproject.toml -p dualfocus_lmms
+	@$(BIN)/python -m mypy
 
 bench: $(VENV)/installed  ## Time, tokens and memory of every engine, as ratios to plain inference
 	@$(BIN)/dualfocus bench $(ARGS)

@@ -4,6 +4,7 @@ The public interface. Nothing here imports torch; models live in `dualfocus_lmms
 """
 
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from dualfocus_lmms._version import __version__
@@ -39,6 +40,14 @@ __all__ = [
     "bare_question",
     "read_traces",
 ]
+
+if not Path(__file__).with_name("models").is_dir():
+    raise ImportError(
+        f"{Path(__file__).with_name('models')} is not a folder. It, tasks, train and results are symbolic "
+        "links to the folders beside dualfocus_lmms/, which git did not make. Switch links on (Windows: with "
+        "developer mode), check out and install again: git config core.symlinks true && "
+        "git checkout -- dualfocus_lmms."
+    )
 
 
 def __getattr__(name: str) -> Any:

@@ -21,6 +21,7 @@ from dualfocus_lmms.conversation import Conversation
 from dualfocus_lmms.errors import GenerationError, UserError
 from dualfocus_lmms.grounding import Grounder
 from dualfocus_lmms.models.backend import ModelBackend
+from dualfocus_lmms.models.kv_cache import cache_argument
 from dualfocus_lmms.models.pictures import Picture
 from dualfocus_lmms.types import Backend, Question
 
@@ -143,12 +144,13 @@ def attention(backend: ModelBackend, image: Image.Image, picture: Picture, text:
     rendered = backend.renderer.render(conversation, lambda _: picture.ids)
     prompt = backend.prompt_input(torch.tensor([rendered.ids], device=backend.model.device))  # (1, L) each
     before = {name: value[:, :-1] for name, value in prompt.items()}
+    cache = cache_argument(backend.model.forward)
     read = backend.model(**before, **backend.encoder_input([picture]), use_cache=True)
     with _visible(backend.model):
         last = backend.model(
             input_ids=prompt["input_ids"][:, -1:],  # without a mask: Qwen would give it every position
-            past_key_values=read.past_key_values,
             use_cache=True,
+            **{cache: read[cache]},
             output_attentions=True,
         )
     layers = torch.stack(

@@ -28,7 +28,16 @@ from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.models.attention import divide_long_queries
 from dualfocus_lmms.models.backend import ModelBackend
 from dualfocus_lmms.models.drafts import Draft
-from dualfocus_lmms.models.kv_cache import TRUNK, Kept, Key, empty, extended, shown, taken
+from dualfocus_lmms.models.kv_cache import (
+    TRUNK,
+    Kept,
+    Key,
+    cache_argument,
+    empty,
+    extended,
+    shown,
+    taken,
+)
 from dualfocus_lmms.models.loading import Checkpoint
 from dualfocus_lmms.models.pictures import Picture, as_patch
 from dualfocus_lmms.models.rendering import Rendered
@@ -59,6 +68,7 @@ class SharedBackend(ModelBackend):
         check_shareable(checkpoint)
         self._language_model = self.model.model.language_model
         divide_long_queries(self._language_model)
+        self._cache_argument = cache_argument(self._language_model.forward)
         self._encoder = self.model.model if hasattr(self.model.model, "get_image_features") else self.model
         self._encoder_takes = inspect.signature(self._encoder.get_image_features).parameters
         self._embed = self.model.get_input_embeddings()
@@ -321,8 +331,8 @@ class SharedBackend(ModelBackend):
             inputs_embeds=embeddings,
             attention_mask=self._mask(state, marks),
             position_ids=positions if len(positions) > 1 else positions[0],
-            past_key_values=state.cache,
             use_cache=True,
+            **{self._cache_argument: state.cache},
             **extra,
         )
         self.counts.forwards += 1

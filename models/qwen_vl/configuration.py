@@ -30,7 +30,7 @@ class QwenVLConfig(PreTrainedConfig):
     """
 
     model_type = "qwen"
-    keys_to_ignore_at_inference = ("past_key_values",)
+    keys_to_ignore_at_inference = ("past_key_values", "cache")
 
     vocab_size: int = 151936
     hidden_size: int = 4096

@@ -18,15 +18,17 @@ from transformers.modeling_outputs import (
     BaseModelOutputWithPooling,
     CausalLMOutputWithPast,
 )
-from transformers.modeling_utils import slice_logits_to_keep
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.models.kv_cache import cache_argument
 from dualfocus_lmms.models.qwen_vl.configuration import QwenVLConfig
 from dualfocus_lmms.models.qwen_vl.decoder import QwenAttention, QwenBlock, make_places
 from dualfocus_lmms.models.qwen_vl.vision import Resampler, VisionTransformer, position_table
+
+_CACHE = cache_argument(create_causal_mask)  # transformers' name for it, which our outputs must have too
 
 
 class QwenVLPreTrainedModel(PreTrainedModel):
@@ -38,7 +40,7 @@ class QwenVLPreTrainedModel(PreTrainedModel):
     input_modalities = ["image", "text"]  # noqa: RUF012
     supports_gradient_checkpointing = True
     _no_split_modules = ["QwenBlock", "VisualBlock"]  # noqa: RUF012
-    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _skip_keys_device_placement = ["past_key_values", "cache"]  # noqa: RUF012
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_attention_backend = True
@@ -110,21 +112,24 @@ class QwenVLModel(QwenVLPreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
         use_cache: bool | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """Takes input_ids (B, S) or inputs_embeds (B, S, D), with position_ids (B, S).
 
-        attention_mask (B, cached + S) may have holes anywhere. UserError for a prompt longer than the model
+        attention_mask (B, cached + S) may have holes anywhere. `cache` is another name of
+        past_key_values. UserError for a prompt longer than the model
         can read, see `_check_length`.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
         if inputs_embeds is None:
             inputs_embeds = self.embed(input_ids, pixel_values)
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
+        cache = past_key_values if cache is None else cache
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config)
         if position_ids is None:
-            past = past_key_values.get_seq_length() if past_key_values is not None else 0
+            past = cache.get_seq_length() if cache is not None else 0
             position_ids = torch.arange(past, past + inputs_embeds.shape[1], device=inputs_embeds.device)[
                 None
             ]
@@ -133,14 +138,14 @@ class QwenVLModel(QwenVLPreTrainedModel):
             config=self.config,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
-            past_key_values=past_key_values,
             position_ids=position_ids,
+            **{_CACHE: cache},
         )
         places = make_places(self.config, position_ids, self.training)
         hidden = self.drop(inputs_embeds)
         for block in self.h:
-            hidden = block(hidden, places, mask, past_key_values, **kwargs)
-        return BaseModelOutputWithPast(last_hidden_state=self.ln_f(hidden), past_key_values=past_key_values)
+            hidden = block(hidden, places, mask, cache, **kwargs)
+        return BaseModelOutputWithPast(last_hidden_state=self.ln_f(hidden), **{_CACHE: cache})
 
     def _check_length(self, position_ids: torch.Tensor) -> None:
         """UserError for a prompt beyond the trained length where the checkpoint asks for dynamic NTK.
@@ -201,6 +206,7 @@ class QwenVLForConditionalGeneration(QwenVLPreTrainedModel, GenerationMixin):
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits (B, S, V), and the loss where labels (B, S) are given, -100 where nothing is learned."""
@@ -212,9 +218,11 @@ class QwenVLForConditionalGeneration(QwenVLPreTrainedModel, GenerationMixin):
             position_ids=position_ids,
             past_key_values=past_key_values,
             use_cache=use_cache,
+            cache=cache,
             **kwargs,
         )
-        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, kept])
         loss = None
         if labels is not None:
             loss = self.loss_function(
@@ -223,7 +231,7 @@ class QwenVLForConditionalGeneration(QwenVLPreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            **{_CACHE: outputs.get(_CACHE)},
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )

@@ -1,13 +1,15 @@
-"""What setup.cfg says about folders and packages."""
+"""The package as it lies in the source: every module and the file that it is, links followed."""
 
 from __future__ import annotations
 
+import os
 from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = "dualfocus_lmms"
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +25,13 @@ def setup_cfg() -> ConfigParser:
 
 
 @pytest.fixture(scope="session")
-def packages(setup_cfg: ConfigParser) -> dict[str, str]:
-    """Package name to folder, as in `package_dir`: dualfocus_lmms.models to models."""
-    lines = setup_cfg["options"]["package_dir"].split("\n")
-    return dict(map(str.strip, line.split("=")) for line in lines if line.strip())
+def modules() -> dict[str, Path]:
+    """Dotted name to file: dualfocus_lmms.models.host to ROOT/dualfocus_lmms/models/host.py."""
+    found = {}
+    for folder, _, names in os.walk(ROOT / PACKAGE, followlinks=True):
+        package = Path(folder).relative_to(ROOT).parts
+        for name in names:
+            if name.endswith(".py"):
+                parts = package if name == "__init__.py" else (*package, name.removesuffix(".py"))
+                found[".".join(parts)] = Path(folder, name)
+    return found

@@ -7,8 +7,10 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from configparser import ConfigParser
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -113,23 +115,38 @@ def circle(items: list[Import]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def project(root: Path, packages: dict[str, str]) -> list[Import]:
-    files = {}
-    for package, folder in packages.items():
-        for file in (root / folder).glob("*.py"):
-            files[package if file.stem == "__init__" else f"{package}.{file.stem}"] = file
+def project(modules: dict[str, Path]) -> list[Import]:
     found = [
         item
-        for module, file in sorted(files.items())
-        for item in imports(module, file.read_text("utf-8"), set(files))
+        for module, file in sorted(modules.items())
+        for item in imports(module, file.read_text("utf-8"), set(modules))
     ]
-    assert len(files) > 20
+    assert len(modules) > 20
     assert len(found) > 100
     return found
 
 
 def test_every_import_goes_down(project: list[Import]):
     assert [(why, item) for item in project if (why := fault(item))] == []
+
+
+def test_every_library_is_declared(project: list[Import], setup_cfg: ConfigParser):
+    """What only comes along with another library today may be gone with its next release."""
+    required = setup_cfg["options"]["install_requires"].splitlines()
+    declared = {
+        normalized(re.split(r"[<>=!~ ;\[]", line)[0]) for line in required if not line.startswith("#")
+    }
+    makers = packages_distributions()
+    imported = {item.target.split(".")[0]: item for item in project if room(item.target) is None}
+    foreign = {name: item for name, item in imported.items() if name not in sys.stdlib_module_names}
+    assert {"torch", "yaml", "PIL"} <= set(foreign)
+    assert [
+        item for name, item in foreign.items() if declared.isdisjoint(map(normalized, makers.get(name, [])))
+    ] == []
+
+
+def normalized(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 def test_no_circle(project: list[Import]):
