@@ -21,7 +21,7 @@ from dualfocus_lmms.conversation import Conversation
 from dualfocus_lmms.errors import GenerationError, UserError
 from dualfocus_lmms.grounding import Grounder
 from dualfocus_lmms.models.backend import ModelBackend
-from dualfocus_lmms.models.kv_cache import cache_argument
+from dualfocus_lmms.models.compatibility import cache_argument
 from dualfocus_lmms.models.pictures import Picture
 from dualfocus_lmms.types import Backend, Question
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,12 +56,6 @@ class Kept:
     def cut(self, length: int, keys: list[Key]) -> Kept:
         """The first `length` slots, as views: no slot that holds a token is written again."""
         return Kept(_copy(self.cache, lambda tensor: tensor[:, :, :length]), self.marks[:, :length], keys)
-
-
-def cache_argument(forward: Callable[..., Any]) -> str:
-    """The name by which a forward takes and returns its cache: "cache" since transformers 5.24, before that
-    and in models of other packages "past_key_values"."""
-    return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
 
 
 def empty(config: Any, rows: int, device: torch.device) -> Kept:

@@ -27,12 +27,12 @@ from dualfocus_lmms.conversation import Conversation
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.models.attention import divide_long_queries
 from dualfocus_lmms.models.backend import ModelBackend
+from dualfocus_lmms.models.compatibility import cache_argument
 from dualfocus_lmms.models.drafts import Draft
 from dualfocus_lmms.models.kv_cache import (
     TRUNK,
     Kept,
     Key,
-    cache_argument,
     empty,
     extended,
     shown,

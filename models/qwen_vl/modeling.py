@@ -23,7 +23,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from dualfocus_lmms.errors import UserError
-from dualfocus_lmms.models.kv_cache import cache_argument
+from dualfocus_lmms.models.compatibility import cache_argument
 from dualfocus_lmms.models.qwen_vl.configuration import QwenVLConfig
 from dualfocus_lmms.models.qwen_vl.decoder import QwenAttention, QwenBlock, make_places
 from dualfocus_lmms.models.qwen_vl.vision import Resampler, VisionTransformer, position_table
