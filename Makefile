@@ -16,7 +16,7 @@ OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 HF_EVALUATE_OFFLINE=1 TRANSFOR
 	HF_HUB_DISABLE_TELEMETRY=1 DO_NOT_TRACK=1 WANDB_MODE=disabled TOKENIZERS_PARALLELISM=false MPLBACKEND=Agg
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench speed leaderboard nano clean
+.PHONY: help demo test check matrix bench speed leaderboard nano clean
 
 help:  ## This list
 	@awk -F ':.*## +' '/^[a-z]+:.*## /{printf "%-13s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ check: $(VENV)/installed-dev  ## Style, spelling and types
 	@$(BIN)/ruff format --check
 	@$(BIN)/typos
 	@$(BIN)/python -m mypy
+
+matrix: $(VENV)/installed-dev  ## Install and try the lowest, pinned and newest releases on every Python there is
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tests/compatibility.py $(ARGS)
 
 bench: $(VENV)/installed  ## Time, tokens and memory of every engine, as ratios to plain inference
 	@$(BIN)/dualfocus bench $(ARGS)

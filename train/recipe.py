@@ -214,12 +214,20 @@ def _section(
     return values, problems
 
 
+# What settings of the section `training` were called before transformers 5.23.
+_OLDER_NAMES = {
+    "activation_checkpointing": "gradient_checkpointing",
+    "activation_checkpointing_kwargs": "gradient_checkpointing_kwargs",
+}
+
+
 def _training_types() -> dict[str, Any]:
     from transformers import TrainingArguments
 
     hints = get_type_hints(TrainingArguments)
     types = {field.name: hints[field.name] for field in fields(TrainingArguments) if field.init}
-    return types | {"fsdp": bool | None}
+    older = {new: types[old] for new, old in _OLDER_NAMES.items() if old in types}
+    return older | types | {"fsdp": bool | None}
 
 
 def _lora_types() -> dict[str, Any]:
@@ -303,8 +311,13 @@ def training_arguments(recipe: Recipe, processes: int) -> Any:
         "eval_strategy": "no" if recipe.evaluation is None else "steps",
         "eval_steps": None if recipe.evaluation is None else recipe.evaluation.every,
     }
+    known = {field.name for field in fields(TrainingArguments)}
+    given = {
+        name if name in known else _OLDER_NAMES.get(name, name): copy.deepcopy(value)
+        for name, value in recipe.training.items()
+    }
     try:
-        arguments = TrainingArguments(**{**defaults, **copy.deepcopy(recipe.training), **fixed})
+        arguments = TrainingArguments(**{**defaults, **given, **fixed})
     except (ValueError, TypeError, ImportError, NotImplementedError) as error:
         raise UserError(f"transformers refuses the section `training`: {error}") from error
     try:

@@ -145,4 +145,7 @@ def test_entry_points(wheel: zipfile.ZipFile):
     assert {"ppl", "macro", "micro"} <= set(points["dualfocus_lmms.rules"])
     targets = {value.split(":")[0] for group in points.sections() for value in points[group].values()}
     files = set(wheel.namelist())
-    assert [target for target in sorted(targets) if f"{target.replace('.', '/')}.py" not in files] == []
+    paths = {target: target.replace(".", "/") for target in targets}
+    assert [
+        target for target, path in paths.items() if not {f"{path}.py", f"{path}/__init__.py"} & files
+    ] == []
