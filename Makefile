@@ -16,7 +16,7 @@ OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 HF_EVALUATE_OFFLINE=1 TRANSFOR
 	HF_HUB_DISABLE_TELEMETRY=1 DO_NOT_TRACK=1 WANDB_MODE=disabled TOKENIZERS_PARALLELISM=false MPLBACKEND=Agg
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test check matrix bench speed leaderboard nano clean
+.PHONY: help demo test quick check matrix bench speed leaderboard nano clean
 
 help:  ## This list
 	@awk -F ':.*## +' '/^[a-z]+:.*## /{printf "%-13s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,7 +25,27 @@ demo: $(VENV)/installed  ## Questions about drawn scenes, answered twice each by
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(OFFLINE) bash examples/demo.sh
 
 test: $(VENV)/installed  ## The tests; some of them only: make test ARGS="tests/packaging -x"
-	@$(OFFLINE) $(BIN)/python -m pytest $(ARGS)
+	@$(OFFLINE) $(BIN)/python -m pytest --durations=10 --durations-min=1 $(ARGS)
+
+# The method itself; the scores of POPE and GQA; every engine against the naive one, on a tiny model; the small model on
+# drawn scenes; and who imports whom.
+QUICK := \
+	tests/dualfocus_lmms/test_boxes.py \
+	tests/dualfocus_lmms/test_zoom.py \
+	tests/dualfocus_lmms/test_prompts.py \
+	tests/dualfocus_lmms/test_flow.py \
+	tests/dualfocus_lmms/test_selection.py \
+	tests/dualfocus_lmms/test_judging.py \
+	tests/dualfocus_lmms/test_trace.py \
+	tests/tasks/test_scoring.py \
+	tests/tasks/test_pope.py \
+	tests/tasks/test_gqa.py \
+	tests/models/test_engines.py::test_engines_agree_where_some_samples_are_skipped_and_under_the_release_protocol \
+	tests/models/test_nano.py::test_it_points_at_what_is_asked_and_reads_it_there \
+	tests/packaging/test_imports.py
+
+quick: $(VENV)/installed  ## Does the method still stand? Under a minute
+	@$(OFFLINE) $(BIN)/python -m pytest -n 2 $(QUICK) $(ARGS)
 
 check: $(VENV)/installed-dev  ## Style, spelling and types
 	@$(BIN)/ruff check

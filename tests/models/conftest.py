@@ -1,8 +1,10 @@
-"""Tiny real models, made once a session, and ragged questions to ask them."""
+"""Tiny real models, made once a session, ragged questions to ask them, and data for runs of the host."""
 
 from __future__ import annotations
 
+import json
 import random
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,3 +63,53 @@ def ragged() -> Callable[[int], tuple[list[Question], list[Limits]]]:
         return questions, limits
 
     return make
+
+
+# --- runs of the host --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def pope_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """POPE's files in miniature: 3 splits, 20 questions each about 4 plain pictures."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+    images = folder / "pope" / "images"
+    images.mkdir(parents=True)
+    colors = {"red": (250, 20, 20), "green": (20, 250, 20), "blue": (20, 20, 250), "sand": (220, 180, 90)}
+    for number, (name, color) in enumerate(colors.items()):
+        Image.new("RGB", (60 + 30 * number, 50), color).save(images / f"{name}.png")
+    things = {"cat": "yes", "dog": "no", "tv": "yes", "car": "no", "person": "yes"}
+    lines = [
+        {"image": f"{name}.png", "text": f"Is there a {thing} in the image?", "label": label}
+        for name in colors
+        for thing, label in things.items()
+    ]
+    text = "".join(json.dumps({"question_id": number} | line) + "\n" for number, line in enumerate(lines))
+    for split in ("random", "popular", "adversarial"):
+        (folder / "pope" / f"coco_pope_{split}.json").write_text(text)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def environment(pope_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What a run of the host on those files has in its environment besides all that is there."""
+    return {
+        "DUALFOCUS_DATA": str(pope_folder),
+        "LMMS_EVAL_DATASETS_CACHE": str(tmp_path_factory.mktemp("cache")),
+        "ACCELERATE_USE_CPU": "true",
+    }
+
+
+@pytest.fixture
+def run(
+    run_command: Callable[..., Any], environment: dict[str, str], tiny_checkpoint: Path
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`dualfocus eval ARGUMENT... --model_args pretrained=<tiny checkpoint>,...` in this process."""
+
+    def start(*arguments: str, model_args: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
+        pretrained = [] if "pretrained=" in model_args else [f"pretrained={tiny_checkpoint}"]
+        given = ",".join([*pretrained, *([model_args] if model_args else [])])
+        return run_command(
+            "dualfocus", "eval", *arguments, "--model_args", given, env=environment | variables
+        )
+
+    return start

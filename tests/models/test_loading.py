@@ -150,7 +150,7 @@ def test_a_prompt_beyond_the_models_positions_is_warned_of_once(tiny_checkpoint,
     questions, limits = ragged(2)
     loaded = load_checkpoint(str(tiny_checkpoint), device="cpu")
     said: list[str] = []
-    handler = logger.add(said.append, level="WARNING")
+    handler = logger.add(said.append, level="WARNING", format="{message}")  # the time may have a 17
     try:
         answer_batch(make_engine(name, loaded), questions, limits, Settings.of())
         assert said == []

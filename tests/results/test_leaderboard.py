@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -165,14 +166,17 @@ def test_the_committed_page_is_not_stale():
     assert (FOLDER / "README.md").read_text(encoding="utf-8") == readme()
 
 
-def test_the_command_adds_and_prints(folder: Path, tmp_path: Path, write_run: WriteRun):
+def test_the_command_adds_and_prints(
+    folder: Path, tmp_path: Path, write_run: WriteRun, run_command: Callable[..., Any]
+):
     run = write_run(tmp_path / "second", [0.0, 0.0, 0.0, 100.0], date="20261123_000000")
-    command = [sys.executable, "-m", "dualfocus_lmms", "leaderboard", "--folder", str(folder)]
+    command = ["leaderboard", "--folder", str(folder)]
+    process = [sys.executable, "-m", "dualfocus_lmms", *command, "--add", str(run)]
+    assert subprocess.run(process, capture_output=True, check=False).returncode == 2  # on which machine?
 
     def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+        return run_command("dualfocus", *command, *arguments)
 
-    assert call("--add", str(run)).returncode == 2  # on which machine?
     assert call("--add", str(run), "--hardware", "a machine").returncode == 0
     assert call("--add", str(run), "--hardware", "a machine").returncode == 2
     done = call("--task", "df_local", "--format", "csv")

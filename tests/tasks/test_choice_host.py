@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -44,18 +41,20 @@ def test_golden_prompts(
 
 
 def test_a_run_of_all_scores_the_answers_it_traces(
-    tiny_checkpoint: Path, load_task: Load, choice_folder: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_checkpoint: Path,
+    run_command: Callable[..., Any],
+    load_task: Load,
+    choice_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("DUALFOCUS_DATA", str(choice_folder))
-    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
-    cache = {"LMMS_EVAL_DATASETS_CACHE": str(choice_folder / "cache")}
+    environment = {"LMMS_EVAL_DATASETS_CACHE": str(choice_folder / "cache"), "ACCELERATE_USE_CPU": "true"}
     out, trace = choice_folder / "out", choice_folder / "trace"
-    done = subprocess.run(
-        [sys.executable, "-m", "dualfocus_lmms", "eval",
-         "--tasks", "df_gqa_star,df_seed_image,df_zoom",
-         "--output_path", str(out), "--log_samples",
-         "--model_args", f"pretrained={tiny_checkpoint},batch_size=4,trace={trace}"],
-        env=os.environ | offline | cache, capture_output=True, text=True, timeout=300,
+    done = run_command(
+        "dualfocus", "eval", "--tasks", "df_gqa_star,df_seed_image,df_zoom",
+        "--output_path", str(out), "--log_samples",
+        "--model_args", f"pretrained={tiny_checkpoint},batch_size=4,trace={trace}",
+        env=environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     (file,) = out.rglob("*_results.json")

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -99,14 +96,13 @@ def test_every_question_counts_the_same_in_the_group(load_task: Load):
     assert results["df_nano"]["samples"] == 1000
 
 
-def test_the_host_runs_a_task(tiny_checkpoint: Path, tmp_path: Path):
-    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
-    cache = {"LMMS_EVAL_DATASETS_CACHE": str(tmp_path / "cache")}
+def test_the_host_runs_a_task(tiny_checkpoint: Path, run_command: Callable[..., Any], tmp_path: Path):
+    environment = {"LMMS_EVAL_DATASETS_CACHE": str(tmp_path / "cache"), "ACCELERATE_USE_CPU": "true"}
     model_args = f"pretrained={tiny_checkpoint},batch_size=4,trace={tmp_path / 'trace'}"
-    done = subprocess.run(
-        [sys.executable, "-m", "dualfocus_lmms", "eval", "--tasks", "df_nano_exist", "--limit", "4",
-         "--output_path", str(tmp_path / "out"), "--model_args", model_args],
-        env=os.environ | offline | cache, capture_output=True, text=True, timeout=300,
+    done = run_command(
+        "dualfocus", "eval", "--tasks", "df_nano_exist", "--limit", "4",
+        "--output_path", str(tmp_path / "out"), "--model_args", model_args,
+        env=environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     (file,) = (tmp_path / "out").rglob("*_results.json")

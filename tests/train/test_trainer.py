@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from collections import Counter
 from dataclasses import replace
@@ -89,18 +88,6 @@ def assert_same_run(output: Path, other: Path) -> None:
     ours, theirs = weights(output / "model"), weights(other / "model")
     assert ours.keys() == theirs.keys()
     assert max((ours[name] - theirs[name]).abs().max().item() for name in ours) < SAME
-
-
-def run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
-
-
-def torchrun(tmp_path: Path, code: str, *arguments: str) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(textwrap.dedent(code))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    run([*launch, str(script), *arguments])
 
 
 def by_hand(common: list[str], output: Path) -> tuple[list[float], dict[str, torch.Tensor]]:
@@ -201,54 +188,78 @@ def test_a_killed_run_continues_as_if_nothing_had_happened(common, whole_run, tm
     half.mkdir()
     (half / "trainer_state.json").write_text('{"log_history": [')
     assert last_checkpoint(output) == stopped
-    run(command)
+    train("tiny_cpu", [*common, f"output={output}"])
     assert_same_run(output, whole_run)
     steps = [entry["step"] for entry in history(output) if "loss" in entry]
     assert steps == list(range(1, STEPS + 1))
 
 
-def test_two_processes_make_the_run_of_one(common, whole_run, tmp_path):
-    output = tmp_path / "run"
-    torchrun(tmp_path, CHILD, "tiny_cpu", *common, f"output={output}")
-    assert_same_run(output, whole_run)
-    assert evaluations(output) == pytest.approx(evaluations(whole_run))
+# Three runs on the same two processes: their start takes longest. accelerate passes over FSDP in silence on a
+# CPU, so they tell it that they are GPUs.
+TWO_PROCESSES = """
+import json, shutil, sys
+import torch
+from accelerate.state import AcceleratorState, DistributedType, PartialState
+from dualfocus_lmms.train import trainer
 
+common, fsdp, folder = json.loads(sys.argv[1])
+trainer.train("tiny_cpu", [*common, f"output={folder}/plain"])
 
-# accelerate passes over FSDP in silence on a CPU, so the two processes tell it that they are GPUs.
-PRETEND = """
-    import sys
-    from accelerate.state import DistributedType, PartialState
-    from dualfocus_lmms.train import trainer
+real = trainer.training_arguments
+def pretend(*given):
+    arguments = real(*given)
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    return arguments
 
-    real = trainer.training_arguments
-    def pretend(*given):
-        arguments = real(*given)
-        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
-        return arguments
-
-    trainer.training_arguments = pretend
-    trainer.train(sys.argv[1], sys.argv[2:])
+trainer.training_arguments = pretend
+divided = [*common, *fsdp, f"output={folder}/divided"]
+AcceleratorState._reset_state()
+trainer.train("tiny_cpu", divided)
+torch.distributed.barrier()
+if torch.distributed.get_rank() == 0:
+    shutil.copytree(f"{folder}/divided", f"{folder}/divided, whole")
+    for name in ("model", "checkpoint-8"):
+        shutil.rmtree(f"{folder}/divided/{name}")
+torch.distributed.barrier()
+AcceleratorState._reset_state()
+trainer.train("tiny_cpu", divided)
 """
 
 
-def test_weights_divided_by_fsdp_make_the_same_run(common, whole_run, tmp_path):
-    """The FSDP settings of the 7B recipe: training, evaluation, continuing and the whole checkpoint."""
+@pytest.fixture(scope="module")
+def two_processes(common, tmp_path_factory) -> Path:
+    """Runs on two processes: plain/; by FSDP "divided, whole"/; divided/, that one continued near its end."""
     import yaml
 
     from dualfocus_lmms.train.recipe import RECIPES
 
     given = yaml.safe_load((RECIPES / "llava15_7b_full_8gpu_fsdp.yaml").read_text())["training"]
-    output = tmp_path / "run"
     fsdp = ["training.fsdp=true", f"training.fsdp_config={json.dumps(given['fsdp_config'])}"]
-    arguments = ["tiny_cpu", *common, *fsdp, f"output={output}"]
-    torchrun(tmp_path, PRETEND, *arguments)
+    folder = tmp_path_factory.mktemp("two")
+    script = folder / "script.py"
+    script.write_text(TWO_PROCESSES)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*launch, str(script), json.dumps([common, fsdp, str(folder)])],
+        capture_output=True, text=True, check=False, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+    return folder
+
+
+def test_two_processes_make_the_run_of_one(whole_run, two_processes):
+    output = two_processes / "plain"
+    assert_same_run(output, whole_run)
+    assert evaluations(output) == pytest.approx(evaluations(whole_run))
+
+
+def test_weights_divided_by_fsdp_make_the_same_run(whole_run, two_processes):
+    """The FSDP settings of the 7B recipe: training, evaluation, continuing and the whole checkpoint."""
+    output = two_processes / "divided, whole"
     assert (output / "checkpoint-8" / "pytorch_model_fsdp_0").is_dir()  # it was divided indeed
     assert_same_run(output, whole_run)
     assert evaluations(output) == pytest.approx(evaluations(whole_run))
-    for name in ("model", "checkpoint-8"):
-        shutil.rmtree(output / name)
-    torchrun(tmp_path, PRETEND, *arguments)
-    assert_same_run(output, whole_run)
+    assert_same_run(two_processes / "divided", whole_run)
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import MISSING, fields
 from inspect import signature
@@ -22,31 +20,27 @@ from dualfocus_lmms.models.server_host import Server, ServerOptions, served
 from dualfocus_lmms.trace import read_settings, trace_key
 
 ROOT = Path(__file__).resolve().parents[3]
-EVAL = [sys.executable, "-m", "dualfocus_lmms", "eval", "--tasks", "df_local"]
 GIVEN = {"base_url": "http://localhost:8000/v1", "model": "m", "family": "llava"}
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Callable[..., Any]:
-    """Run the host on 12 questions about 4 pictures; all that is given are model and model arguments."""
+def run(run_command: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
+    """Run the host here on 12 questions about 4 pictures; all that is given are model and model arguments."""
     lines = []
     for number, color in enumerate([(250, 20, 20), (20, 250, 20), (20, 20, 250), (220, 180, 90)]):
         Image.new("RGB", (60 + 30 * number, 50), color).save(tmp_path / f"{number}.png")
         for thing in ("cat", "dog", "tv"):
             lines.append({"image": f"{number}.png", "question": f"Is there a {thing}?", "answer": "yes"})
     (tmp_path / "questions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    environment = os.environ | {
+    environment = {
         "DUALFOCUS_LOCAL": str(tmp_path / "questions.jsonl"),
         "LMMS_EVAL_DATASETS_CACHE": str(tmp_path / "cache"),
-        "HF_HUB_OFFLINE": "1",
-        "HF_DATASETS_OFFLINE": "1",
         "OPENAI_API_KEY": "from-the-environment",
-        "OMP_NUM_THREADS": "1",
     }
 
     def start(model: str, model_args: str) -> subprocess.CompletedProcess[str]:
-        command = [*EVAL, "--model", model, "--model_args", model_args]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        asked = ["--tasks", "df_local", "--model", model, "--model_args", model_args]
+        return run_command("dualfocus", "eval", *asked, env=environment)
 
     return start
 
