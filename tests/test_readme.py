@@ -22,6 +22,8 @@ import pytest
 from dualfocus_lmms.plugins import RULES, names
 from dualfocus_lmms.protocol import PROTOCOLS
 
+pytestmark = pytest.mark.seconds(30)
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CHECKPOINT = "llava-hf/llava-1.5-7b-hf"

@@ -34,6 +34,8 @@ from dualfocus_lmms.models.loading import Checkpoint
 from dualfocus_lmms.models.tiny import character_tokenizer, llava_config
 from dualfocus_lmms.models.tiny_families import MAKERS
 
+pytestmark = pytest.mark.seconds(30)
+
 ROOT = Path(__file__).resolve().parents[2]
 PLAN = Plan(batch_sizes=(2,), samples=4, repeats=1, skip_share=0.5)
 FEW = replace(PLAN, samples=2, engines=("shared", "naive"))

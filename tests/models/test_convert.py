@@ -34,6 +34,8 @@ from dualfocus_lmms.models.llava_original import read_tokenizer
 from dualfocus_lmms.models.loading import load_checkpoint
 from dualfocus_lmms.models.weight_files import headers
 
+pytestmark = pytest.mark.seconds(40)
+
 VOCABULARY, WIDTH, SIDE, PATCH = 400, 64, 56, 14
 PLACEHOLDER = -200  # where the original puts a picture's features
 SETTINGS = {

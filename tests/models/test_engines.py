@@ -26,6 +26,8 @@ from dualfocus_lmms.models.runner import Runner
 from dualfocus_lmms.models.shared import SharedBackend
 from dualfocus_lmms.models.tiny import character_tokenizer, llava_config
 
+pytestmark = pytest.mark.seconds(70)
+
 TOLERANCE = 1e-4  # nats, float32
 FASTER = [("template", 1), ("template", 7), ("tree", 1), ("tree", 7)]  # engines and batch sizes
 

@@ -38,6 +38,8 @@ from dualfocus_lmms.models.tiny import character_tokenizer, save_tiny
 from dualfocus_lmms.models.tiny_families import MAKERS, save_tiny_family
 from dualfocus_lmms.plugins import FAMILIES, load_family, names
 
+pytestmark = pytest.mark.seconds(40)
+
 GOLDEN = Path(__file__).parents[1] / "golden" / "families"
 NAMES = sorted(MAKERS)
 

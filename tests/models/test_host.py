@@ -15,6 +15,8 @@ from PIL import Image
 from dualfocus_lmms import Trace, read_traces
 from dualfocus_lmms.trace import trace_key
 
+pytestmark = pytest.mark.seconds(90)
+
 HOST = [sys.executable, "-m", "lmms_eval", "--model", "dualfocus"]
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 # `dualfocus eval` with some lists of arguments in the same processes: what takes longest is to start them.

@@ -11,6 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from dualfocus_lmms import read_traces
 
+pytestmark = pytest.mark.seconds(20)
+
 
 @pytest.mark.parametrize(
     ("arguments", "model_args", "code"),

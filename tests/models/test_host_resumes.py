@@ -11,8 +11,12 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from dualfocus_lmms import Trace
 from dualfocus_lmms.trace import trace_key
+
+pytestmark = pytest.mark.seconds(110)
 
 EVAL = [sys.executable, "-m", "dualfocus_lmms", "eval"]
 SLURM = Path(__file__).resolve().parents[2] / "examples" / "slurm.sh"

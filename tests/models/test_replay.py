@@ -21,6 +21,8 @@ from dualfocus_lmms.models.requests import read_request
 from dualfocus_lmms.testing import FakeBackend, Reply
 from dualfocus_lmms.trace import TraceWriter, claim_folder, read_settings, write_whole
 
+pytestmark = pytest.mark.seconds(20)
+
 DOCS = [{"question": f"What is object {number}?", "answer": "cat"} for number in range(6)]
 BOX = "[0.00, 0.00, 0.50, 0.50]"
 GEN_KWARGS = {"max_new_tokens": 8, "until": ["\n"]}

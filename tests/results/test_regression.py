@@ -6,6 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+pytestmark = pytest.mark.seconds(20)
+
 ROOT = Path(__file__).parents[2]
 
 

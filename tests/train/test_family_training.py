@@ -18,6 +18,8 @@ from dualfocus_lmms.train.recipe import load_recipe, training_arguments
 from dualfocus_lmms.train.samples import read_samples
 from dualfocus_lmms.train.trainer import build, train
 
+pytestmark = pytest.mark.seconds(20)
+
 NAMES = sorted(MAKERS)
 
 

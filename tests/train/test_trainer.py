@@ -26,6 +26,8 @@ from dualfocus_lmms.train.recipe import load_recipe, training_arguments
 from dualfocus_lmms.train.samples import read_samples, write_samples
 from dualfocus_lmms.train.trainer import build, last_checkpoint, train, weighted_loss
 
+pytestmark = pytest.mark.seconds(70)
+
 STEPS = 8
 SAME = 1e-5  # nats and weights, float32: what another order of summation may change
 CHILD = "import sys; from dualfocus_lmms.train.trainer import train; train(sys.argv[1], sys.argv[2:])"

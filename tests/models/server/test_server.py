@@ -29,6 +29,8 @@ from dualfocus_lmms.models.families.llava import LLAVA
 from dualfocus_lmms.models.server import ServerBackend, SharedClock, answer_each, box_pattern
 from dualfocus_lmms.models.server_pictures import CLIP_MEAN, DataUrls
 
+pytestmark = pytest.mark.seconds(30)
+
 QUICK = {"retry-after-ms": "5"}  # the client obeys it instead of its own pauses
 
 
