@@ -16,7 +16,7 @@ OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 HF_EVALUATE_OFFLINE=1 TRANSFOR
 	HF_HUB_DISABLE_TELEMETRY=1 DO_NOT_TRACK=1 WANDB_MODE=disabled TOKENIZERS_PARALLELISM=false MPLBACKEND=Agg
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test quick check matrix bench speed leaderboard nano clean
+.PHONY: help demo test quick check matrix bench speed leaderboard nano rooms clean
 
 help:  ## This list
 	@awk -F ':.*## +' '/^[a-z]+:.*## /{printf "%-13s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,8 +40,8 @@ QUICK := \
 	tests/tasks/test_scoring.py \
 	tests/tasks/test_pope.py \
 	tests/tasks/test_gqa.py \
-	tests/models/test_engines.py::test_engines_agree_where_some_samples_are_skipped_and_under_the_release_protocol \
-	tests/models/test_nano.py::test_it_points_at_what_is_asked_and_reads_it_there \
+	tests/models/engines/test_engines.py::test_engines_agree_where_some_samples_are_skipped_and_under_the_release_protocol \
+	tests/models/tiny/test_nano.py::test_it_points_at_what_is_asked_and_reads_it_there \
 	tests/packaging/test_imports.py
 
 quick: $(VENV)/installed  ## Does the method still stand? Under a minute
@@ -61,12 +61,12 @@ bench: $(VENV)/installed  ## Time, tokens and memory of every engine, as ratios 
 
 speed: $(VENV)/installed  ## The figures in docs/speed.md anew; the machine must be quiet
 	@$(OFFLINE) $(BIN)/dualfocus bench --size 100m --device cpu --batch-size 1 --batch-size 4 \
-		--out results/speed/cpu-100m $(ARGS)
-	@sed -e '/<!-- figures -->/,/<!-- end -->/{ /<!-- /!d; }' -e '/<!-- figures -->/r results/speed/cpu-100m/report.md' \
+		--out results/data/speed/cpu-100m $(ARGS)
+	@sed -e '/<!-- figures -->/,/<!-- end -->/{ /<!-- /!d; }' -e '/<!-- figures -->/r results/data/speed/cpu-100m/report.md' \
 		docs/speed.md >docs/speed.md.new
 	@mv docs/speed.md.new docs/speed.md
 
-leaderboard: $(VENV)/installed  ## Write results/README.md from the numbers in results/
+leaderboard: $(VENV)/installed  ## Write results/README.md from the numbers in results/data
 	@$(BIN)/dualfocus leaderboard --write
 
 nano: $(VENV)/installed  ## Train the small model from nothing; what was killed goes on; ARGS="--seed 1": another last stage
@@ -74,6 +74,9 @@ nano: $(VENV)/installed  ## Train the small model from nothing; what was killed 
 	@$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m torch.distributed.run --standalone --nproc_per_node 2 \
 		-m dualfocus_lmms.train.nano --until base
 	@$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m dualfocus_lmms.train.nano $(ARGS)
+
+rooms: $(VENV)/installed  ## The rooms of the package, their size and what each imports
+	@$(BIN)/python tests/rooms.py
 
 $(BIN)/pip:
 	@$(PYTHON) -c '$(NEW_ENOUGH)' 2>/dev/null || { \

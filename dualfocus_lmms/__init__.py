@@ -1,4 +1,4 @@
-"""DualFocus for lmms-eval: two looks at a picture, the answer with the lower perplexity.
+"""DualFocus for lmms-eval: two looks at an image, the answer with the lower perplexity.
 
 The public interface. Nothing here imports torch; models live in `dualfocus_lmms.models`.
 """
@@ -16,7 +16,7 @@ from dualfocus_lmms.flow import answer_batch
 from dualfocus_lmms.prompts import bare_question
 from dualfocus_lmms.settings import Settings
 from dualfocus_lmms.trace import Trace, read_traces
-from dualfocus_lmms.types import Answer, Backend, Limits, Question, Selection, Usage
+from dualfocus_lmms.types import Answer, Backend, Question, Selection, StopCriteria, Usage
 
 __all__ = [
     "Answer",
@@ -27,10 +27,10 @@ __all__ = [
     "DualFocusModel",
     "Family",
     "GenerationError",
-    "Limits",
     "Question",
     "Selection",
     "Settings",
+    "StopCriteria",
     "Trace",
     "Turn",
     "Usage",
@@ -51,7 +51,7 @@ if not Path(__file__).with_name("models").is_dir():
 
 
 def __getattr__(name: str) -> Any:
-    """`DualFocusModel` belongs to the top layer, which nothing below imports: it is loaded when asked for."""
+    """`DualFocusModel` belongs to the top layer, which nothing below imports: it is loaded on first use."""
     if name == "DualFocusModel":
         return import_module("dualfocus_lmms.api").DualFocusModel
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""DualFocus from Python: a checkpoint, a picture, a question. Loads torch only when a model is made.
+"""DualFocus from Python: a checkpoint, an image, a question. Loads torch only when a model is made.
 
 from dualfocus_lmms import DualFocusModel
 model = DualFocusModel("path/or/hub-name")
@@ -9,7 +9,6 @@ print(trace.selection.text, trace.ppl)
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import nullcontext
 from os import PathLike
 from typing import Any
 
@@ -18,17 +17,17 @@ from PIL import Image
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.flow import answer_batch
 from dualfocus_lmms.grounding import MODEL_GROUNDINGS
+from dualfocus_lmms.images import UNREADABLE, open_image
+from dualfocus_lmms.prompts import SHORT_ANSWER
 from dualfocus_lmms.settings import Settings
 from dualfocus_lmms.trace import Trace
-from dualfocus_lmms.truncated import refuse_truncated
-from dualfocus_lmms.types import Backend, Limits, Question
-from dualfocus_lmms.upright import upright
+from dualfocus_lmms.types import Backend, Question, StopCriteria
 
 Source = str | PathLike[str] | Image.Image
 
 
 class DualFocusModel:
-    """A model that answers questions about pictures.
+    """A model that answers questions about images.
 
     backend: what does the work. settings: how it answers; the keywords of `Settings.of`.
     """
@@ -51,20 +50,20 @@ class DualFocusModel:
         device_map: "auto" spreads the model over all GPUs, instead of a device.
         """
         self.settings = Settings.of(**settings)
-        from dualfocus_lmms.models.engines import make_engine
-        from dualfocus_lmms.models.loading import load_checkpoint
+        from dualfocus_lmms.models.checkpoint.loading import load_checkpoint
+        from dualfocus_lmms.models.engines.registry import make_engine
 
         checkpoint = load_checkpoint(
             str(pretrained), revision, dtype, device, attn_implementation, family, device_map
         )
         self.backend: Backend = make_engine(engine, checkpoint)
-        self.settings = _bound(self.settings, self.backend)
+        self.settings = _bind_grounding(self.settings, self.backend)
 
     @classmethod
     def on(cls, backend: Backend, **settings: Any) -> DualFocusModel:
-        """The same on a backend that is there already, such as `testing.FakeBackend`."""
+        """The same on an existing backend, such as `testing.FakeBackend`."""
         model = cls.__new__(cls)
-        model.settings, model.backend = _bound(Settings.of(**settings), backend), backend
+        model.settings, model.backend = _bind_grounding(Settings.of(**settings), backend), backend
         return model
 
     def ask(
@@ -72,8 +71,8 @@ class DualFocusModel:
     ) -> Trace:
         """Everything the model did with one question: `trace.selection.text` is the answer.
 
-        image: a path or a picture. instruction: how to answer, put on a line of its own after the question in
-        both pathways; None asks for a single word or phrase, "" for nothing.
+        image: a path or a Pillow image. instruction: how to answer, on a line after the question in both
+        pathways; None requests a single word or phrase, "" adds nothing.
         """
         return self.ask_many([(image, question)], 1, instruction, max_new_tokens)[0]
 
@@ -86,17 +85,15 @@ class DualFocusModel:
     ) -> list[Trace]:
         """One trace for each pair (image, question), in order; key {"id": "0"}, {"id": "1"}, ...
 
-        Pictures are opened batch by batch.
+        Images are opened batch by batch.
         """
         if batch_size < 1:
             raise UserError(f"batch_size is a number of questions, 1 or more, got {batch_size}.")
-        from dualfocus_lmms.tasks.prompts import SHORT_ANSWER
-
         if instruction is None:
             instruction = SHORT_ANSWER
-        limits, asked = Limits(max_new_tokens), list(pairs)
+        limits, requested = StopCriteria(max_new_tokens), list(pairs)
         traces: list[Trace] = []
-        for start in range(0, len(asked), batch_size):
+        for start in range(0, len(requested), batch_size):
             questions = [
                 Question(
                     id=str(number),
@@ -104,34 +101,31 @@ class DualFocusModel:
                     text=text,
                     prompt=f"{text}\n{instruction}" if instruction else text,
                 )
-                for number, (image, text) in enumerate(asked[start : start + batch_size], start)
+                for number, (image, text) in enumerate(requested[start : start + batch_size], start)
             ]
             traces += answer_batch(self.backend, questions, [limits] * len(questions), self.settings)
         return traces
 
 
-def _bound(settings: Settings, backend: Backend) -> Settings:
-    """`settings` with the model that their grounding needs; torch stays away where it needs none."""
+def _bind_grounding(settings: Settings, backend: Backend) -> Settings:
+    """`settings` with the model that their grounding needs; torch is not imported where it needs none."""
     if settings.grounding not in MODEL_GROUNDINGS:
         return settings
-    from dualfocus_lmms.models.groundings import bound
+    from dualfocus_lmms.models.grounding.bind import bind_grounding
 
-    return bound(settings, backend)
+    return bind_grounding(settings, backend)
 
 
 def load_image(source: Source) -> Image.Image:
-    """A picture as people see it: turned upright as its EXIF data say, in RGB.
+    """An image rotated as its EXIF data require, in RGB.
 
-    source is a path or a picture. UserError when there is no such file, or it holds no picture.
+    source is a path or a Pillow image. UserError when the file does not exist or holds no image.
     """
-    refuse_truncated()
     try:
-        with nullcontext(source) if isinstance(source, Image.Image) else Image.open(source) as opened:
-            return upright(opened)
+        return open_image(source)
     except FileNotFoundError as error:
-        raise UserError(f"There is no image at {str(source)!r}: check the path.") from error
-    # Pillow raises SyntaxError and ValueError for some broken files.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"No image exists at {str(source)!r}: check the path.") from error
+    except UNREADABLE as error:
         raise UserError(
-            f"The image {str(source)!r} cannot be read ({error}): give a picture file such as PNG or JPEG."
+            f"The image {str(source)!r} cannot be read ({error}): give an image file such as PNG or JPEG."
         ) from error

@@ -13,8 +13,6 @@ from typing import Literal
 
 Frame = Literal["original", "square", "resized"]
 
-NO_BOX = "no_box"  # fallback reason: no four numbers in the reply
-
 # A number that stands alone: not a part of a word, a version or a percentage.
 _NUMBER = r"(?<![\w.+-])([-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)(?!\w|\.\d|\s*%)"
 _PAIR = rf"{_NUMBER}[\"']?(?:\s*[,;]\s*|\s+)[\"']?{_NUMBER}"
@@ -22,7 +20,7 @@ _FOUR = re.compile(rf"{_PAIR}[\s,;()\[\]\"']+{_PAIR}")  # x, y, x, y with any br
 _NAMED = re.compile(
     rf"\b([xy]_?(?:0|1|2|min|max)|left|top|right|bottom)\b[\"']?\s*[:=]\s*[\"']?{_NUMBER}", re.IGNORECASE
 )
-_LARGEST = 1e9  # no coordinate is larger: a run of digits that a model cannot stop writing is no box
+_LARGEST = 1e9  # no coordinate is larger: an endless run of digits is not a box
 _NAMED_ORDERS = (
     ("x1", "y1", "x2", "y2"),
     ("x0", "y0", "x1", "y1"),
@@ -35,7 +33,7 @@ _NAMED_ORDERS = (
 class Box:
     """A region of an image, corners (x0, y0) top left and (x1, y1) bottom right.
 
-    Coordinates are fractions of the original, unpadded image. A box that a model wrote may reach outside
+    Coordinates are fractions of the original, unpadded image. A box that a model generated may reach outside
     0..1; `clip` cuts it to the image. Corners must be finite and in order (ValueError otherwise).
     """
 
@@ -86,7 +84,7 @@ class BoxFormat:
     """How one model family writes a box.
 
     template: Python format string with four fields, e.g. "[{:.2f}, {:.2f}, {:.2f}, {:.2f}]".
-    scale: what the far edge of the frame is called: 1 for fractions, 1000 for thousandths. Ignored for
+    scale: the coordinate of the far edge of the frame: 1 for fractions, 1000 for thousandths. Ignored for
         frame "resized", whose unit is the pixel of the resized input.
     frame: "original" (the unpadded image), "square" (the image centred on a square of its longer side) or
         "resized" (the model's resized input; `input_size` must then be given).
@@ -112,12 +110,12 @@ class BoxFormat:
     def read(
         self, text: str, image_size: tuple[int, int], input_size: tuple[int, int] | None = None
     ) -> Box | None:
-        """The first box in a reply, or None when there is none.
+        """The first box in a reply, or None without one.
 
-        Accepts what models really write: any brackets or tags, JSON lists and named corners, no leading
+        Accepts what models generate: any brackets or tags, JSON lists and named corners, no leading
         zero, corners in any order. Integers from 2 to 1000 in a reply to a fraction format are thousandths,
         and a reply to any other format whose numbers all lie below 2 gives fractions of the frame. Values
-        outside the frame are kept. Percentages are no box.
+        outside the frame are kept. Percentages are not a box.
         """
         values, integers = _four_numbers(text)
         if values is None:

@@ -1,4 +1,4 @@
-"""A conversation with pictures, as a value. Knows nothing about chat templates or tokens' meaning."""
+"""A conversation with images, as a value. Knows nothing about chat templates or tokens' meaning."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from PIL import Image
 @dataclass(frozen=True, eq=False, slots=True)
 class Turn:
     """One turn. `images` open the turn, before its text; `patches` are sub-images that join the last of them
-    as further tiles (table 6), without a place of their own in the text. `tokens` are the exact ids a model
-    generated for an assistant turn, so that a later call continues from what was said and not from a
-    re-tokenised copy; None where no model said it."""
+    as further tiles (table 6), without a placeholder of their own in the text. `tokens` are the exact ids
+    that a model generated for an assistant turn, so that a later call continues from these and not from a
+    re-tokenised copy; None where no model generated the turn."""
 
     role: Literal["user", "assistant"]
     text: str
@@ -36,16 +36,16 @@ class Conversation:
 
     @property
     def images(self) -> tuple[Image.Image, ...]:
-        """Every picture in order of appearance, patches too."""
+        """Every image in order of appearance, patches too."""
         return tuple(image for turn in self.turns for image in (*turn.images, *turn.patches))
 
     @property
     def patches(self) -> tuple[Image.Image, ...]:
-        """The pictures that are patches of the one before them."""
+        """The images that are patches of the one before them."""
         return tuple(patch for turn in self.turns for patch in turn.patches)
 
     def messages(self) -> list[dict[str, Any]]:
-        """The form that chat templates of transformers read; pictures appear as {"type": "image"}."""
+        """The form that chat templates of transformers read; images appear as {"type": "image"}."""
         return [
             {
                 "role": turn.role,

@@ -4,7 +4,7 @@
 class UserError(Exception):
     """A mistake in what the user gave: shown as one message without a traceback, exit code 2.
 
-    The message says what was given, what is allowed and what to do next.
+    The message names the given value, the allowed ones and what to do next.
     """
 
 

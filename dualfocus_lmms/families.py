@@ -1,4 +1,4 @@
-"""What is known about every installed model family, as a table."""
+"""The properties of every installed model family, as a table."""
 
 from __future__ import annotations
 

@@ -13,13 +13,13 @@ class Family:
     """What differs between vision-language models, apart from their weights.
 
     name: as users write it. model_types: the `model_type` values of config.json it handles. box_format: how
-    it writes a box. image: "square" pads every picture to a square with the encoder's mean colour before it
+    it writes a box. image: "square" pads every image to a square with the encoder's mean colour before it
     is resized, "as_is" hands it to the checkpoint's own processor. chat_template: Jinja, used only when the
     checkpoint brings none. lora_targets: regular expression over module names that LoRA adapts.
-    native_locate: how the model was taught to be asked for a box before any DualFocus training, with the
-    placeholder {question}; None where it was not. local_patches: whether a picture becomes tiles, so that the
-    sub-image can join them as one more (table 6). engine: "naive" where the engines that share what was read
-    do not work for it.
+    native_locate: the wording by which the model learned to return a box before any DualFocus training, with
+    the placeholder {question}; None without one. local_patches: whether an image becomes tiles, so that the
+    sub-image can join them as one more (table 6). engine: "naive" where the engines that share
+    computed prefixes do not work for it.
     """
 
     name: str

@@ -1,7 +1,7 @@
-"""Where the region of the second look comes from when the model is not asked for it, and how one is moved.
+"""Where the region of the second look comes from when the model does not locate it, and how one is moved.
 
 A grounding is a function from a question to a box. Those here need no model; the others are known by name
-and made where models are (`dualfocus_lmms.models.groundings`). Knows nothing about the flow.
+and made in (`dualfocus_lmms.models.grounding.bind`). Knows nothing about the flow.
 """
 
 from __future__ import annotations
@@ -79,14 +79,14 @@ def _unbound(name: str) -> Grounder:
     def refuse(question: Question) -> Box:
         raise UserError(
             f"grounding={name} needs a model, and none was loaded for it: use --model dualfocus or "
-            "DualFocusModel, or tie the settings to one with dualfocus_lmms.models.groundings.bound."
+            "DualFocusModel, or tie the settings to one with dualfocus_lmms.models.grounding.bind.bound."
         )
 
     return refuse
 
 
 def detector_for(grounding: str, given: str | None) -> str | None:
-    """The detector that `grounding` loads, None where it loads none; UserError for one that nobody loads."""
+    """The detector that `grounding` loads, None where it loads none; UserError for one that is not used."""
     if grounding == DINO:
         return given or DINO_CHECKPOINT
     if given is not None:

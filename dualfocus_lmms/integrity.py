@@ -1,7 +1,7 @@
-"""What was asked, as fingerprints: so that changed data cannot pass as a changed model.
+"""Fingerprints of questions and images, so that changed data cannot pass as a changed model.
 
 A fingerprint has 16 hexadecimal digits. That of the questions is computed from a task's documents, that of
-the pictures from traces, which hold a hash of every picture anyhow: no picture is read again.
+the images from traces, which hold a hash of every image: no image is read again.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from dualfocus_lmms.errors import UserError
-from dualfocus_lmms.trace import Trace, read_traces, write_whole
+from dualfocus_lmms.trace import Trace, read_traces, write_json
 
 DATA_FILE = "data.json"
 FINGERPRINT = "questions_fingerprint"  # the column, and the entry in the results
-# Columns that tell where the data lie or what is known about them; they are no part of a question.
+# Columns with the location of the data or notes about them; they are not part of a question.
 _BESIDE_THE_QUESTION = {"image", "images", "image_id", "hub", "questions_without_image", FINGERPRINT}
 _MEDIA = {"Image", "Audio", "Video"}
 
 
 def questions_fingerprint(docs: Any) -> str:
-    """Of what a task asks: ids, texts, options, answers, and their order.
+    """The fingerprint of a task's questions: ids, texts, options, answers, and their order.
 
-    docs: a data set of the library `datasets`, or mappings. Every column counts except pictures and sound,
-    where a picture lies (`image`, a path, differs from place to place), and what our tasks note about them.
+    docs: a data set of the library `datasets`, or mappings. Every column counts except images and audio,
+    the path of an image (`image`, which differs between machines), and what our tasks note about them.
     """
     features = getattr(docs, "features", {})
     media = [name for name, kind in features.items() if _MEDIA & {_kind(kind), _kind(_item(kind))}]
@@ -41,14 +41,14 @@ def _kind(value: Any) -> str:
 
 
 def _item(feature: Any) -> Any:
-    """What a feature is a list of; None when it is no list."""
+    """The type of a list feature's items; None when it is not a list."""
     return getattr(feature, "feature", None)
 
 
 def fingerprint(rows: Iterable[Any]) -> str:
-    """Of values of JSON, in their order."""
+    """The fingerprint of JSON values, in their order."""
     digest = hashlib.blake2b(digest_size=8)
-    for row in rows:  # a value that JSON does not know counts by its type alone
+    for row in rows:  # a value that JSON cannot hold counts by its type alone
         digest.update(json.dumps(row, sort_keys=True, default=_kind).encode() + b"\n")
     return digest.hexdigest()
 
@@ -59,17 +59,17 @@ def with_fingerprint(docs: Any) -> Any:
 
 
 def _known_fingerprint(docs: Any) -> str:
-    """`questions_fingerprint`, out of the column of `with_fingerprint` where there is one."""
+    """`questions_fingerprint`, read from the column of `with_fingerprint` where it exists."""
     if FINGERPRINT in getattr(docs, "column_names", ()) and len(docs):
         return docs[FINGERPRINT][0]
     return questions_fingerprint(docs)
 
 
 def describe_data(traces: Iterable[Trace]) -> dict[str, dict[str, Any]]:
-    """What the samples of each task were, by "task/split": their number and two fingerprints.
+    """The number of samples of each task and two fingerprints, by "task/split".
 
-    prompts: of every sample's prompt and generation limits. images: of every sample's picture, as the model
-    saw it. Both follow doc_id, so that neither the batches nor the number of processes matters.
+    prompts: of every sample's prompt and generation limits. images: of every sample's image, as the model
+    received it. Both follow doc_id, so that neither the batches nor the number of processes matters.
     """
     samples: dict[str, list[Trace]] = {}
     for trace in traces:
@@ -86,10 +86,10 @@ def describe_data(traces: Iterable[Trace]) -> dict[str, dict[str, Any]]:
 
 
 def write_data(folder: str | Path, documents: Mapping[str, Any]) -> None:
-    """Write `data.json` into a trace folder: `describe_data` of its traces and what their tasks ask.
+    """Write `data.json` into a trace folder: `describe_data` of its traces and their tasks' fingerprints.
 
-    documents: by "task/split", all documents of a task, the unasked ones of a run with --limit too. What the
-    file said before of tasks that are not asked again stays.
+    documents: by "task/split", all documents of a task, including those that --limit left out. Entries
+    of tasks that are not run again stay.
     """
     data = read_data(folder)
     for name, described in describe_data(read_traces(folder)[0]).items():
@@ -99,7 +99,7 @@ def write_data(folder: str | Path, documents: Mapping[str, Any]) -> None:
         data.setdefault(name, {}).update(about)
     path = Path(folder) / DATA_FILE
     try:
-        write_whole(path, data)
+        write_json(path, data)
     except OSError as error:
         raise UserError(
             f"Cannot write {path}: {error}. All answers are in the folder: make room, then give resume=True."

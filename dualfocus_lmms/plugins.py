@@ -1,4 +1,4 @@
-"""Families and selection rules by name, ours and other packages', found through entry points alone."""
+"""Families and selection rules by name, of this package and others, found through entry points."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def load_family(name: str) -> Family:
 
 
 def family_for(model_type: str) -> Family:
-    """The family that handles a checkpoint's `model_type` (config.json); UserError lists what is handled."""
+    """The family that handles a checkpoint's `model_type` (config.json); UserError lists all types."""
     families = [load_family(name) for name in names(FAMILIES)]
     for family in families:
         if model_type in family.model_types:
@@ -53,7 +53,7 @@ def _load(group: str, what: str, name: str) -> object:
     (entry, *_) = found
     try:
         return entry.load()
-    except Exception as error:  # another package's code may raise anything: say whose it is
+    except Exception as error:  # another package's code may raise anything: name the package
         package = entry.dist.name if entry.dist else "?"
         raise UserError(
             f"The {what} {name!r} of package {package} cannot be loaded ({entry.value}): {error!r}."

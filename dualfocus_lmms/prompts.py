@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """The two questions of the micro pathway: Q1 asks for the box, Q2 for the answer.
+    """The two questions of the micro pathway: Q1 requests the box, Q2 the answer.
 
     locate takes {question}, the bare question; micro takes {prompt}, the task's full macro prompt.
     """
@@ -16,6 +16,9 @@ class Prompts:
     locate: str
     micro: str
 
+
+# The answer instruction of LLaVA's evaluations.
+SHORT_ANSWER = "Answer the question using a single word or phrase."
 
 PROMPTS = {
     # Section 3.2, format 1.
@@ -35,10 +38,10 @@ PROMPTS = {
     ),
 }
 
-# The question that both answers are scored after (`judging.judge_release`), where the task has no wording.
+# The question that precedes both scored answers (`joint_rules.judge_release`), where the task has no wording.
 SHORT = (
     "Please combine the information from these two images and answer this question: {question}\n"
-    "Answer the question using a single word or phrase."
+    + SHORT_ANSWER
 )
 
 # Where the bare question ends in the prompts of stock tasks: an option list, a note or an answer instruction.
@@ -72,9 +75,9 @@ _TAGS = re.compile(r"^\s*(?:\[UNUSED_TOKEN_146\]user\s*)?(?:<image(?:\s*\d+)?>\s
 def bare_question(prompt: str) -> str:
     """The question inside a stock task's prompt, without options, answer format and "Question:".
 
-    A fallback for tasks that do not say so themselves (see docs/tasks.md). The question is what stands
-    after "Question:", if that opens a line, and before the first option list or answer instruction; when
-    nothing stands between them, or none is found, the whole prompt is the question.
+    For tasks that do not provide it themselves (see docs/tasks.md). The question follows
+    "Question:", if that opens a line, and ends before the first option list or answer instruction; when it
+    would be empty, the whole prompt is the question.
     """
     body = _TAGS.sub("", prompt)
     opening = _OPENING.search(body)

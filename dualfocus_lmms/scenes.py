@@ -1,7 +1,7 @@
-"""Scenes to learn DualFocus on without any photo: shapes with a digit too small for the encoder to read.
+"""Scenes to learn DualFocus on without photographs: shapes with a digit too small for the encoder to read.
 
-Each scene is a large textured picture with a few coloured shapes, each carrying one digit. In the whole
-picture, shrunk to the encoder's input, shapes and colours are plain and digits are not; zoomed, they are.
+Each scene is a large textured image with a few coloured shapes, each carrying one digit. In the whole
+image, shrunk to the encoder's input, shapes and colours are plain and digits are not; zoomed, they are.
 Three kinds of questions: `detail` (a digit: micro should win), `exist` (yes or no, as POPE asks) and `global`
 (counts and relations: the macro pathway has all it needs). Scenes come from seeds; no two splits share one.
 
@@ -21,13 +21,13 @@ from PIL import Image, ImageDraw, ImageFont
 from dualfocus_lmms.boxes import WHOLE, Box
 from dualfocus_lmms.errors import choose
 
-VERSION = 2  # changes with anything that changes a picture or a question
+VERSION = 2  # changes with anything that changes an image or a question
 SIDE = 512  # pixels
 SPLITS = ("train", "validation", "test")
 COLORS = {"red": (214, 48, 49), "green": (46, 160, 67), "blue": (52, 101, 214), "yellow": (240, 200, 40)}
 SHAPES = ("circle", "square", "triangle")
 DIGITS = "0123456789"
-# What is asked of things by their names.
+# Questions about things by their names.
 DETAIL = "What digit is on the {}?"
 EXIST = "Is there a {} in the image?"
 COUNT = "How many shapes are in the image?"
@@ -71,7 +71,7 @@ class Asked:
 
     @property
     def box(self) -> Box:
-        """The region that holds all it is about (section 3.2): the whole scene for a global question."""
+        """The region of all its things (section 3.2): the whole scene for a global question."""
         if not self.things:
             return WHOLE
         corners = list(zip(*(thing.box.xyxy for thing in self.things), strict=True))
@@ -80,7 +80,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A scene by split, seed and number: the same three give the same picture and questions everywhere."""
+    """A scene by split, seed and number: the same three give the same image and questions everywhere."""
 
     split: str
     seed: int
@@ -137,7 +137,7 @@ def _details(things: Sequence[Thing]) -> Iterator[Asked]:
 
 
 def _existence(rng: random.Random, things: Sequence[Thing]) -> Iterator[Asked]:
-    """One question with yes, one with no. What is not there has the colour of one thing, the only one of it:
+    """One question with yes, one with no. What is absent has the colour of exactly one thing:
     a closer look at that thing shows that its shape is another."""
     thing = rng.choice(things)
     yield Asked("exist", EXIST.format(thing.name), "yes", (thing,))

@@ -1,15 +1,15 @@
-"""Selection rules: each takes the macro and the micro answer and returns the one to give.
+"""Selection rules: each takes the macro and the micro answer and returns the final one.
 
 A rule of your own is one function, registered as an entry point of the group `dualfocus_lmms.rules`. The
-rules that compare both answers under one context are in `judging`.
+rules that compare both answers under one context are in `joint_rules`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from dualfocus_lmms.judging import JointRule
-from dualfocus_lmms.types import Answer, Judged, Selection
+from dualfocus_lmms.joint_rules import JointRule
+from dualfocus_lmms.types import Answer, JointScores, Selection
 
 Rule = Callable[[Answer, Answer, bool], Answer] | JointRule
 
@@ -40,7 +40,7 @@ def select(
     macro: Answer,
     micro: Answer | None,
     count_eos: bool,
-    judged: Judged | None = None,
+    judged: JointScores | None = None,
 ) -> Selection:
     """Apply `rule`; without a micro answer (skipped, or no readable box) the answer is macro.
 
@@ -50,7 +50,7 @@ def select(
         return Selection("macro", macro.text, rule_name)
     if isinstance(rule, JointRule):
         if judged is None or judged.rule != rule_name:
-            raise ValueError(f"The rule {rule_name} compares scores that are not there.")
+            raise ValueError(f"The rule {rule_name} compares scores that were not computed.")
         return _select_joint(rule, macro, micro, count_eos, judged)
     chosen = rule(macro, micro, count_eos)
     margin = micro.nll(count_eos) - macro.nll(count_eos)
@@ -58,7 +58,7 @@ def select(
 
 
 def _select_joint(
-    rule: JointRule, macro: Answer, micro: Answer, count_eos: bool, judged: Judged
+    rule: JointRule, macro: Answer, micro: Answer, count_eos: bool, judged: JointScores
 ) -> Selection:
     margin, pathway = None, judged.winner
     if judged.macro is not None and judged.micro is not None:

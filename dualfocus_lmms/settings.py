@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from dualfocus_lmms.errors import UserError, choose
 from dualfocus_lmms.grounding import Grounder, detector_for, load_grounding
-from dualfocus_lmms.judging import JointRule
+from dualfocus_lmms.joint_rules import JointRule
 from dualfocus_lmms.plugins import load_rule
 from dualfocus_lmms.prompts import PROMPTS
 from dualfocus_lmms.protocol import Protocol, load_protocol
@@ -25,7 +25,7 @@ class Settings:
 
     pathway "macro" runs the plain model alone. skip_confidence, 0 to 1: locate and micro are skipped where
     the macro answer's confidence (geometric mean of its tokens' probabilities, 1/PPL) is above it; 1 never
-    skips. grounding: where the region comes from; grounder gives its box, None asks the model, and
+    skips. grounding: where the region comes from; grounder gives its box, None means the model, and
     grounding_checkpoint is the detector of grounding "dino". box_shift:
     pixels of the original image by which the region, wherever it comes from, is moved before it is cropped.
     prompts: whose wordings of Q1 and Q2 the protocol has here; NATIVE is Q1 of the model's family. subimage:

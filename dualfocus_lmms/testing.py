@@ -1,7 +1,7 @@
 """A scripted model for tests of plugins: no weights, no torch. Knows the `Backend` protocol and nothing else.
 
 backend = FakeBackend({"macro": Reply("red", (-0.9,)), "locate": "[0.10, 0.20, 0.30, 0.40]", "micro": "blue"})
-traces = answer_batch(backend, [question], [Limits(16)], Settings.of())
+traces = answer_batch(backend, [question], [StopCriteria(16)], Settings.of())
 assert traces[0].selection.text == "blue"
 assert [call.stage for call in backend.calls] == ["macro", "locate", "micro"]
 """
@@ -17,13 +17,13 @@ from PIL import Image
 
 from dualfocus_lmms.boxes import BoxFormat
 from dualfocus_lmms.conversation import Conversation, Turn
-from dualfocus_lmms.types import Answer, Keep, Limits, Stage, Usage
+from dualfocus_lmms.types import Answer, Keep, Stage, StopCriteria, Usage
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What the scripted model says: a text, the log-probability of each token, and that of the closing
-    token; eos None stands for a reply that ran into its limit."""
+    """A reply of the scripted model: a text, the log-probability of each token, and that of the closing
+    token; eos None is a reply that reached its limit."""
 
     text: str
     logprobs: tuple[float, ...] = (-0.1,)
@@ -39,7 +39,7 @@ class Call:
 
     stage: Stage
     conversations: tuple[Conversation, ...]
-    limits: tuple[Limits, ...]
+    limits: tuple[StopCriteria, ...]
     keep: Keep | None
 
     @property
@@ -54,14 +54,14 @@ def as_text(conversation: Conversation) -> str:
 
 
 class FakeBackend:
-    """A `Backend` that replies by script and writes down every call.
+    """A `Backend` that replies by script and records every call.
 
     script: a reply for each stage, or a function (stage, conversation) -> reply. A plain text is a reply of
     one token. A script may raise GenerationError. It replies in full whatever the limits. ValueError for a
     call that breaks the protocol. calls: every call in order. forgotten: how often `forget` was called.
 
-    scores: what `score` says of an assistant turn by its text, the log-probability of each token and, last,
-    of the closing token; a turn with another text gets -0.1 for each token and -0.01. scored: every
+    scores: what `score` returns for an assistant turn by its text, the log-probability of each token and,
+    last, of the closing token; a turn with another text gets -0.1 for each token and -0.01. scored: every
     conversation that was scored, in order.
     """
 
@@ -86,7 +86,7 @@ class FakeBackend:
         self,
         stage: Stage,
         conversations: Sequence[Conversation],
-        limits: Sequence[Limits],
+        limits: Sequence[StopCriteria],
         keep: Keep | None = None,
         drafts: Sequence[Sequence[int]] | None = None,
     ) -> list[Answer]:
@@ -128,7 +128,7 @@ class FakeBackend:
 
 
 def _check(
-    stage: Stage, conversations: Sequence[Conversation], limits: Sequence[Limits], keep: Keep | None
+    stage: Stage, conversations: Sequence[Conversation], limits: Sequence[StopCriteria], keep: Keep | None
 ) -> None:
     """ValueError when a call breaks the protocol's preconditions."""
     if stage not in get_args(Stage):

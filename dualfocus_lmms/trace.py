@@ -1,13 +1,12 @@
 """Traces: everything one sample did, one line of JSON each, safe against a kill at any moment.
 
 A trace folder holds `run.json` (the settings that decide answers), one `rank<N>.jsonl` per process, and
-once a run has ended `data.json` (what was asked, see `integrity`).
+once a run has ended `data.json` (fingerprints of the data, see `integrity`).
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,10 +14,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from PIL import Image
-
 from dualfocus_lmms.errors import UserError
-from dualfocus_lmms.types import Answer, Judged, Scores, Selection, Usage
+from dualfocus_lmms.files import atomic_write
+from dualfocus_lmms.types import Answer, JointScores, Scores, Selection, Usage
 
 try:
     import fcntl
@@ -62,7 +60,7 @@ class Trace:
     given_reply: str | None = None
     box_shift: int = 0
     shifted_box: tuple[float, float, float, float] | None = None
-    judged: Judged | None = None
+    judged: JointScores | None = None
     version: int = VERSION
 
     def to_json(self) -> str:
@@ -105,7 +103,7 @@ def _answer(data: Mapping[str, Any] | None) -> Answer | None:
     return Answer(**fields)
 
 
-def _judged(data: Mapping[str, Any] | None) -> Judged | None:
+def _judged(data: Mapping[str, Any] | None) -> JointScores | None:
     if data is None:
         return None
     scores = {
@@ -114,14 +112,7 @@ def _judged(data: Mapping[str, Any] | None) -> Judged | None:
         else Scores(data[name]["text"], tuple(data[name]["logprobs"]), tuple(data[name]["closings"]))
         for name in ("macro", "micro")
     }
-    return Judged(**{**data, **scores})
-
-
-def image_hash(image: Image.Image) -> str:
-    """A fingerprint of the decoded RGB pixels, the same for every file format that decodes to them."""
-    digest = hashlib.blake2b(f"{image.size}".encode(), digest_size=8)
-    digest.update(image.convert("RGB").tobytes())
-    return digest.hexdigest()
+    return JointScores(**{**data, **scores})
 
 
 def trace_key(key: Mapping[str, Any]) -> str:
@@ -133,7 +124,7 @@ def read_traces(folder: str | Path) -> tuple[list[Trace], list[str]]:
     """(traces, damaged) of a folder, in file order, the last of equal keys kept.
 
     damaged names every line that could not be read ("rank0.jsonl:17: ..."), as a kill leaves one behind; the
-    samples they belonged to are simply not there. UserError when the folder does not exist.
+    samples they belonged to are missing. UserError when the folder does not exist.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -208,7 +199,7 @@ def _hold(file: BinaryIO) -> None:
             raise UserError(
                 f"Another process writes traces to {file.name}: wait for its end, or give another folder."
             ) from error
-        # Not every file system has locks: nothing is held there.
+        # Not every file system has locks: without them nothing is held.
 
 
 def claim_folder(folder: str | Path, settings: Mapping[str, Any], resume: bool) -> None:
@@ -234,16 +225,14 @@ def claim_folder(folder: str | Path, settings: Mapping[str, Any], resume: bool) 
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(run, settings)
+        write_json(run, settings)
     except OSError as error:
         raise UserError(f"Cannot make the trace folder {folder}: {error}. Give another folder.") from error
 
 
-def write_whole(path: Path, values: Mapping[str, Any]) -> None:
-    """A JSON file that is either there whole or not at all."""
-    half = path.with_suffix(".tmp")
-    half.write_text(json.dumps(dict(values), indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    half.replace(path)
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write an object of a trace folder (`run.json`, `data.json`), complete and on the disk at the return."""
+    atomic_write(path, json.dumps(dict(values), indent=2, sort_keys=True) + "\n", sync=True)
 
 
 def read_settings(folder: str | Path) -> dict[str, Any]:
@@ -256,7 +245,7 @@ def read_settings(folder: str | Path) -> dict[str, Any]:
             f"Cannot read the settings of a run from {path}: {error}. Give a folder that a run wrote whole."
         ) from error
     if not isinstance(settings, dict):
-        raise UserError(f"Cannot read the settings of a run from {path}: it holds no JSON object.")
+        raise UserError(f"Cannot read the settings of a run from {path}: it does not hold a JSON object.")
     return settings
 
 

@@ -1,6 +1,6 @@
 """The vocabulary of the flow: Question, Answer, Selection, Usage and the Backend protocol.
 
-Boxes, conversations and traces have files of their own. Everything here is a frozen value.
+Boxes, conversations and traces have modules of their own. Everything here is a frozen value.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from PIL import Image
@@ -20,15 +21,32 @@ Stage = Literal["macro", "locate", "micro"]
 Keep = Literal["image", "conversation"]
 
 
+class Fallback(str, Enum):
+    """Why there is no micro answer. A member is its string, in JSON and in text too."""
+
+    NO_BOX = "no_box"  # no four numbers in the reply
+    EMPTY_REGION = "empty_region"  # the box covers no pixel of the image
+    SKIPPED = "skip_confidence"  # the macro answer was confident enough (appendix C)
+    MACRO_ONLY = "pathway_macro"  # only the baseline was requested
+
+    def __str__(self) -> str:
+        return self.value
+
+    def __format__(self, format_spec: str) -> str:
+        return format(self.value, format_spec)
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Question:
     """One question about one image.
 
     id: unique in its task and split. text: the bare question, as Q1 asks it (PROTOCOL: no options, no answer
     format). prompt: the task's full macro prompt. key: what a trace is found by, e.g. task, split, doc_id.
-    box: the region that the data set annotates, where it does; no model sees it unless it is asked for.
-    short: how the task asks for a short answer, without options, where it says so. options: the texts that
-    the prompt letters A, B, ..., none where the question is open. Only the rule `release` reads these two.
+    box: the region that the data set annotates, where it does; no model receives it except with grounding
+    "annotated". short: the task's prompt for a short answer, without options, where it has one. options: the
+    texts that the prompt letters A, B, ..., none where the question is open. Only the rule `release` reads
+    these two.
+    image_hash: `images.image_hash` of `image` where it is known already, so that it is computed once.
     """
 
     id: str
@@ -39,21 +57,22 @@ class Question:
     box: Box | None = None
     short: str | None = None
     options: tuple[str, ...] = ()
+    image_hash: str | None = None
 
     def __post_init__(self) -> None:
         if not self.text.strip() or not self.prompt.strip():
-            raise UserError(f"Question {self.id!r} is empty: give a text to ask about the image.")
+            raise UserError(f"Question {self.id!r} is empty: give a question about the image.")
         if any("\ud800" <= letter <= "\udfff" for letter in self.text + self.prompt):
             raise UserError(
-                f"Question {self.id!r} has half a character, or bytes that are no UTF-8: {self.text[:80]!a}. "
-                "Write it as UTF-8."
+                f"Question {self.id!r} has half a character, or bytes that are not UTF-8: {self.text[:80]!a}."
+                " Write it as UTF-8."
             )
         if min(self.image.size) < 1:
             raise UserError(f"The image of question {self.id!r} has no pixels: {self.image.size}.")
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class StopCriteria:
     """When a generation stops: `max_new_tokens` (at least 1, the closing token included) or a stop string,
     which is cut from the text together with all that follows it."""
 
@@ -69,7 +88,7 @@ class Limits:
 class Usage:
     """What one sample cost in one stage.
 
-    tokens: language-model tokens computed (cached ones cost nothing). encodes: pictures that went through the
+    tokens: language-model tokens computed (cached ones cost nothing). encodes: images that went through the
     vision encoder. seconds: the batch's time shared equally among its samples.
     """
 
@@ -82,7 +101,7 @@ class Usage:
 class Scores:
     """Log-probabilities by which an answer is compared, under its own context or another.
 
-    text: what stood in the answer's place, which may be an option's text. logprobs: of every token that
+    text: the scored text, which may be an option's instead of the answer's. logprobs: of every token that
     counts. closings: of every end-of-turn token that can count. Both in nats; there is at least one.
     """
 
@@ -98,15 +117,15 @@ class Scores:
         """Mean negative log-likelihood in nats per token (the exponent of eq. 7).
 
         count_eos counts the end-of-turn tokens too. Where there is no other token, they are counted whatever
-        the switch says.
+        its value.
         """
         counted = self.logprobs + self.closings if count_eos or not self.logprobs else self.logprobs
         return -sum(counted) / len(counted)
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """What a rule that compares both answers under one context found out before it chose.
+class JointScores:
+    """What a rule that compares both answers under one context computed before it chose.
 
     rule: its name. winner: the pathway that wins without scores; None where the scores decide, and then
     macro and micro have them. seconds: what the scoring took, the batch's time shared equally.
@@ -125,7 +144,7 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a model said in one stage, with the log-probability of every token it chose.
+    """What a model generated in one stage, with the log-probability of every token.
 
     text: without surrounding white space. tokens: ids of the text. logprobs: finite natural logarithms from
     the raw logits in float32, one per token, and one more for the end-of-turn token when `ended` is true.
@@ -173,7 +192,7 @@ class Selection:
     """The final answer: its pathway, the rule that chose it, and by how much the perplexities differ.
 
     margin: log PPL(micro) - log PPL(macro) in nats, of the perplexities that the rule compares; positive
-    where macro is the more certain one; None when there was nothing to compare.
+    where macro is the more certain one; None when nothing was compared.
     """
 
     pathway: Stage
@@ -193,7 +212,7 @@ class Backend(Protocol):
         self,
         stage: Stage,
         conversations: Sequence[Conversation],
-        limits: Sequence[Limits],
+        limits: Sequence[StopCriteria],
         keep: Keep | None = None,
         drafts: Sequence[Sequence[int]] | None = None,
     ) -> list[Answer]:
@@ -201,43 +220,43 @@ class Backend(Protocol):
 
         keep says what later calls will extend: the prefix up to the first image, the whole conversation with
         the reply, or nothing. drafts are the tokens that each reply probably is, without a closing token.
-        Both save work and never change an answer. An assistant turn without tokens is read as if the model
-        had said its text. Raises GenerationError when a logit is not a number.
+        Both save work and never change an answer. The text of an assistant turn without tokens
+        is tokenised. Raises GenerationError when a logit is not a number.
         """
         ...
 
     def score(self, conversations: Sequence[Conversation]) -> list[list[tuple[float, ...]]]:
-        """How likely what was said is: each conversation ends with an assistant turn.
+        """The log-probabilities of the assistant turns; each conversation ends with one.
 
         For each assistant turn in order, the log-probabilities of its tokens and, last, of its closing token:
-        natural logarithms from the raw logits in float32, of one forward over the conversation. A turn
-        without tokens is read as if the model had said its text. Raises GenerationError when a logit is not a
+        natural logarithms from the raw logits in float32, of one forward over the conversation. The text of
+        a turn without tokens is tokenised. Raises GenerationError when a logit is not a
         number.
         """
         ...
 
     def input_size(self, image: Image.Image) -> tuple[int, int]:
-        """(width, height) in pixels of `image` as the model gets it. Only asked for box formats whose frame
-        is the resized picture."""
+        """(width, height) in pixels of `image` as the model receives it. Only called for box formats whose
+        frame is the resized image."""
         ...
 
     def forget(self, but: Sequence[Image.Image] = ()) -> None:
-        """Drop whatever was kept, except, if that saves work, for conversations about the pictures `but`."""
+        """Drop whatever was kept, except, if that saves work, for conversations about the images `but`."""
         ...
 
 
 @runtime_checkable
 class Pairing(Protocol):
-    """What a `Backend` may have besides: both questions about the whole picture at the same time."""
+    """What a `Backend` may have besides: both questions about the whole image at the same time."""
 
     def generate_pair(
         self,
         macros: Sequence[Conversation],
-        macro_limits: Sequence[Limits],
+        macro_limits: Sequence[StopCriteria],
         locates: Sequence[Conversation],
-        locate_limits: Sequence[Limits],
+        locate_limits: Sequence[StopCriteria],
     ) -> tuple[list[Answer], list[Answer]]:
-        """What `generate` gives for the stages macro and locate, of the same pictures in the same order.
+        """What `generate` returns for the stages macro and locate, of the same images in the same order.
 
         Later calls extend the second conversations with their replies. Raises what `generate` raises.
         """

@@ -1,4 +1,4 @@
-"""From a box to the picture the micro pathway sees. Knows Pillow, nothing about models.
+"""From a box to the image of the micro pathway. Knows Pillow, nothing about models.
 
 Two geometries exist: the paper mentions none beyond "crop and zoom" (section 3.2), the authors' release
 squares and grows the box, in training and in inference alike.
@@ -13,8 +13,6 @@ from collections.abc import Callable
 from PIL import Image
 
 from dualfocus_lmms.boxes import Box
-
-EMPTY_REGION = "empty_region"  # fallback reason: the box covers no pixel of the image
 
 Rectangle = tuple[int, int, int, int]  # left, top, right, bottom in pixels, right and bottom exclusive
 Geometry = Callable[[Box, tuple[int, int], int], "Rectangle | None"]
@@ -75,5 +73,5 @@ def _f32(value: float) -> float:
 
 
 def _pixels(fraction: float, side: int) -> float:
-    """`fraction` of `side`, without the dust that would push a whole number over to the next pixel."""
+    """`fraction` of `side`, without the rounding error that would move a whole number to the next pixel."""
     return round(fraction * side, 6)

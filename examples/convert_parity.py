@@ -17,8 +17,8 @@ import sentencepiece
 import torch
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
 
-from dualfocus_lmms.models.convert import convert
-from dualfocus_lmms.models.loading import load_checkpoint
+from dualfocus_lmms.models.checkpoint.loading import load_checkpoint
+from dualfocus_lmms.models.convert.llava import convert
 
 VOCABULARY, SIDE, PATCH = 400, 56, 14
 PLACEHOLDER = -200  # LLaVA's IMAGE_TOKEN_INDEX

@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 
 from dualfocus_lmms import DualFocusModel
-from dualfocus_lmms.picture import draw
 from dualfocus_lmms.scenes import make_scene
+from dualfocus_lmms.visualize import draw
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:

@@ -25,16 +25,16 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from dualfocus_lmms.conversation import Conversation
+from dualfocus_lmms.models.checkpoint.image_inputs import joined
+from dualfocus_lmms.models.checkpoint.image_text_inputs import reader
+from dualfocus_lmms.models.checkpoint.loading import Checkpoint
 from dualfocus_lmms.models.families.qwen_vl import QWEN_VL
-from dualfocus_lmms.models.loading import Checkpoint
-from dualfocus_lmms.models.pictures import joined
 from dualfocus_lmms.models.qwen_vl import (
     QwenVLConfig,
     QwenVLForConditionalGeneration,
     load_qwen_image_processor,
     load_qwen_tokenizer,
 )
-from dualfocus_lmms.models.reading import reader
 
 MODULES = ("configuration_qwen", "qwen_generation_utils", "modeling_qwen", "tokenization_qwen")
 NEW_TOKENS = 12

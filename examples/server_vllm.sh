@@ -21,7 +21,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from dualfocus_lmms.models.shipped import located
+from dualfocus_lmms.models.checkpoint.shipped import located
 
 folder = Path(sys.argv[1])
 shutil.copytree(located("dualfocus-nano"), folder)

@@ -1,4 +1,4 @@
-"""What is called otherwise in another release of transformers."""
+"""What differs between releases of transformers, and the error for a release that lacks a needed part."""
 
 from __future__ import annotations
 
@@ -6,8 +6,20 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import transformers
+
+from dualfocus_lmms.errors import UserError
+
 
 def cache_argument(forward: Callable[..., Any]) -> str:
     """The name by which a forward takes and returns its cache: "cache" since transformers 5.24, before that
     and in models of other packages "past_key_values"."""
     return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
+
+
+def unsupported_release(reason: str) -> UserError:
+    """The error where the fast engines would compute something else than the model with this release."""
+    return UserError(
+        f"The fast engines do not support transformers {transformers.__version__} with this model: {reason}. "
+        "Give engine=naive, or install a release named in docs/compatibility.md."
+    )

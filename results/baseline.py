@@ -1,6 +1,6 @@
 """The baseline: what a run scored, in one small file that later runs are compared with.
 
-It keeps for each task its metrics, fingerprints of the questions and pictures, and the score of every answer.
+It keeps for each task its metrics, fingerprints of the questions and images, and the score of every answer.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.files import atomic_write
 from dualfocus_lmms.results.outcomes import ACCURACY, number
 from dualfocus_lmms.results.runs import Run, TaskRun, read_json
 
@@ -114,7 +115,7 @@ def write_text(path: str | Path, text: str, what: str) -> None:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8", newline="\n")
+        atomic_write(path, text, sync=True)
     except OSError as error:
         raise UserError(f"Cannot write the {what} to {path}: {error}. Give another file.") from error
 

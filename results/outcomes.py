@@ -3,7 +3,7 @@
 table = outcomes(load_run(Path("results/first")).tasks["df_nano_detail"]).table
 print(table[["macro", "micro", "selected", "oracle"]].mean())
 
-No model and no picture is needed, but the task's questions are: the host's files hold answers alone.
+No model and no image is needed, but the task's questions are: the host's files hold answers alone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pandas as pd
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.integrity import FINGERPRINT, questions_fingerprint
 from dualfocus_lmms.results.runs import SampleRun, TaskRun
-from dualfocus_lmms.tasks.score import Metric, aggregate, load_task
+from dualfocus_lmms.tasks.common.score import Metric, aggregate, load_task
 
 if TYPE_CHECKING:
     from lmms_eval.api.task import ConfigurableTask
@@ -88,14 +88,12 @@ def outcomes(task_run: TaskRun) -> Outcomes:
 # --- the documents -----------------------------------------------------------------------------------------
 
 
-def with_documents(task_run: TaskRun) -> TaskRun:
-    """The same with the document of every sample. UserError as in `outcomes`."""
-    return _looked_up(task_run, load_task(task_run.task, task_run.include_path))[0]
-
-
 def _looked_up(task_run: TaskRun, loaded: ConfigurableTask) -> tuple[TaskRun, ConfigurableTask]:
-    """Documents by doc_id, which counts the questions that were there when the run began: all of them, or
-    those with an image. `loaded` has all; the task that fits is given back."""
+    """The run with the document of every sample, and the task that they are from.
+
+    doc_id counts the questions that were available when the run began: all of them, or those with an image.
+    `loaded` has all.
+    """
     if all(sample.doc is not None for sample in task_run.samples):
         return task_run, loaded
     docs = loaded.eval_docs_no_media

@@ -23,7 +23,7 @@ RESULTS = "*_results.json"
 
 @dataclass(frozen=True, slots=True)
 class SampleRun:
-    """One sample. doc: its document; the host keeps none, so it is None until `outcomes.with_documents`."""
+    """One sample. doc: its document; the host keeps none, so it is None until `outcomes` finds it."""
 
     doc_id: int
     doc: dict[str, Any] | None

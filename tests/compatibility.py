@@ -5,8 +5,8 @@
 Needs uv, and the Pythons that are to be tried: on PATH, of pyenv, or given as paths. Each set of releases is
 installed into an environment of its own and used from a folder outside the source: an evaluation through
 lmms-eval, the contract tests, and the comparison of engines on every family. Rows go to
-results/compatibility.json as they are done; docs/compatibility.md is written from it. Exit code 1 where a row
-fails.
+results/data/compatibility.json as they are done; docs/compatibility.md is written from it. Exit code 1 where
+a row fails.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 ROOT = Path(__file__).resolve().parents[1]
-ROWS, PAGE = ROOT / "results" / "compatibility.json", ROOT / "docs" / "compatibility.md"
+ROWS, PAGE = ROOT / "results" / "data" / "compatibility.json", ROOT / "docs" / "compatibility.md"
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 BARE_GPU = "torch==2.11.*", "torchvision==0.26.*", "transformers==5.17.*", "accelerate==1.15.*"
 SETS = {
@@ -160,7 +160,7 @@ def try_set(python: str, chosen: str, folder: Path) -> dict[str, object]:
             "contract": lambda: test(interpreter, "tests/contract"),
             "engines": lambda: test(
                 interpreter,
-                "tests/models/test_families.py",
+                "tests/models/engines/test_families.py",
                 "-k",
                 "equals_the_naive_one_on_ragged_rows and not annotated",
             ),

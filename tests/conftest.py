@@ -101,7 +101,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     The first of all test processes that needs it makes it for the others.
     """
-    from dualfocus_lmms.models.tiny import save_tiny
+    from dualfocus_lmms.models.tiny.llava import save_tiny
 
     root = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:

@@ -1,17 +1,25 @@
-"""The docs name what exists: files and headings behind links, targets of make, the paths of the tree."""
+"""The docs name what exists: files and headings behind links, targets of make, paths, modules, the rooms."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from rooms import MAY_IMPORT, modules
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")), ROOT / "results" / "README.md"]
 TREE = re.compile(r"^<!-- tree -->\n```text\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+ROOMS = re.compile(r"^<!-- rooms -->\n(.*?)^<!-- end -->$", re.DOTALL | re.MULTILINE)
+FOLDERS = re.compile(r"(?:dualfocus_lmms|models|tasks|train|results|tests|docs|examples)/[\w./-]*")
+MODULE = re.compile(r"\bdualfocus_lmms(?:\.\w+)+")
+HISTORY = ("CHANGELOG.md", "docs/log.md")  # pages that name what is no more
+EXAMPLES = ("countbench", "llava_next_video")  # what a reader of CONTRIBUTING.md makes
+GROUPS = {"dualfocus_lmms.families", "dualfocus_lmms.rules"}  # entry-point groups, not modules
 
 FENCE = re.compile(r"^ *(```|~~~).*?^ *\1 *$", re.DOTALL | re.MULTILINE)
 CODE = re.compile(r"(`+)(?!`).*?(?<!`)\1(?!`)", re.DOTALL)
@@ -101,6 +109,72 @@ def test_the_tree_is_there() -> None:
         assert (ROOT / path).is_symlink() == (target is not None), path
         if target is not None:
             assert (ROOT / path).readlink().as_posix() == target
+
+
+def without_examples(page: Path) -> str:
+    """The lines of a page, without those about what only its reader makes; "" for a page of history."""
+    lines = [] if name(page) in HISTORY else page.read_text(encoding="utf-8").splitlines()
+    return "\n".join(line for line in lines if not any(word in line for word in EXAMPLES))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_paths_in_code_are_there(page: Path) -> None:
+    spans = [span.group().strip("`") for span in CODE.finditer(FENCE.sub("", without_examples(page)))]
+    paths = [span for span in spans if FOLDERS.fullmatch(span) and "NAME" not in span]
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_modules_are_there(page: Path) -> None:
+    named = {found for found in MODULE.findall(without_examples(page)) if "NAME" not in found} - GROUPS
+    files = modules(ROOT)
+
+    def exists(dotted: str) -> bool:
+        module, _, member = dotted.rpartition(".")
+        return dotted in files or (module in files and member in files[module].read_text(encoding="utf-8"))
+
+    assert [found for found in sorted(named) if not exists(found)] == []
+
+
+def in_rooms(cell: str) -> list[str]:
+    """The rooms that a cell names: "`models/`, `models/run/`" is models and models.run."""
+    return [path.replace("/", ".") for path in re.findall(r"`([\w/]+)/`", cell)]
+
+
+def test_the_table_of_rooms_is_that_of_the_rules() -> None:
+    (table,) = ROOMS.findall((ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"))
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
+    shown = {room: set(in_rooms(row[-1])) for row in rows for room in in_rooms(row[0])}
+    rules = {room: set(allowed) for room, allowed in MAY_IMPORT.items() if room != "method"}
+    assert {room: shown[room] for room in shown if not room.startswith("dualfocus_lmms")} == rules
+
+
+def reached(arrows: Mapping[str, set[str]]) -> dict[str, set[str]]:
+    """What each room imports, directly or through others."""
+
+    def below(room: str) -> set[str]:
+        return {low for near in arrows.get(room, ()) for low in (near, *below(near))}
+
+    return {room: found for room in arrows if (found := below(room))}
+
+
+def test_the_drawn_arrows_are_those_of_the_rules() -> None:
+    """Each arrow that does not follow from others, and no more."""
+    (drawing,) = re.findall(
+        r"```mermaid\n(.*?)```", (ROOT / "docs" / "architecture.md").read_text("utf-8"), re.DOTALL
+    )
+    drawn: dict[str, set[str]] = {}
+    for line in drawing.splitlines()[1:]:
+        room, _, targets = re.sub(r"\[.*?\]", "", line).partition(" --> ")
+        drawn.setdefault(room.strip(), set()).update(targets.split(" & "))
+    rules = {
+        room.removeprefix("models."): {low.removeprefix("models.") for low in allowed}
+        for room, allowed in MAY_IMPORT.items()
+        if room.startswith("models")
+    }
+    assert reached(drawn) == reached(rules)
+    for room, low in [(room, low) for room, lows in drawn.items() for low in lows]:
+        assert low not in reached({**drawn, room: drawn[room] - {low}}).get(room, ()), (room, low)
 
 
 def test_every_page_is_in_the_index() -> None:

@@ -99,7 +99,7 @@ def rows(heading: str) -> dict[str, list[str]]:
 
 
 def test_every_model_argument_is_listed_with_its_default():
-    from dualfocus_lmms.models.options import ModelOptions
+    from dualfocus_lmms.models.host.options import ModelOptions
 
     table = rows("Model arguments")
     assert sorted(table) == sorted(field.name for field in fields(ModelOptions))

@@ -1,8 +1,8 @@
 """ChatML, the turns of Qwen's language models: `<|im_start|>role ... <|im_end|>`."""
 
 
-def chatml(picture: str, system: str = "") -> str:
-    """A chat template in Jinja. picture: what stands for a picture, before the text. system: a sentence that
+def chatml(image: str, system: str = "") -> str:
+    """A chat template in Jinja. image: the text for an image, before the question. system: a sentence that
     opens every conversation, or none."""
     opening = f"<|im_start|>system\n{system}<|im_end|>\n" if system else ""
     return (
@@ -10,7 +10,7 @@ def chatml(picture: str, system: str = "") -> str:
         "{{ '<|im_start|>' + message['role'] + '\n' }}"
         "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
         "{% for part in message['content'] if part['type'] == 'image' %}{{ '"
-        + picture.replace("\n", "\\n")
+        + image.replace("\n", "\\n")
         + "' }}{% endfor %}"
         "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}"
         "{% endif %}"

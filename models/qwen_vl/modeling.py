@@ -134,18 +134,19 @@ class QwenVLModel(QwenVLPreTrainedModel):
                 None
             ]
         self._check_length(position_ids)
+        named_cache: dict[str, Any] = {_CACHE: cache}
         mask = create_causal_mask(
             config=self.config,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            **{_CACHE: cache},
+            **named_cache,
         )
         places = make_places(self.config, position_ids, self.training)
         hidden = self.drop(inputs_embeds)
         for block in self.h:
             hidden = block(hidden, places, mask, cache, **kwargs)
-        return BaseModelOutputWithPast(last_hidden_state=self.ln_f(hidden), **{_CACHE: cache})
+        return BaseModelOutputWithPast(last_hidden_state=self.ln_f(hidden), **named_cache)
 
     def _check_length(self, position_ids: torch.Tensor) -> None:
         """UserError for a prompt beyond the trained length where the checkpoint asks for dynamic NTK.

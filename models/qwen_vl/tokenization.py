@@ -51,17 +51,17 @@ class _Converter(TikTokenConverter):
 def read_tiktoken(path: str | Path) -> Tokenizer:
     """The tokenizer of a `qwen.tiktoken` file, Qwen-VL's special tokens after its ranks."""
     try:
-        words = _Converter(vocab_file=str(path), pattern=PRETOKENIZE_REGEX).converted()
+        tokenizer = _Converter(vocab_file=str(path), pattern=PRETOKENIZE_REGEX).converted()
     except ValueError as error:
         raise UserError(
             f"{str(path)!r} is no vocabulary of ranks ({error}): every line has a token in base 64 and its "
             "rank. Download it again; with Git LFS missing, a short pointer stands in its place."
         ) from error
-    words.normalizer = normalizers.NFC()
+    tokenizer.normalizer = normalizers.NFC()
     for tokens, special in ((CONTROLS, True), (REGIONS, False), (PICTURES, True)):
         added = [AddedToken(token, normalized=False, special=special) for token in tokens]
-        (words.add_special_tokens if special else words.add_tokens)(added)
-    return words
+        (tokenizer.add_special_tokens if special else tokenizer.add_tokens)(added)
+    return tokenizer
 
 
 def load_qwen_tokenizer(folder_or_hub_name: str, revision: str | None = None) -> Any:

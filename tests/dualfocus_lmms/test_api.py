@@ -15,7 +15,7 @@ import dualfocus_lmms
 from dualfocus_lmms import DualFocusModel, GenerationError, UserError
 from dualfocus_lmms.api import load_image
 from dualfocus_lmms.conversation import Conversation
-from dualfocus_lmms.tasks.prompts import SHORT_ANSWER
+from dualfocus_lmms.prompts import SHORT_ANSWER
 from dualfocus_lmms.testing import FakeBackend, Reply
 
 SCRIPT = {"macro": Reply("red", (-0.7,)), "locate": "[0.25, 0.25, 0.50, 0.75]", "micro": "blue"}
@@ -76,7 +76,7 @@ def test_ask_many_of_nothing():
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
-        (lambda model: model.ask("none.png", "What?"), "There is no image at 'none.png': check the path"),
+        (lambda model: model.ask("none.png", "What?"), "No image exists at 'none.png': check the path"),
         (lambda model: model.ask(IMAGE, " "), "Question '0' is empty"),
         (lambda model: model.ask(IMAGE, "What?", max_new_tokens=0), "max_new_tokens must be at least 1"),
         (lambda model: model.ask_many([(IMAGE, "What?")], 0), "batch_size is a number of questions, 1 or mo"),
@@ -147,7 +147,7 @@ def test_an_unreadable_picture_is_named(
         path.write_bytes(path.read_bytes()[:1000])
     else:
         path.write_bytes(content)  # type: ignore[arg-type]
-    with pytest.raises(UserError, match=r"The image '.*a\.png' cannot be read \(.*: give a picture file"):
+    with pytest.raises(UserError, match=r"The image '.*a\.png' cannot be read \(.*: give an image file"):
         load_image(path)
 
 

@@ -74,8 +74,8 @@ def test_ask_prints_both_answers_the_region_and_the_choice(run, scripted, photo:
         "macro           red       2.014\n"
         "micro (chosen)  blue      1.105\n"
         "\n"
-        "Region: [0.250, 0.250, 0.500, 0.750] of the picture; "
-        "seen: x 10 to 20, y 5 to 15 (10 x 10 of 40 x 20 pixels)\n"
+        "Region: [0.250, 0.250, 0.500, 0.750] of the image; "
+        "crop: x 10 to 20, y 5 to 15 (10 x 10 of 40 x 20 pixels)\n"
         "Micro answer, chosen by the rule ppl; ln PPL(micro) - ln PPL(macro) = -0.600: micro is surer\n"
     )
 
@@ -154,8 +154,8 @@ def test_ask_saves_the_picture(run, scripted, photo: Path, tmp_path: Path):
         (["--skip-confidence", "2"], "Error: skip_confidence is a probability from 0"),
         (["--box-margin", "-1"], "Error: box_margin is a number of pixels, 0 or more, got -1.\n"),
         (["--max-new-tokens", "0"], "Error: max_new_tokens must be at least 1, got 0.\n"),
-        (["--save", "out.doc"], "Error: 'out.doc' is no name for a picture: end it with .png or .jpg.\n"),
-        (["--save", "none/out.png"], "Error: There is no folder 'none' for the picture: make it first.\n"),
+        (["--save", "out.doc"], "Error: 'out.doc' is not the name of an image file: end it with"),
+        (["--save", "none/out.png"], "Error: The folder 'none' of the image does not exist: make it"),
         (["--box-margin", "wide"], "Invalid value for '--box-margin'"),
         (["--colour", "red"], "No such option"),
     ],
@@ -170,7 +170,7 @@ def test_a_mistake_is_one_message_and_exit_code_2(run, scripted, photo: Path, op
 
 def test_a_missing_picture_or_checkpoint_is_named(run, photo: Path):
     done = run("ask", "none.png", "What?", "--pretrained", "x")
-    assert (done.code, done.err) == (2, "Error: There is no image at 'none.png': check the path.\n")
+    assert (done.code, done.err) == (2, "Error: No image exists at 'none.png': check the path.\n")
     done = run("ask", photo, "What?", "--pretrained", "/none/here")
     assert done.code == 2
     assert done.err.startswith("Error: Cannot load the checkpoint '/none/here'")
@@ -230,7 +230,7 @@ def test_tiny_teaches_only_the_smallest_by_default(
     run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: list, steps: int
 ):
     made = []
-    monkeypatch.setattr("dualfocus_lmms.models.tiny.save_tiny", lambda *given: made.append(given))
+    monkeypatch.setattr("dualfocus_lmms.models.tiny.llava.save_tiny", lambda *given: made.append(given))
     assert run("tiny", tmp_path / "new", "--tokenizer", "words", "--seed", "5", *options).code == 0
     size = options[1] if options else "tiny"
     assert made == [(tmp_path / "new", size, "words", 5, steps)]
@@ -257,7 +257,7 @@ def test_eval_passes_everything_to_the_host(run, monkeypatch: pytest.MonkeyPatch
         received.append(list(arguments))
         return 3
 
-    monkeypatch.setattr("dualfocus_lmms.models.evaluate.evaluate", evaluate)
+    monkeypatch.setattr("dualfocus_lmms.models.host.evaluate.evaluate", evaluate)
     done = run("eval", *arguments)
     assert (done.code, done.out, done.err) == (3, "", "")
     assert received == [arguments]
@@ -267,21 +267,21 @@ def test_eval_shows_the_hosts_user_errors(run, monkeypatch: pytest.MonkeyPatch):
     def evaluate(arguments: list[str]) -> int:
         raise UserError("No task.")
 
-    monkeypatch.setattr("dualfocus_lmms.models.evaluate.evaluate", evaluate)
+    monkeypatch.setattr("dualfocus_lmms.models.host.evaluate.evaluate", evaluate)
     done = run("eval")
     assert (done.code, done.err) == (2, "Error: No task.\n")
 
 
 def test_bench_passes_its_options_and_prints_the_report(run, monkeypatch: pytest.MonkeyPatch):
     received = []
-    from dualfocus_lmms.models.bench import Plan
-    from dualfocus_lmms.models.bench_model import Source
+    from dualfocus_lmms.models.bench.benchmark import Plan
+    from dualfocus_lmms.models.bench.model import Source
 
     def bench(*given: Any) -> str:
         received.append(given)
         return "| engine | ratio |"
 
-    monkeypatch.setattr("dualfocus_lmms.models.bench.bench", bench)
+    monkeypatch.setattr("dualfocus_lmms.models.bench.benchmark.bench", bench)
     assert run("bench").out == "| engine | ratio |\n"
     work = "--batch-size 2 --batch-size 8 --samples 8 --repeats 1 --new-tokens 4 --box-tokens 30"
     model = "--size tiny --family llava --device cpu --dtype bfloat16 --engine tree --skip-share 0.2"
@@ -303,9 +303,9 @@ def test_score_prints_the_table_and_writes_the_file(run, monkeypatch: pytest.Mon
         def save(self, path: str) -> None:
             received.append(path)
 
-    module = ModuleType("dualfocus_lmms.tasks.score")
+    module = ModuleType("dualfocus_lmms.tasks.common.score")
     module.score = lambda *given: received.append(given) or Scores()  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "dualfocus_lmms.tasks.score", module)
+    monkeypatch.setitem(sys.modules, "dualfocus_lmms.tasks.common.score", module)
     done = run("score", "--task", "df_pope_random", "--answers", "a.jsonl")
     assert (done.code, done.out, done.err) == (0, "| f1 | 87.14 |\n", "")
     run("score", "--task", "t", "--answers", "a.xlsx", "--out", "scores.json", "--include-path", "mine")

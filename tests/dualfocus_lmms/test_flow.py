@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -12,12 +13,13 @@ from dualfocus_lmms import (
     BoxFormat,
     Conversation,
     GenerationError,
-    Limits,
     Question,
     Settings,
+    StopCriteria,
     Trace,
     UserError,
     answer_batch,
+    flow,
 )
 from dualfocus_lmms.testing import FakeBackend, Reply
 
@@ -44,7 +46,7 @@ def question(name: str = "0", image: Image.Image | None = None) -> Question:
 
 
 def run(backend: FakeBackend, *questions: Question, **settings) -> list[Trace]:
-    return answer_batch(backend, questions, [Limits(16)] * len(questions), Settings.of(**settings))
+    return answer_batch(backend, questions, [StopCriteria(16)] * len(questions), Settings.of(**settings))
 
 
 def number_of(conversation: Conversation) -> int:
@@ -100,14 +102,14 @@ def test_the_box_is_repeated_to_the_letter() -> None:
 
 def test_limits_reach_both_answers() -> None:
     backend = FakeBackend(SCRIPT)
-    limits = [Limits(3, ("\n",)), Limits(5)]
+    limits = [StopCriteria(3, ("\n",)), StopCriteria(5)]
     answer_batch(backend, [question("0"), question("1")], limits, Settings.of())
     macro, locate, micro = backend.calls
     assert macro.limits == micro.limits == tuple(limits)
-    assert locate.limits == (Limits(64), Limits(64))
+    assert locate.limits == (StopCriteria(64), StopCriteria(64))
     release = FakeBackend(SCRIPT)
     run(release, question(), protocol="release")
-    assert release.calls[1].limits == (Limits(128),)
+    assert release.calls[1].limits == (StopCriteria(128),)
 
 
 @pytest.mark.parametrize("reply", ["", "The whole image.", "[0.1, 0.2, 0.3]", "nan, nan, nan, nan"])
@@ -225,7 +227,7 @@ def test_mixed_rows_keep_their_order(kinds) -> None:
         return Reply(f"micro {number}", (-0.5,))
 
     questions = [question(str(number), photo(40 + number, 20)) for number in range(len(kinds))]
-    limits = [Limits(10 + number) for number in range(len(kinds))]
+    limits = [StopCriteria(10 + number) for number in range(len(kinds))]
     backend = FakeBackend(script)
     traces = answer_batch(backend, questions, limits, Settings.of(skip_confidence=0.9))
 
@@ -354,7 +356,7 @@ def test_pictures_of_any_mode(mode: str) -> None:
 def test_limits_of_another_number_of_questions() -> None:
     backend = FakeBackend(SCRIPT)
     with pytest.raises(ValueError, match=r"1 .*2"):
-        answer_batch(backend, [question()], [Limits(1)] * 2, Settings.of())
+        answer_batch(backend, [question()], [StopCriteria(1)] * 2, Settings.of())
     assert backend.calls == []
 
 
@@ -390,3 +392,33 @@ def test_a_family_without_a_wording_of_its_own() -> None:
     with pytest.raises(UserError):
         run(backend, question(), prompts="native")
     assert backend.calls == []
+
+
+def test_a_fingerprint_that_a_question_carries_is_not_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed = []
+    monkeypatch.setattr(flow, "image_hash", lambda image: hashed.append(image) or "computed")
+    first, second = question("0"), replace(question("1"), image_hash="carried")
+    traces = run(FakeBackend(SCRIPT), first, second)
+    assert [trace.image_hash for trace in traces] == ["computed", "carried"]
+    assert hashed == [first.image]
+
+
+def test_a_trace_holds_plain_strings_for_its_fallback_reason() -> None:
+    (trace,) = run(FakeBackend(SCRIPT), question(), pathway="macro")
+    assert type(trace.fallback) is str
+
+
+def test_the_seconds_of_the_joint_scores_are_shared_by_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock of the flow stands still but while answers are scored, which takes eight seconds."""
+    clock = [100.0]
+    monkeypatch.setattr("dualfocus_lmms.flow.time.perf_counter", lambda: clock[0])
+    backend = FakeBackend(SCRIPT)
+    score = backend.score
+
+    def slow(conversations):
+        clock[0] += 8
+        return score(conversations)
+
+    backend.score = slow
+    traces = run(backend, *(question(str(number)) for number in range(4)), select="micro_context")
+    assert [trace.judged.seconds for trace in traces] == [2.0] * 4

@@ -9,7 +9,7 @@ import sys
 import pytest
 from PIL import Image
 
-from dualfocus_lmms import Box, BoxFormat, Limits, Question, Settings, Trace, UserError, answer_batch
+from dualfocus_lmms import Box, BoxFormat, Question, Settings, StopCriteria, Trace, UserError, answer_batch
 from dualfocus_lmms.grounding import GROUNDINGS, load_grounding, names, shifted
 from dualfocus_lmms.testing import FakeBackend, Reply
 
@@ -27,7 +27,7 @@ def question(name: str = "0", size: tuple[int, int] = (400, 200), box: Box | Non
 
 
 def run(backend: FakeBackend, *questions: Question, **settings) -> list[Trace]:
-    return answer_batch(backend, questions, [Limits(16)] * len(questions), Settings.of(**settings))
+    return answer_batch(backend, questions, [StopCriteria(16)] * len(questions), Settings.of(**settings))
 
 
 def moved_by(trace: Trace) -> tuple[float, float]:

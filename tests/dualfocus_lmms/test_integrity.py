@@ -37,7 +37,7 @@ def trace(doc_id: int, task: str = "df_local", context: str = "c", image: str = 
 
 def test_a_folder_without_room_is_a_mistake(tmp_path: Path) -> None:
     TraceWriter(tmp_path).write([trace(0)])
-    (tmp_path / "data.tmp").mkdir()  # nothing can be written there
+    (tmp_path / "data.json").mkdir()  # no file can have this name
     with pytest.raises(UserError, match=r"data\.json"):
         integrity.write_data(tmp_path, {})
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dualfocus_lmms import Family, Settings, UserError
-from dualfocus_lmms.judging import JointRule
+from dualfocus_lmms.joint_rules import JointRule
 from dualfocus_lmms.plugins import FAMILIES, RULES, family_for, load_family, load_rule, names
 
 PACKAGE = Path(__file__).resolve().parents[1] / "plugin_package"
@@ -21,7 +21,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "plugin_package"
 SCRIPT = """
 import json
 from PIL import Image
-from dualfocus_lmms import Limits, Question, Settings, UserError, answer_batch
+from dualfocus_lmms import StopCriteria, Question, Settings, UserError, answer_batch
 from dualfocus_lmms.plugins import FAMILIES, RULES, family_for, load_family, load_rule, names
 from dualfocus_lmms.testing import FakeBackend, Reply
 
@@ -33,7 +33,7 @@ script = {
 }
 question = Question("q", Image.new("RGB", (40, 20)), "What?", "What?")
 backend = FakeBackend(script, family.box_format)
-(trace,) = answer_batch(backend, [question], [Limits(16)], Settings.of(select="longest"))
+(trace,) = answer_batch(backend, [question], [StopCriteria(16)], Settings.of(select="longest"))
 try:
     load_rule("shortest")
 except UserError as error:

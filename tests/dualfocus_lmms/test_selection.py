@@ -7,7 +7,7 @@ import pytest
 from dualfocus_lmms import Answer
 from dualfocus_lmms.plugins import load_rule
 from dualfocus_lmms.selection import select
-from dualfocus_lmms.types import Judged, Scores
+from dualfocus_lmms.types import JointScores, Scores
 
 
 def answer(pathway, *logprobs: float, ended: bool = False) -> Answer:
@@ -69,7 +69,7 @@ def test_without_a_micro_answer(rule: str) -> None:
 )
 def test_scores_under_one_context_decide(rule, macro, micro, count_eos, expected, margin) -> None:
     """Whatever the answers' own log-probabilities are."""
-    judged = Judged(rule, Scores("x", *macro), Scores("y", *micro))
+    judged = JointScores(rule, Scores("x", *macro), Scores("y", *micro))
     for own in ((-0.1,), (-9.0,)):
         answers = answer("macro", *own), answer("micro", -1.0)
         chosen = select(rule, load_rule(rule), *answers, count_eos, judged)
@@ -79,13 +79,13 @@ def test_scores_under_one_context_decide(rule, macro, micro, count_eos, expected
 
 @pytest.mark.parametrize("winner", ["macro", "micro"])
 def test_a_pathway_can_win_without_scores(winner) -> None:
-    judged = Judged("release", winner=winner)
+    judged = JointScores("release", winner=winner)
     answers = answer("macro", -1.0), answer("micro", -1.0)
     chosen = select("release", load_rule("release"), *answers, True, judged)
     assert (chosen.pathway, chosen.text, chosen.margin) == (winner, f"the {winner} one", None)
 
 
-@pytest.mark.parametrize("judged", [None, Judged("micro_context", winner="macro")])
+@pytest.mark.parametrize("judged", [None, JointScores("micro_context", winner="macro")])
 def test_scores_of_another_rule_are_none(judged) -> None:
     with pytest.raises(ValueError, match="release"):
         select("release", load_rule("release"), answer("macro", -1.0), answer("micro", -1.0), True, judged)

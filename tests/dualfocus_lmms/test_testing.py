@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from dualfocus_lmms import Answer, Conversation, Limits
+from dualfocus_lmms import Answer, Conversation, StopCriteria
 from dualfocus_lmms.testing import FakeBackend, Reply
 
 
@@ -13,13 +13,13 @@ from dualfocus_lmms.testing import FakeBackend, Reply
     "call",
     [
         ("macro", [Conversation().user("x")], []),
-        ("macro", [Conversation()], [Limits(1)]),
-        ("macro", [Conversation().user("x").assistant("y")], [Limits(1)]),
-        ("macro", [Conversation().assistant("x").user("y")], [Limits(1)]),
-        ("macro", [Conversation().user("x").user("y")], [Limits(1)]),
-        ("zoom", [Conversation().user("x")], [Limits(1)]),
-        ("macro", [Conversation().user("x")], [Limits(1)], "everything"),
-        ("locate", [Conversation().user("x")], [Limits(1)]),
+        ("macro", [Conversation()], [StopCriteria(1)]),
+        ("macro", [Conversation().user("x").assistant("y")], [StopCriteria(1)]),
+        ("macro", [Conversation().assistant("x").user("y")], [StopCriteria(1)]),
+        ("macro", [Conversation().user("x").user("y")], [StopCriteria(1)]),
+        ("zoom", [Conversation().user("x")], [StopCriteria(1)]),
+        ("macro", [Conversation().user("x")], [StopCriteria(1)], "everything"),
+        ("locate", [Conversation().user("x")], [StopCriteria(1)]),
     ],
 )
 def test_the_double_refuses_what_the_protocol_forbids(call) -> None:
@@ -45,8 +45,10 @@ def test_the_double_scores_by_script() -> None:
 def test_the_double_says_what_the_script_says() -> None:
     backend = FakeBackend({"macro": Reply("two words", (-0.1, -0.2), None), "locate": "here"})
     image = Image.new("RGB", (2, 2))
-    (macro,) = backend.generate("macro", [Conversation().user("q", image)], [Limits(9)])
-    (locate,) = backend.generate("locate", [Conversation().user("q", image)], [Limits(9)], "conversation")
+    (macro,) = backend.generate("macro", [Conversation().user("q", image)], [StopCriteria(9)])
+    (locate,) = backend.generate(
+        "locate", [Conversation().user("q", image)], [StopCriteria(9)], "conversation"
+    )
     assert (macro.text, macro.logprobs, macro.ended, macro.usage.encodes) == (
         "two words",
         (-0.1, -0.2),

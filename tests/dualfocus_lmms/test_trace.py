@@ -11,11 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from dualfocus_lmms import Answer, Selection, Trace, Usage, UserError, read_traces
-from dualfocus_lmms.trace import TraceWriter, claim_folder, image_hash, read_settings
-from dualfocus_lmms.types import Judged, Scores
+from dualfocus_lmms.trace import TraceWriter, claim_folder, read_settings
+from dualfocus_lmms.types import JointScores, Scores
 
 SETTINGS = {"protocol": "paper", "select": "ppl", "skip_confidence": 1.0, "box_margin": 0}
 LINE_BREAKS = "a\nb\rc\u2028d\u0085e\x0bf\x1cg"
@@ -60,13 +59,13 @@ def test_there_and_back(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     "judged",
     [
-        Judged(
+        JointScores(
             "release", Scores("a cat", (-0.5, -1 / 3), (-0.1, -0.2)), Scores("", (), (-0.25,)), seconds=0.5
         ),
-        Judged("release", winner="micro"),
+        JointScores("release", winner="micro"),
     ],
 )
-def test_what_decided_is_kept(judged: Judged) -> None:
+def test_what_decided_is_kept(judged: JointScores) -> None:
     given = replace(trace(), judged=judged)
     read = Trace.from_json(given.to_json())
     assert read == given
@@ -312,16 +311,6 @@ def test_a_file_in_the_folder_s_place(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
     with pytest.raises(UserError, match="taken"):
         claim_folder(tmp_path / "taken", SETTINGS, resume=False)
-
-
-def test_image_hash_is_of_the_pixels(tmp_path: Path) -> None:
-    image = Image.linear_gradient("L").resize((8, 6)).convert("RGB")
-    image.save(tmp_path / "a.png")
-    image.save(tmp_path / "a.bmp")
-    hashes = {image_hash(Image.open(tmp_path / name)) for name in ("a.png", "a.bmp")} | {image_hash(image)}
-    assert len(hashes) == 1
-    assert image_hash(image.transpose(Image.Transpose.ROTATE_180)) not in hashes
-    assert image_hash(Image.new("RGB", (2, 3))) != image_hash(Image.new("RGB", (3, 2)))
 
 
 def test_a_folder_that_another_process_writes_to_is_refused_until_that_ends(tmp_path):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
 from PIL import Image
 
-from dualfocus_lmms import Answer, Conversation, Limits, Question, Usage, UserError
+from dualfocus_lmms import Answer, Conversation, Question, StopCriteria, Usage, UserError
+from dualfocus_lmms.types import Fallback
 
 # probabilities 0.5, 0.8, 0.4 and 0.1 for the closing token
 LOGPROBS = (math.log(0.5), math.log(0.8), math.log(0.4), math.log(0.1))
@@ -71,7 +73,7 @@ def test_log_probabilities_that_fit_no_answer(tokens, logprobs, ended) -> None:
 @pytest.mark.parametrize("max_new_tokens", [0, -1])
 def test_limits_leave_room_for_a_token(max_new_tokens: int) -> None:
     with pytest.raises(UserError, match=str(max_new_tokens)):
-        Limits(max_new_tokens)
+        StopCriteria(max_new_tokens)
 
 
 @pytest.mark.parametrize(("text", "prompt"), [("", "x"), ("x", ""), (" \n", "x"), ("x", "\t")])
@@ -112,3 +114,16 @@ def test_a_conversation_is_extended_by_copies() -> None:
         {"role": "assistant", "content": [{"type": "text", "text": "box"}]},
         {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "two"}]},
     ]
+
+
+def test_a_fallback_reason_is_its_string() -> None:
+    assert [f"{reason}" for reason in Fallback] == [
+        "no_box",
+        "empty_region",
+        "skip_confidence",
+        "pathway_macro",
+    ]
+    for reason in Fallback:
+        assert json.dumps([reason]) == f'["{reason.value}"]'
+        assert str(reason) == f"{reason:s}" == reason == reason.value
+        assert {reason: 1}[reason.value] == {reason.value: 1}[reason] == 1

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dualfocus_lmms import Limits, Question
+from dualfocus_lmms import Question, StopCriteria
 
 
 @pytest.fixture(scope="session")
 def checkpoint(tiny_checkpoint: Path) -> Any:
     """The tiny checkpoint, loaded in float32 on the CPU."""
-    from dualfocus_lmms.models.loading import load_checkpoint
+    from dualfocus_lmms.models.checkpoint.loading import load_checkpoint
 
     return load_checkpoint(str(tiny_checkpoint), device="cpu")
 
@@ -27,7 +27,7 @@ def checkpoint(tiny_checkpoint: Path) -> Any:
 @pytest.fixture
 def engine(checkpoint: Any) -> Callable[[str], Any]:
     """A fresh engine by name, with its counters at zero."""
-    from dualfocus_lmms.models.engines import make_engine
+    from dualfocus_lmms.models.engines.registry import make_engine
 
     return lambda name: make_engine(name, checkpoint)
 
@@ -39,10 +39,10 @@ def patchwork(rng: np.random.Generator, width: int, height: int) -> Image.Image:
 
 
 @pytest.fixture
-def ragged() -> Callable[[int], tuple[list[Question], list[Limits]]]:
+def ragged() -> Callable[[int], tuple[list[Question], list[StopCriteria]]]:
     """n questions of differing lengths about pictures of differing shapes, 1 pixel wide ones among them."""
 
-    def make(count: int, seed: int = 0) -> tuple[list[Question], list[Limits]]:
+    def make(count: int, seed: int = 0) -> tuple[list[Question], list[StopCriteria]]:
         rng, pixels = random.Random(seed), np.random.default_rng(seed)
         questions, limits = [], []
         for number in range(count):
@@ -59,7 +59,7 @@ def ragged() -> Callable[[int], tuple[list[Question], list[Limits]]]:
                 )
             )
             stops = rng.choice([(), (), ("\n\n",), ("e",), ("o",)])
-            limits.append(Limits(rng.randint(1, 12), stops))
+            limits.append(StopCriteria(rng.randint(1, 12), stops))
         return questions, limits
 
     return make

@@ -26,7 +26,7 @@ def setup_cfg() -> ConfigParser:
 
 @pytest.fixture(scope="session")
 def modules() -> dict[str, Path]:
-    """Dotted name to file: dualfocus_lmms.models.host to ROOT/dualfocus_lmms/models/host.py."""
+    """Dotted name to file: dualfocus_lmms.models.host.model to ROOT/dualfocus_lmms/models/host.py."""
     found = {}
     for folder, _, names in os.walk(ROOT / PACKAGE, followlinks=True):
         package = Path(folder).relative_to(ROOT).parts

@@ -11,7 +11,7 @@ import pytest
 
 from dualfocus_lmms import Answer, Selection, Trace
 from dualfocus_lmms.integrity import write_data
-from dualfocus_lmms.tasks.statistics import mean_error
+from dualfocus_lmms.tasks.common.uncertainty import mean_error
 from dualfocus_lmms.trace import TraceWriter, claim_folder
 
 # Writes a run: folder, scores by task; order and rank_of say how its traces lie on disk.

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dualfocus_lmms import Selection, Trace, UserError
-from dualfocus_lmms.results.outcomes import number, outcomes, with_documents
+from dualfocus_lmms.results.outcomes import number, outcomes
 from dualfocus_lmms.results.runs import SampleRun, TaskRun, load_run
 
 pytest.importorskip("lmms_eval.tasks")
@@ -99,11 +99,7 @@ def test_the_tasks_own_aggregation_of_each_pathway(run: TaskRun) -> None:
 
 
 def test_other_questions_than_the_runs_are_refused(run: TaskRun, local: Path) -> None:
-    assert [sample.doc["question"] for sample in with_documents(run).samples if sample.doc] == [
-        "What is it?",
-        "What colour?",
-        "Which?",
-    ]
+    assert outcomes(run).table["question"].tolist() == ["What is it?", "What colour?", "Which?"]
     rows = [json.loads(line) for line in local.read_text().splitlines()]
     (local.parent / "a.png").touch()
     write_lines(local, [rows[1], rows[0], *rows[2:]])
@@ -116,7 +112,7 @@ def test_other_questions_than_the_runs_are_refused(run: TaskRun, local: Path) ->
 
 @pytest.fixture
 def pope(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """POPE with four questions, the first one's picture missing."""
+    """POPE with four questions, the first one's image missing."""
     from PIL import Image
 
     labels = ["no", "yes", "yes", "no"]

@@ -180,8 +180,8 @@ def _write_hrbench(folder: Path) -> None:
 def first_prompts() -> Callable[[Any, str], str]:
     """The prompts of a loaded task's first question under a protocol, as the model is asked them."""
     from dualfocus_lmms.flow import locate_prompt, micro_prompt
-    from dualfocus_lmms.judging import short_prompt
-    from dualfocus_lmms.models.requests import read_request
+    from dualfocus_lmms.joint_rules import short_prompt
+    from dualfocus_lmms.models.host.requests import read_request
     from dualfocus_lmms.protocol import load_protocol
 
     def prompts(task: Any, protocol: str) -> str:
@@ -205,10 +205,10 @@ def first_prompts() -> Callable[[Any, str], str]:
 def run_tiny(tiny_checkpoint: Path) -> Callable[[Any], dict[str, Any]]:
     """Asks the tiny checkpoint all questions of a loaded task; its scores, as the host aggregates them."""
     from dualfocus_lmms import Settings
-    from dualfocus_lmms.models.engines import make_engine
-    from dualfocus_lmms.models.loading import load_checkpoint
-    from dualfocus_lmms.models.requests import read_request
-    from dualfocus_lmms.models.runner import Runner
+    from dualfocus_lmms.models.checkpoint.loading import load_checkpoint
+    from dualfocus_lmms.models.engines.registry import make_engine
+    from dualfocus_lmms.models.host.requests import read_request
+    from dualfocus_lmms.models.run.runner import Runner
 
     def run(task: Any) -> dict[str, Any]:
         task.build_all_requests()

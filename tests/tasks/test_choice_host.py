@@ -13,7 +13,7 @@ import pytest
 
 from dualfocus_lmms import UserError, read_traces
 from dualfocus_lmms.protocol import PROTOCOLS
-from dualfocus_lmms.tasks.scoring import read_letter
+from dualfocus_lmms.tasks.common.scoring import read_letter
 
 Load = Callable[[str], dict[Any, Any]]
 TASKS = ("df_gqa_star", "df_seed_image", "df_vstar", "df_hrbench_4k", "df_hrbench_8k")
@@ -97,7 +97,7 @@ def test_without_files_and_network_the_message_says_what_to_get_and_where_to_put
     from lmms_eval.api.task import ConfigurableTask
     from tenacity import RetryError
 
-    from dualfocus_lmms.models.evaluate import _user_error
+    from dualfocus_lmms.models.host.evaluate import _user_error
 
     monkeypatch.delenv("DUALFOCUS_DATA", raising=False)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
@@ -136,7 +136,7 @@ def test_a_missing_part_stops_the_task_at_once(
 def test_answers_are_scored_without_any_picture(
     choice_folder: Path, write_lines: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dualfocus_lmms.tasks.score import score
+    from dualfocus_lmms.tasks.common.score import score
 
     monkeypatch.setenv("DUALFOCUS_DATA", str(choice_folder))
     for folder in (

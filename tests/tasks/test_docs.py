@@ -9,10 +9,13 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-from dualfocus_lmms.tasks import hrbench_docs
+from dualfocus_lmms.tasks.hrbench import docs as hrbench_docs
 
 ROOT = Path(__file__).resolve().parents[2]
-MODULES = [import_module(f"dualfocus_lmms.tasks.{path.stem}") for path in (ROOT / "tasks").glob("*_docs.py")]
+MODULES = [
+    import_module(f"dualfocus_lmms.tasks.{path.parent.name}.docs")
+    for path in (ROOT / "tasks").glob("*/docs.py")
+]
 BENCHMARKS = (ROOT / "docs" / "benchmarks.md").read_text("utf-8")
 
 
@@ -53,7 +56,7 @@ def test_every_file_and_data_set_is_named() -> None:
 
 
 def test_published_numbers_are_those_of_the_leaderboard() -> None:
-    paper = json.loads((ROOT / "results" / "published" / "dualfocus.json").read_text("utf-8"))
+    paper = json.loads((ROOT / "results" / "data" / "published" / "dualfocus.json").read_text("utf-8"))
     table = next(table for table in paper["tables"] if table["table"] == "table 1")
     for number, column in enumerate(table["columns"]):
         scores = {(row["model"], row["method"]): row["values"][number] for row in table["rows"]}

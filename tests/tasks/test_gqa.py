@@ -12,7 +12,8 @@ from PIL import Image
 
 from dualfocus_lmms import UserError
 from dualfocus_lmms.integrity import questions_fingerprint
-from dualfocus_lmms.tasks import gqa_docs, sources
+from dualfocus_lmms.tasks.common import sources
+from dualfocus_lmms.tasks.gqa import docs as gqa_docs
 
 Load = Callable[[str], dict[Any, Any]]
 
@@ -37,7 +38,7 @@ QUESTIONS = {
 
 @pytest.fixture
 def folder(tmp_path: Path, save_picture: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A DUALFOCUS_DATA folder of three questions; the third one's picture is missing."""
+    """A DUALFOCUS_DATA folder of three questions; the third one's image is missing."""
     (tmp_path / "gqa" / "images").mkdir(parents=True)
     for name in ("n1", "n2"):
         save_picture(tmp_path / "gqa" / "images" / f"{name}.jpg")
@@ -156,7 +157,7 @@ def test_golden_prompts(
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The hub's two data sets in miniature; the questions are returned, load_dataset gives the pictures."""
+    """The hub's two data sets in miniature; the questions are returned, load_dataset gives the images."""
     datasets = pytest.importorskip("datasets")
     monkeypatch.delenv("DUALFOCUS_DATA", raising=False)
     columns = {"id": ["n2", "n1"], "image": [Image.new("L", (6, 4)), Image.new("RGB", (8, 2))]}

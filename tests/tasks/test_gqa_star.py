@@ -13,7 +13,8 @@ from PIL import Image
 
 from dualfocus_lmms import UserError
 from dualfocus_lmms.integrity import questions_fingerprint
-from dualfocus_lmms.tasks import gqa_docs, gqa_star_docs
+from dualfocus_lmms.tasks.gqa import docs as gqa_docs
+from dualfocus_lmms.tasks.gqa_star import docs as gqa_star_docs
 
 Load = Callable[[str], dict[Any, Any]]
 OPTIONS = ["dark blue", "red", "Yes", "t-shirt"]

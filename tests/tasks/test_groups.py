@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from dualfocus_lmms.tasks import mmbench_docs, textvqa_docs
+from dualfocus_lmms.tasks.mmbench import docs as mmbench_docs
+from dualfocus_lmms.tasks.textvqa import docs as textvqa_docs
 
 Load = Callable[[str], dict[Any, Any]]
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,4 +1,4 @@
-"""df_hrbench: the official TSV with its pictures, means over cycles, and replies."""
+"""df_hrbench: the official TSV with its images, means over cycles, and replies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 from dualfocus_lmms import UserError
 from dualfocus_lmms.integrity import questions_fingerprint
-from dualfocus_lmms.tasks import hrbench_docs
+from dualfocus_lmms.tasks.hrbench import docs as hrbench_docs
 
 Load = Callable[[str], dict[Any, Any]]
 
@@ -227,7 +227,7 @@ def test_the_hub_gives_the_same_questions_and_pictures(
     for one, other in zip(docs, local, strict=True):
         assert [one[name] for name in names] == [other[name] for name in names]
         assert hrbench_docs.images(one)[0].tobytes() == hrbench_docs.images(other)[0].tobytes()
-    assert max(len(str(value)) for doc in docs for value in doc.values()) < 100  # no picture in a document
+    assert max(len(str(value)) for doc in docs for value in doc.values()) < 100  # no image in a document
     assert questions_fingerprint(docs) == questions_fingerprint(local)
 
 

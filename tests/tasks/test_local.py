@@ -10,7 +10,8 @@ import pytest
 from PIL import Image, ImageFile
 
 from dualfocus_lmms import UserError
-from dualfocus_lmms.tasks import local_docs, sources
+from dualfocus_lmms.tasks.common import sources
+from dualfocus_lmms.tasks.local import docs as local_docs
 
 GOOD = {"image": "red.png", "question": "What colour is it?", "answer": "red"}
 

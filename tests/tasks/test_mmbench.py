@@ -13,8 +13,9 @@ from PIL import Image
 
 from dualfocus_lmms import UserError
 from dualfocus_lmms.integrity import questions_fingerprint
-from dualfocus_lmms.tasks import circular, mmbench_docs, sources
-from dualfocus_lmms.tasks.circular import Turn
+from dualfocus_lmms.tasks.common import circular, sources
+from dualfocus_lmms.tasks.common.circular import Turn
+from dualfocus_lmms.tasks.mmbench import docs as mmbench_docs
 
 Load = Callable[[str], dict[Any, Any]]
 NAME = "df_mmbench_en_dev"
@@ -40,7 +41,7 @@ def row(index: int, options: str, answer: str, **other: str) -> dict[str, str]:
 
 
 LOGIC = {"l2-category": "logic_reasoning", "hint": "A rule.\nAnother rule.", "question": "Which follows?"}
-# The rows of one question apart, a reference instead of a picture, and a question of which a row is missing.
+# The rows of one question apart, a reference instead of an image, and a question of which a row is missing.
 ROWS = [
     row(7, "cat dog cow", "B"),
     row(3, "yes no", "A", **LOGIC),

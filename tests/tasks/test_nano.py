@@ -14,7 +14,7 @@ import pytest
 
 from dualfocus_lmms import Box, read_traces
 from dualfocus_lmms.scenes import COLORS, SIDE, VERSION, Kind, make_scene
-from dualfocus_lmms.tasks import nano_docs
+from dualfocus_lmms.tasks.nano import docs as nano_docs
 
 Load = Callable[[str], dict[Any, Any]]
 KINDS = get_args(Kind)

@@ -1,4 +1,4 @@
-"""What tasks with options share: letters in replies, pictures of the hub, a preference for a place."""
+"""What tasks with options share: letters in replies, images of the hub, a preference for a place."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from dualfocus_lmms import UserError
-from dualfocus_lmms.tasks import options
+from dualfocus_lmms.tasks.common import options
 
 CHOICES = ["One", "Two", "A lot", "None of the above"]
 
@@ -57,6 +57,12 @@ CHOICES = ["One", "Two", "A lot", "None of the above"]
 def test_letters(reply: str, letter: str | None) -> None:
     doc = {"options": CHOICES, "answer": "B"}
     assert options.read_choice(doc, reply) == {"said": letter, "right": "B"}
+
+
+@pytest.mark.parametrize("reply", ["The choice is hers.", "the choice is hers"])
+def test_an_option_that_begins_like_a_lead_in_is_read_whole(reply: str) -> None:
+    doc = {"options": ["The choice is his", "The choice is hers"], "answer": "A"}
+    assert options.read_choice(doc, reply)["said"] == "B"
 
 
 def choices(said: str, right: str) -> list[options.Choice]:

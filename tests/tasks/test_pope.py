@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from dualfocus_lmms import UserError
-from dualfocus_lmms.tasks import pope_docs, scoring, sources
+from dualfocus_lmms.tasks.common import scoring, sources
+from dualfocus_lmms.tasks.pope import docs as pope_docs
 
 Load = Callable[[str], dict[Any, Any]]
 SPLITS = ("random", "popular", "adversarial")

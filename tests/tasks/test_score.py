@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from dualfocus_lmms import UserError
-from dualfocus_lmms.tasks import scoring
-from dualfocus_lmms.tasks.score import Scores, read_answers, score
-from dualfocus_lmms.tasks.statistics import bootstrap_error
+from dualfocus_lmms.tasks.common import scoring
+from dualfocus_lmms.tasks.common.score import Scores, read_answers, score
+from dualfocus_lmms.tasks.common.uncertainty import bootstrap_error
 
 Write = Callable[[Path, list[dict[str, Any]]], Path]
 SPLITS = ("random", "popular", "adversarial")
@@ -146,7 +146,7 @@ test_split: test
 output_type: generate_until
 doc_to_text: "What colour?"
 doc_to_target: answers
-process_results: !function dualfocus_lmms.tasks.scoring.answer_results
+process_results: !function dualfocus_lmms.tasks.common.scoring.answer_results
 metric_list:
   - {{metric: accuracy, aggregation: mean, higher_is_better: true}}
 metadata: {{version: 2.5}}

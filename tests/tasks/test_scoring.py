@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dualfocus_lmms.tasks import scoring
+from dualfocus_lmms.tasks.common import scoring
 
 OPTIONS = ["a cat", "a dog", "vitamin C", "a tree"]
 NO_DOC = {"answer": "no", "questions_without_image": 2, "questions_fingerprint": "0123"}
@@ -28,6 +28,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         ("no", "no"),
         ("No.", "no"),
         ("No, there is not.", "no"),
+        ("No, it is a dog.", "no"),  # its only negative word has the comma
+        ("Well,no", "yes"),  # the official evaluator drops the comma: Wellno
         ("There is not a dog.", "no"),
         ("", "yes"),
         # What the official evaluator does with unusual replies, kept on purpose.

@@ -13,7 +13,8 @@ from PIL import Image
 
 from dualfocus_lmms import UserError
 from dualfocus_lmms.integrity import questions_fingerprint
-from dualfocus_lmms.tasks import options, seed_docs
+from dualfocus_lmms.tasks.common import options
+from dualfocus_lmms.tasks.seed import docs as seed_docs
 
 Load = Callable[[str], dict[Any, Any]]
 

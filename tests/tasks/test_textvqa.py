@@ -13,8 +13,8 @@ from PIL import Image
 
 from dualfocus_lmms import UserError
 from dualfocus_lmms.integrity import questions_fingerprint
-from dualfocus_lmms.tasks import textvqa_docs
-from dualfocus_lmms.tasks.scoring import NO_ANSWER
+from dualfocus_lmms.tasks.common.scoring import NO_ANSWER
+from dualfocus_lmms.tasks.textvqa import docs as textvqa_docs
 
 Load = Callable[[str], dict[Any, Any]]
 TASKS = ("df_textvqa_val", "df_textvqa_val_ocr")
@@ -45,7 +45,7 @@ def folder(
     write_lines: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
-    """A DUALFOCUS_DATA folder of three questions; the third one's picture is missing."""
+    """A DUALFOCUS_DATA folder of three questions; the third one's image is missing."""
     (tmp_path / "textvqa" / "train_images").mkdir(parents=True)
     save_picture(tmp_path / "textvqa" / "train_images" / "aa01.jpg")
     write(tmp_path, {"data": ROWS})
@@ -160,7 +160,7 @@ def test_the_task_names_what_is_missing(load_task: Load, folder: Path, lost: str
 def test_llavas_answers_to_real_questions(
     load_task: Load, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """LLaVA-1.5-13B's released answers to the five questions whose ground truth and photos are there."""
+    """LLaVA-1.5-13B's released answers to the five questions whose ground truth and images are there."""
     data, folder = shared_data / "data", tmp_path / "textvqa"
     folder.mkdir()
     (folder / "train_images").symlink_to(data / "textvqa" / "images")

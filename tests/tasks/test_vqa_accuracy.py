@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dualfocus_lmms.tasks.vqa_accuracy import comparable, vqa_accuracy
+from dualfocus_lmms.tasks.common.vqa_accuracy import comparable, vqa_accuracy
 
 
 @pytest.mark.parametrize(

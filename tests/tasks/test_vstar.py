@@ -13,7 +13,8 @@ from PIL import Image
 
 from dualfocus_lmms import UserError
 from dualfocus_lmms.integrity import questions_fingerprint
-from dualfocus_lmms.tasks import options, sources, vstar_docs
+from dualfocus_lmms.tasks.common import options, sources
+from dualfocus_lmms.tasks.vstar import docs as vstar_docs
 
 Load = Callable[[str], dict[Any, Any]]
 

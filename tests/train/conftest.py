@@ -12,16 +12,16 @@ import pytest
 from PIL import Image
 
 from dualfocus_lmms.boxes import Box
-from dualfocus_lmms.train.samples import Picture, Sample, write_samples
+from dualfocus_lmms.train.data.samples import SampleImage, TrainingSample, write_samples
 
 
-def picture(image: Image.Image) -> Picture:
+def picture(image: Image.Image) -> SampleImage:
     file = io.BytesIO()
     image.save(file, "PNG")
-    return Picture(file.getvalue(), "blocks.png")
+    return SampleImage(file.getvalue(), "blocks.png")
 
 
-def make_sample(number: int, rng: random.Random, pixels: np.random.Generator) -> Sample:
+def make_sample(number: int, rng: random.Random, pixels: np.random.Generator) -> TrainingSample:
     """Every fifth sample is plain; sizes and lengths differ."""
     width, height = rng.choice([40, 64, 90]), rng.choice([30, 64, 90])
     blocks = Image.fromarray(pixels.integers(0, 256, (3, 3, 3), dtype=np.uint8))
@@ -29,17 +29,19 @@ def make_sample(number: int, rng: random.Random, pixels: np.random.Generator) ->
     question = " ".join("what" for _ in range(rng.randint(1, 6))) + "?"
     answer = rng.choice(["yes", "no"])
     if number % 5 == 4:
-        return Sample(f"s{number}", picture(image), question, answer)
+        return TrainingSample(f"s{number}", picture(image), question, answer)
     x, y = rng.randint(0, 50) / 100, rng.randint(0, 50) / 100
     crop = image.crop((int(x * width), int(y * height), int((x + 0.4) * width), int((y + 0.4) * height)))
-    return Sample(f"s{number}", picture(image), question, answer, Box(x, y, x + 0.4, y + 0.4), picture(crop))
+    return TrainingSample(
+        f"s{number}", picture(image), question, answer, Box(x, y, x + 0.4, y + 0.4), picture(crop)
+    )
 
 
 @pytest.fixture(scope="session")
-def make_samples() -> Callable[[int, int], list[Sample]]:
+def make_samples() -> Callable[[int, int], list[TrainingSample]]:
     """(how many, seed) -> samples."""
 
-    def make(count: int, seed: int = 0) -> list[Sample]:
+    def make(count: int, seed: int = 0) -> list[TrainingSample]:
         rng, pixels = random.Random(seed), np.random.default_rng(seed)
         return [make_sample(number, rng, pixels) for number in range(count)]
 
@@ -58,6 +60,6 @@ def sample_folders(tmp_path_factory: pytest.TempPathFactory, make_samples) -> tu
 @pytest.fixture(scope="session")
 def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A LLaVA checkpoint with random weights."""
-    from dualfocus_lmms.models.tiny import save_tiny
+    from dualfocus_lmms.models.tiny.llava import save_tiny
 
     return save_tiny(tmp_path_factory.mktemp("untrained"))

@@ -1,4 +1,4 @@
-"""The stages that make the small model: labels true to pictures, packed conversations true to inference."""
+"""The stages that make the small model: labels true to images, packed conversations true to inference."""
 
 from __future__ import annotations
 
@@ -14,13 +14,20 @@ from transformers import LlavaForConditionalGeneration
 from dualfocus_lmms.boxes import Box
 from dualfocus_lmms.conversation import Conversation
 from dualfocus_lmms.errors import GenerationError
+from dualfocus_lmms.models.checkpoint.image_inputs import FixedSizeImages
+from dualfocus_lmms.models.checkpoint.tokenize_chat import Renderer
 from dualfocus_lmms.models.families.llava import LLAVA
-from dualfocus_lmms.models.nano import GRID, SIDE, image_processor, nano_config, nano_tokenizer, normalize
-from dualfocus_lmms.models.pictures import FixedPictures
-from dualfocus_lmms.models.rendering import Renderer
+from dualfocus_lmms.models.tiny.nano import (
+    GRID,
+    SIDE,
+    image_processor,
+    nano_config,
+    nano_tokenizer,
+    normalize,
+)
 from dualfocus_lmms.scenes import COLORS, SHAPES, make_scene, make_scenes
-from dualfocus_lmms.train.conversations import from_llava
-from dualfocus_lmms.train.nano import base, pictures, see
+from dualfocus_lmms.train.data.conversations import from_llava
+from dualfocus_lmms.train.nano import base, images, pretrain_vision
 from dualfocus_lmms.train.nano.instructions import ROUNDS, write_instructions
 from dualfocus_lmms.train.nano.optimizer import Optimizer, rate
 from dualfocus_lmms.train.nano.questions import ASK, LOCATE, WHOLE_MIX, Pair
@@ -35,19 +42,19 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def few(tmp_path_factory) -> pictures.Labelled:
+def few(tmp_path_factory) -> images.Labelled:
     folder = tmp_path_factory.mktemp("pictures")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pictures, "PER_FILE", 40)
-        return pictures.labelled(folder, 80)
+        patch.setattr(images, "PER_FILE", 40)
+        return images.labelled(folder, 80)
 
 
 def test_pictures_are_what_the_image_processor_makes_of_them():
     scene = make_scene("train", 0, 3).picture()
     for picture in (scene, scene.crop((30, 40, 290, 170)), scene.crop((100, 0, 130, 400))):
-        ours = normalize(pictures.shrink(picture)[None])
+        ours = normalize(images.shrink(picture)[None])
         assert ours.shape == (1, 3, SIDE, SIDE)
-        (theirs,) = FixedPictures(LLAVA, image_processor(), token=4, length=1)([picture])
+        (theirs,) = FixedSizeImages(LLAVA, image_processor(), token=4, length=1)([picture])
         assert torch.allclose(ours, theirs.inputs["pixel_values"], atol=1e-5)
 
 
@@ -80,17 +87,17 @@ def test_a_square_in_a_crop_lies_where_its_colour_is(few):
 
 
 def test_pictures_are_drawn_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(pictures, "PER_FILE", 2)
-    first = pictures.labelled(tmp_path, 2)
-    monkeypatch.setattr(pictures, "_draw", lambda scenes: pytest.fail("drawn again"))
-    assert np.array_equal(pictures.labelled(tmp_path, 2).pixels, first.pixels)
+    monkeypatch.setattr(images, "PER_FILE", 2)
+    first = images.labelled(tmp_path, 2)
+    monkeypatch.setattr(images, "_draw", lambda scenes: pytest.fail("drawn again"))
+    assert np.array_equal(images.labelled(tmp_path, 2).pixels, first.pixels)
 
 
 def test_a_mirrored_picture_has_its_things_on_the_other_side():
     pixels = np.zeros((SIDE, SIDE, 3), np.uint8)
     pixels[:, 0] = 255
     things = np.array([[0, 1, 7, 0.1, 0.2, 0.4, 0.5, 1], [-1] * 8], np.float32)
-    mirrored, moved = pictures.flip(pixels, things)
+    mirrored, moved = images.flip(pixels, things)
     assert mirrored[0, -1, 0] == 255
     assert mirrored[0, 0, 0] == 0
     assert np.allclose(moved[0], [0, 1, 7, 0.6, 0.2, 0.9, 0.5, 0])
@@ -98,7 +105,7 @@ def test_a_mirrored_picture_has_its_things_on_the_other_side():
 
 
 def test_patch_targets_say_what_is_at_each_patch():
-    targets = see.patch_targets(np.array([[THING, [-1] * 8]], np.float32))
+    targets = pretrain_vision.patch_targets(np.array([[THING, [-1] * 8]], np.float32))
     color = targets["color"].reshape(GRID, GRID)
     assert (color[2:4, 2:4] == 1).all()  # red is 1, nothing is 0
     assert color.sum() == 4
@@ -115,21 +122,21 @@ def test_the_schedule_warms_up_stays_and_falls():
 
 
 def test_a_run_that_was_killed_goes_on_as_if_it_was_not(few, tmp_path, monkeypatch):
-    monkeypatch.setattr(see, "BATCH", 16)
-    whole, _ = see.train_tower(few, 2, "cpu", tmp_path / "whole")
+    monkeypatch.setattr(pretrain_vision, "BATCH", 16)
+    whole, _ = pretrain_vision.train_tower(few, 2, "cpu", tmp_path / "whole")
 
-    saved = see.save
+    saved = pretrain_vision.save
 
     def save_and_stop(path, **state):
         saved(path, **state)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(see, "EVERY", 1)
-    monkeypatch.setattr(see, "save", save_and_stop)
+    monkeypatch.setattr(pretrain_vision, "EVERY", 1)
+    monkeypatch.setattr(pretrain_vision, "save", save_and_stop)
     with pytest.raises(KeyboardInterrupt):
-        see.train_tower(few, 2, "cpu", tmp_path / "killed")
-    monkeypatch.setattr(see, "save", saved)
-    continued, _ = see.train_tower(few, 2, "cpu", tmp_path / "killed")
+        pretrain_vision.train_tower(few, 2, "cpu", tmp_path / "killed")
+    monkeypatch.setattr(pretrain_vision, "save", saved)
+    continued, _ = pretrain_vision.train_tower(few, 2, "cpu", tmp_path / "killed")
     for name, value in whole.state_dict().items():
         assert torch.equal(value, continued.state_dict()[name]), name
 
@@ -252,8 +259,8 @@ def test_the_projector_starts_as_the_read_out_of_the_heads(few):
     torch.manual_seed(0)
     words = nano_tokenizer()
     fresh = LlavaForConditionalGeneration(nano_config(words))
-    tower, heads = fresh.model.vision_tower, see.Heads(fresh.config.vision_config.hidden_size)
-    base.start_from(fresh, words, tower, heads, see.sample_features(tower, few, 1))
+    tower, heads = fresh.model.vision_tower, pretrain_vision.Heads(fresh.config.vision_config.hidden_size)
+    base.start_from(fresh, words, tower, heads, pretrain_vision.sample_features(tower, few, 1))
     with torch.no_grad():
         features = tower(pixel_values=normalize(few.pixels[:8])).last_hidden_state[:, 1:]
         projector = fresh.model.multi_modal_projector
@@ -269,7 +276,7 @@ def test_the_projector_starts_as_the_read_out_of_the_heads(few):
 
 def test_the_base_model_learns_something_and_keeps_its_tower(few, tmp_path, monkeypatch):
     monkeypatch.setattr(base, "PICTURES", 2)
-    tower, heads = see.train_tower(few, 1, "cpu", tmp_path / "tower")
+    tower, heads = pretrain_vision.train_tower(few, 1, "cpu", tmp_path / "tower")
     trained = base.train_base(few, tower, heads, 3, 0, "cpu", tmp_path / "base")
     for name, value in tower.state_dict().items():
         assert torch.equal(value, trained.model.vision_tower.state_dict()[name])

@@ -2,36 +2,46 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.distributed as dist
+import typer
 from loguru import logger
 
-from dualfocus_lmms.models.nano import image_processor, nano_tokenizer
+from dualfocus_lmms.models.tiny.nano import image_processor, nano_tokenizer
 from dualfocus_lmms.scenes import make_scenes
+from dualfocus_lmms.train.data.scene_files import write_visual_genome
 from dualfocus_lmms.train.nano.base import train_base
+from dualfocus_lmms.train.nano.images import Labelled, labelled
 from dualfocus_lmms.train.nano.instructions import write_instructions
 from dualfocus_lmms.train.nano.optimizer import rank_and_world
-from dualfocus_lmms.train.nano.pictures import Labelled, labelled
-from dualfocus_lmms.train.nano.see import train_tower
-from dualfocus_lmms.train.recipe import processes
-from dualfocus_lmms.train.scene_files import write_visual_genome
-from dualfocus_lmms.train.trainer import train
-from dualfocus_lmms.train.visual_genome import build
+from dualfocus_lmms.train.nano.pretrain_vision import train_tower
+from dualfocus_lmms.train.trainer.recipe import processes
+from dualfocus_lmms.train.trainer.trainer import train
+from dualfocus_lmms.train.vg.visual_genome import build
 
 PICTURES = 16_000  # scenes of the first two stages
 SCENES, HELD_OUT = 2400, 40  # scenes of the last one, and of its evaluation
 SEE_STEPS = (2800, 1600)  # twice through the schedule: what is small is learned late
 BASE_STEPS = 1400
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+app = typer.Typer(pretty_exceptions_enable=False, add_completion=False, rich_markup_mode=None)
+
+
+class Stage(str, Enum):
+    TOWER = "tower"
+    BASE = "base"
+    END = "end"
 
 
 def draw(output: Path) -> Labelled:
-    """The pictures of stages 1 and 2, in `output`/pictures."""
+    """The images of stages 1 and 2, in `output`/pictures."""
     return labelled(output / "pictures", PICTURES)
 
 
@@ -100,27 +110,28 @@ def finetune(output: Path, seed: int, with_samples: bool = True) -> Path:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m dualfocus_lmms.train.nano", description=__doc__)
-    parser.add_argument("--seed", type=int, default=0, help="of stage 3")
-    parser.add_argument("--output", type=Path, default=Path("runs/nano"))
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--until", choices=("tower", "base", "end"), default="end")
-    parser.add_argument("--plain", action="store_true", help="stage 3 without DualFocus samples")
-    given = parser.parse_args()
+@app.command()
+def main(
+    seed: Annotated[int, typer.Option(help="Of stage 3.")] = 0,
+    output: Annotated[Path, typer.Option(help="The folder of all stages.")] = Path("runs/nano"),
+    device: Annotated[str, typer.Option(help="Where to train.")] = DEVICE,
+    until: Annotated[Stage, typer.Option(help="The last stage to run.")] = Stage.END,
+    plain: Annotated[bool, typer.Option("--plain", help="Stage 3 without DualFocus samples.")] = False,
+) -> None:
+    """Train the small model from nothing. The same command continues a run that was interrupted."""
     torch.set_num_threads(1)  # at this size more threads only wait for each other
     if processes() > 1:
-        if given.until != "base":
-            parser.error("several processes can only make the base model: --until base")
+        if until is not Stage.BASE:
+            raise typer.BadParameter("several processes can only make the base model: --until base")
         dist.init_process_group("gloo")
-    if given.until == "tower":
-        make_tower(given.output, given.device, draw(given.output))
+    if until is Stage.TOWER:
+        make_tower(output, device, draw(output))
         return
-    logger.info(f"base model: {make_base(given.output, given.device)}")
-    if given.until == "end":
-        make_data(given.output)
-        logger.info(f"trained model: {finetune(given.output, given.seed, not given.plain)}")
+    logger.info(f"base model: {make_base(output, device)}")
+    if until is Stage.END:
+        make_data(output)
+        logger.info(f"trained model: {finetune(output, seed, not plain)}")
 
 
 if __name__ == "__main__":
-    main()
+    app(prog_name="python -m dualfocus_lmms.train.nano")

@@ -1,7 +1,7 @@
 """Stage 2: a plain vision-language model on the frozen tower, before it knows anything of DualFocus.
 
-Questions about the picture, phrases to boxes and boxes to phrases in LLaVA-1.5's own wordings. Several short
-conversations about one picture share its tokens: each sees the picture and itself, at the positions it would
+Questions about the image, phrases to boxes and boxes to phrases in LLaVA-1.5's own wordings. Several short
+conversations about one image share its tokens: each sees the image and itself, at the positions it would
 have alone, so that what is learned is what inference computes.
 """
 
@@ -23,14 +23,14 @@ from transformers import LlavaForConditionalGeneration
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from dualfocus_lmms.conversation import Conversation
+from dualfocus_lmms.models.checkpoint.tokenize_chat import Renderer
 from dualfocus_lmms.models.families.llava import LLAVA
-from dualfocus_lmms.models.nano import GRID, nano_config, nano_tokenizer, normalize
-from dualfocus_lmms.models.rendering import Renderer
+from dualfocus_lmms.models.tiny.nano import GRID, nano_config, nano_tokenizer, normalize
 from dualfocus_lmms.scenes import DIGITS, SHAPES
+from dualfocus_lmms.train.nano.images import COLOR_NAMES, Labelled, flip
 from dualfocus_lmms.train.nano.optimizer import Optimizer, rank_and_world, restore, save, total
-from dualfocus_lmms.train.nano.pictures import COLOR_NAMES, Labelled, flip
+from dualfocus_lmms.train.nano.pretrain_vision import EDGES, Heads, sample_features
 from dualfocus_lmms.train.nano.questions import CROP_MIX, PLACE_MIX, WHOLE_MIX, Pair, ask
-from dualfocus_lmms.train.nano.see import EDGES, Heads, sample_features
 
 PICTURES, BRANCHES = 24, 6  # of one step
 EVERY = 200  # steps from one saved state to the next
@@ -41,7 +41,7 @@ PLACES = 0.5  # share of the steps that ask mostly for places; then everything
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """One conversation after its picture.
+    """One conversation after its image.
 
     ids: the last `reply` of them are the reply with its closing token. box: whether it is a box. patches: the
     numbers of those that show what it is about; none where that is not one thing. words: the places of the
@@ -56,7 +56,7 @@ class Branch:
 
 
 class Branches:
-    """Conversations as token ids, by the renderer of inference, split after the picture they share."""
+    """Conversations as token ids, by the renderer of inference, split after the image they share."""
 
     def __init__(self, tokenizer: Any, image_token_id: int) -> None:
         self._renderer = Renderer(tokenizer, LLAVA, image_token_id)
@@ -100,8 +100,8 @@ def patches_of(thing: Sequence[float] | None) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """Branches of several pictures, (B, L) each: ids, positions, the branch of each token (0: the shared
-    picture, -1: padding), labels (-100: not learned), weights. looks and reads (B, L, L): by what
+    """Branches of several images, (B, L) each: ids, positions, the branch of each token (0: the shared
+    image, -1: padding), labels (-100: not learned), weights. looks and reads (B, L, L): by what
     weight a token is shown to attend to which others, to patches and to words of the question."""
 
     ids: torch.Tensor
@@ -239,16 +239,11 @@ def start_from(model: Any, tokenizer: Any, tower: Any, heads: Heads, features: t
 
 
 def with_images(model: Any, ids: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-    """(B, L, D) embeddings of ids (B, L), patch features (B, P, D) in the pictures' places."""
+    """(B, L, D) embeddings of ids (B, L), patch features (B, P, D) in the images' places."""
     images = model.model.multi_modal_projector(features)
     words = model.model.language_model.get_input_embeddings()(ids)
     is_image = (ids == model.config.image_token_id)[:, :, None]
     return words.masked_scatter(is_image, images.to(words.dtype))
-
-
-def weight_norm(linear: torch.nn.Linear) -> float:
-    """By what to divide unit normal weights so that unit inputs give unit outputs."""
-    return linear.in_features**0.5
 
 
 def _rows(
@@ -276,7 +271,7 @@ def _loss(
     box_weights: Sequence[float],
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """This process's part of the weighted cross-entropy of the replies; and for the log, their plain
-    cross-entropy and the share of tokens that are right."""
+    cross-entropy and the share of tokens that are correct."""
     device = model.device
     rows = [[branches(pair) for pair in row] for row in asked]
     packed = pack(branches.prefix, branches.first_patch, rows, pad, box_weights)

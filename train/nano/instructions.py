@@ -12,8 +12,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from dualfocus_lmms.files import atomic_write
 from dualfocus_lmms.scenes import SIDE, Scene
-from dualfocus_lmms.train.nano.pictures import crop_rectangle, visible
+from dualfocus_lmms.train.nano.images import crop_rectangle, visible
 from dualfocus_lmms.train.nano.questions import CROP_MIX, WHOLE_MIX, Pair, ask
 
 ROUNDS = 4  # of a record
@@ -21,7 +22,7 @@ CROPS = 0.25  # share of the records about a crop
 
 
 def write_instructions(folder: Path, scenes: Sequence[Scene]) -> None:
-    """`instructions.json` and its pictures in `images`, one record for each scene."""
+    """`instructions.json` and its images in `images`, one record for each scene."""
     images = folder / "images"
     images.mkdir(parents=True, exist_ok=True)
     records = []
@@ -34,9 +35,7 @@ def write_instructions(folder: Path, scenes: Sequence[Scene]) -> None:
         scene.picture().crop(rectangle).save(images / name, quality=92)
         pairs = [ask(rng, things, WHOLE_MIX if whole else CROP_MIX) for _ in range(ROUNDS)]
         records.append({"id": scene.name, "image": name, "conversations": _turns(pairs)})
-    temporary = folder / "instructions.tmp"
-    temporary.write_text(json.dumps(records), encoding="utf-8")
-    temporary.replace(folder / "instructions.json")
+    atomic_write(folder / "instructions.json", json.dumps(records))
 
 
 def _turns(rounds: Sequence[Pair]) -> list[dict[str, str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch.distributed as dist
 from torch import nn
 
 from dualfocus_lmms.errors import GenerationError
+from dualfocus_lmms.files import replacing
 
 WARMUP = 60  # steps
 STEADY = 0.6  # share of the steps at the full rate; then linearly down to LAST of it
@@ -96,9 +96,8 @@ def rate(step: int, steps: int) -> float:
 
 def save(path: Path, **state: Any) -> None:
     """Write a state under its name only when it is complete."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    torch.save(state, temporary)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        torch.save(state, temporary)
 
 
 def restore(path: Path) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Questions about pictures whose things are known: what the base model learns to answer.
+"""Questions about images whose things are known: what the base model learns to answer.
 
 Wordings for places are LLaVA-1.5's own, the others those of the scenes. A thing is a row of
 `pictures.Labelled.things`.
@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 from dualfocus_lmms.boxes import Box
 from dualfocus_lmms.models.families.llava import LLAVA
+from dualfocus_lmms.prompts import SHORT_ANSWER
 from dualfocus_lmms.scenes import COUNT, DETAIL, EXIST, RELATION, RELATIONS, SHAPES
-from dualfocus_lmms.train.conversations import SHORT_ANSWER
-from dualfocus_lmms.train.nano.pictures import COLOR_NAMES
+from dualfocus_lmms.train.nano.images import COLOR_NAMES
 
 LOCATE = "Please provide the bounding box coordinate of the region this sentence describes: {}"
 NAME = "Please provide a short description for this region: {}"
@@ -62,7 +62,7 @@ def named(thing: Sequence[float]) -> str:
 
 
 def ask(rng: random.Random, things: Things, mix: dict[str, float]) -> Pair:
-    """A random question about a picture with these things, of a kind that it allows."""
+    """A random question about an image with these things, of a kind that it allows."""
     while True:
         kind = rng.choices(list(mix), list(mix.values()))[0]
         pair = ASK[kind](rng, things)

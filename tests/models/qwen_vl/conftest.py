@@ -83,8 +83,8 @@ def load(folder: Path, **given: Any) -> Any:
     """A checkpoint in the published layout; its weights must be complete."""
     from transformers import AutoModelForImageTextToText
 
+    from dualfocus_lmms.models.checkpoint.loading import Checkpoint
     from dualfocus_lmms.models.families.qwen_vl import QWEN_VL
-    from dualfocus_lmms.models.loading import Checkpoint
     from dualfocus_lmms.models.qwen_vl import load_qwen_image_processor, load_qwen_tokenizer
 
     model, report = AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True, **given)

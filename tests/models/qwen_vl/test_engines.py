@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from dualfocus_lmms import Limits
+from dualfocus_lmms import StopCriteria
 from dualfocus_lmms.conversation import Conversation
-from dualfocus_lmms.models.naive import NaiveBackend
-from dualfocus_lmms.models.shared import SharedBackend
+from dualfocus_lmms.models.engines.naive import NaiveBackend
+from dualfocus_lmms.models.engines.shared import SharedBackend
 
 
 def stages(backend: Any, questions: Any, limits: Any) -> list[Any]:
@@ -28,7 +28,7 @@ def stages(backend: Any, questions: Any, limits: Any) -> list[Any]:
 
 def test_engines_agree(qwen: Any, ragged: Any):
     questions, limits = ragged(4)
-    limits = [Limits(6 + number) for number in range(len(limits))]
+    limits = [StopCriteria(6 + number) for number in range(len(limits))]
     naive, shared = NaiveBackend(qwen), SharedBackend(qwen)
     expected, answers = stages(naive, questions, limits), stages(shared, questions, limits)
     for one, other in zip(expected, answers, strict=True):

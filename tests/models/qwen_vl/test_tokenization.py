@@ -15,9 +15,9 @@ from transformers import AutoTokenizer
 
 from dualfocus_lmms import Box, UserError
 from dualfocus_lmms.conversation import Conversation
+from dualfocus_lmms.models.checkpoint.image_text_inputs import reader
 from dualfocus_lmms.models.families.qwen_vl import QWEN_VL
 from dualfocus_lmms.models.qwen_vl import load_qwen_tokenizer
-from dualfocus_lmms.models.reading import reader
 
 GOLDEN = """<|im_start|>system
 You are a helpful assistant.<|im_end|>

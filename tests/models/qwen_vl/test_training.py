@@ -9,8 +9,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from dualfocus_lmms.train.recipe import RECIPES, Recipe
-from dualfocus_lmms.train.weights import trainable
+from dualfocus_lmms.train.trainer.recipe import RECIPES, Recipe
+from dualfocus_lmms.train.trainer.weights import trainable
 
 LORA = ("attn.c_attn", "attn.c_proj", "mlp.w1", "mlp.w2")
 

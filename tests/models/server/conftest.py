@@ -18,7 +18,7 @@ import pytest
 from aiohttp import web
 from PIL import Image
 
-from dualfocus_lmms import Conversation, Limits
+from dualfocus_lmms import Conversation, StopCriteria
 
 MODEL = "tiny"
 
@@ -125,7 +125,7 @@ class StubServer:
 
     def _reply(self, body: dict[str, Any]) -> dict[str, Any]:
         conversation = _conversation(body["messages"])
-        (answer,) = self._engine.generate("macro", [conversation], [Limits(body["max_tokens"])])
+        (answer,) = self._engine.generate("macro", [conversation], [StopCriteria(body["max_tokens"])])
         tokens, ended = list(answer.tokens), answer.ended
         text, stop = self._until(tokens, body.get("stop", []))
         if stop is not None:

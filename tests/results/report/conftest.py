@@ -21,9 +21,10 @@ import pytest
 
 from dualfocus_lmms import Answer, Selection, Trace
 from dualfocus_lmms.boxes import Box
+from dualfocus_lmms.images import image_hash
 from dualfocus_lmms.integrity import write_data
-from dualfocus_lmms.tasks.nano_docs import picture, questions
-from dualfocus_lmms.trace import TraceWriter, claim_folder, image_hash
+from dualfocus_lmms.tasks.nano.docs import picture, questions
+from dualfocus_lmms.trace import TraceWriter, claim_folder
 from dualfocus_lmms.types import Usage
 from dualfocus_lmms.zoom import paper_rectangle
 

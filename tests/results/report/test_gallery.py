@@ -1,4 +1,4 @@
-"""Samples of the page: their outcomes, which of them have a picture, and what the pictures are."""
+"""Samples of the page: their outcomes, which of them have an image, and what the images are."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from PIL import Image
 
 from dualfocus_lmms import Answer, Selection, Trace
 from dualfocus_lmms.errors import UserError
-from dualfocus_lmms.results import gallery
-from dualfocus_lmms.trace import image_hash
+from dualfocus_lmms.images import image_hash
+from dualfocus_lmms.results.report import gallery
 
 NAN = float("nan")
 

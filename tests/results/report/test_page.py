@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from dualfocus_lmms import Answer, Selection, Trace
-from dualfocus_lmms.results import comparison, gallery, page, plots, tables
-from dualfocus_lmms.trace import image_hash
+from dualfocus_lmms.images import image_hash
+from dualfocus_lmms.results.report import comparison, gallery, page, plots, tables
 
 Browser = Any  # see conftest
 SAMPLES = 5000

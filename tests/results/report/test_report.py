@@ -1,4 +1,4 @@
-"""Reports of whole runs on drawn scenes, with pictures, and of those that were killed."""
+"""Reports of whole runs on drawn scenes, with images, and of those that were killed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 
 from dualfocus_lmms.errors import UserError
-from dualfocus_lmms.results import report as reports
-from dualfocus_lmms.results.report import Report, report
+from dualfocus_lmms.results.report import build as reports
+from dualfocus_lmms.results.report.build import Report, report
 
 WriteRun = Callable[..., Path]  # see conftest
 Scripts = dict[str, Any]

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dualfocus_lmms.results import comparison, plots, right, tables
+from dualfocus_lmms.results.report import accuracy as right
+from dualfocus_lmms.results.report import comparison, plots, tables
 
 NAN = float("nan")
 

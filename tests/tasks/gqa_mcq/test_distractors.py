@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from dualfocus_lmms import UserError
-from dualfocus_lmms.tasks import gqa_mcq
-from dualfocus_lmms.tasks.gqa_distractors import GqaQuestion, alike, named_options
+from dualfocus_lmms.tasks.gqa import mcq as gqa_mcq
+from dualfocus_lmms.tasks.gqa.distractors import GqaQuestion, alike, named_options
 
 Lines = Callable[[Path], dict[str, Any]]
 build = partial(gqa_mcq.build, progress=False)

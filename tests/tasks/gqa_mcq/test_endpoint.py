@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 
 from dualfocus_lmms import UserError, cli
-from dualfocus_lmms.tasks import gqa_mcq
-from dualfocus_lmms.tasks.gqa_endpoint import read_list
+from dualfocus_lmms.tasks.gqa import mcq as gqa_mcq
+from dualfocus_lmms.tasks.gqa.endpoint import read_list
 
 Lines = Callable[[Path], dict[str, Any]]
 build = partial(gqa_mcq.build, progress=False)

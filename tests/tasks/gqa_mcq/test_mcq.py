@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from dualfocus_lmms import UserError
-from dualfocus_lmms.tasks import gqa_mcq, gqa_star_docs
+from dualfocus_lmms.tasks.gqa import mcq as gqa_mcq
+from dualfocus_lmms.tasks.gqa_star import docs as gqa_star_docs
 
 Lines = Callable[[Path], dict[str, Any]]
 build = partial(gqa_mcq.build, progress=False)

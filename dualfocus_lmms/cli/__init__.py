@@ -1,0 +1,72 @@
+"""The command line, `dualfocus`. Everything heavy is imported inside the command that needs it.
+
+dualfocus ask photo.jpg "What is on the sign?" --pretrained CHECKPOINT --save answer.png
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from dualfocus_lmms._version import __version__
+from dualfocus_lmms.cli import ask, bench, checkpoints, data, results, train
+from dualfocus_lmms.cli import eval as evaluation
+from dualfocus_lmms.errors import GenerationError, UserError
+
+app = typer.Typer(
+    help="DualFocus: two looks at an image, the answer with the lower perplexity.",
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+# The command reads nothing: whatever follows it, --help included, belongs to the host.
+PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+app.command()(ask.ask)
+app.command("eval", context_settings=PASS_ON)(evaluation.evaluate)
+app.command()(evaluation.score)
+app.command()(results.check)
+app.command()(results.leaderboard)
+app.command()(results.report)
+app.command()(checkpoints.tiny)
+app.command()(checkpoints.convert)
+app.command()(checkpoints.families)
+app.add_typer(data.data, name="data")
+app.command()(train.train)
+app.command()(bench.bench)
+
+
+def main() -> None:
+    """The entry point. Exit codes: 0 done, 1 the model, the program or a check failed, 2 a user's
+    mistake."""
+    try:
+        app(prog_name="dualfocus")
+    except UserError as error:
+        _stop(error, 2)
+    except GenerationError as error:
+        _stop(error, 1)
+
+
+def _stop(error: Exception, code: int) -> None:
+    print(f"Error: {error}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass

@@ -1,0 +1,51 @@
+"""`dualfocus bench`: what every engine costs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def bench(
+    size: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the random weights: tiny, 100m or 7b.", show_default="100m, tiny with --family"
+        ),
+    ] = None,
+    family: Annotated[
+        str | None,
+        typer.Option(help="Model family; random weights of others are tiny.", show_default="llava"),
+    ] = None,
+    pretrained: Annotated[
+        str | None, typer.Option(help="Checkpoint: a folder or a hub name.", show_default="random weights")
+    ] = None,
+    batch_size: Annotated[list[int], typer.Option(min=1, help="May be given several times.")] = [1, 4],  # noqa: B006
+    engine: Annotated[
+        list[str],
+        typer.Option(help="Mode of the engine; may be given several times.", show_default="all"),
+    ] = [],  # noqa: B006
+    samples: Annotated[int, typer.Option(min=1, help="Questions in each repeat.")] = 12,
+    repeats: Annotated[int, typer.Option(min=1, help="How often all questions run.")] = 2,
+    new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer.")] = 3,
+    box_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the reply with the box.")] = 24,
+    skip_share: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Share of questions that skip the second look."),
+    ] = 0.58,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1.", show_default="a GPU if any")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
+    out: Annotated[str | None, typer.Option(help="Folder for the figures.", show_default="none")] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Also a profile of one batch and its trace, in the folder.")
+    ] = False,
+) -> None:
+    """Time, tokens and memory of every engine and of the release's own loop, as ratios to plain inference."""
+    from dualfocus_lmms.models.bench.benchmark import Plan, bench
+    from dualfocus_lmms.models.bench.model import Source
+
+    plan = Plan(tuple(batch_size), samples, repeats, new_tokens, box_tokens, skip_share, tuple(engine))
+    print(bench(Source(size, pretrained, family, device, dtype), plan, out, profile))

@@ -1,0 +1,119 @@
+"""What the benchmark compares: the plain model, DualFocus by every engine, the release's way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from dualfocus_lmms.errors import UserError, choose
+from dualfocus_lmms.flow import answer_batch
+from dualfocus_lmms.models.bench.model import Engine, ReleaseWay, force_replies
+from dualfocus_lmms.models.checkpoint.loading import Checkpoint
+from dualfocus_lmms.models.engines.registry import ENGINES, make_engine
+from dualfocus_lmms.models.run.request import Request
+from dualfocus_lmms.models.run.runner import Runner
+from dualfocus_lmms.settings import Settings
+from dualfocus_lmms.trace import Trace
+from dualfocus_lmms.types import Question, StopCriteria
+
+MACRO, DUAL, SKIPPING, RELEASE = "macro only", "DualFocus", "DualFocus, skipping", "release's way"
+NAIVE = "naive"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is run. samples: questions in each repeat. skip_share: of them, how many skip the second look.
+
+    engines: modes of the engine by name, none: all that serve the checkpoint.
+    """
+
+    batch_sizes: tuple[int, ...] = (1, 4)
+    samples: int = 12
+    repeats: int = 2
+    new_tokens: int = 3
+    box_tokens: int = 24
+    skip_share: float = 0.58
+    engines: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        counts = (*self.batch_sizes, self.samples, self.repeats, self.new_tokens, self.box_tokens)
+        if not self.batch_sizes or not all(type(count) is int and count > 0 for count in counts):
+            raise UserError(f"Batch sizes, samples, repeats and tokens are whole numbers from 1, got {self}.")
+        if any(self.samples % size for size in self.batch_sizes):
+            raise UserError(f"samples must fill whole batches of {self.batch_sizes}, got {self.samples}.")
+        if not 0 <= self.skip_share <= 1:
+            raise UserError(f"skip_share is a share from 0 to 1, got {self.skip_share!r}.")
+        for name in self.engines:
+            if name not in ENGINES:
+                raise choose("engine", name, sorted(ENGINES))
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Mode:
+    """One way to answer. batches, rows: in how many batches of a repeat it takes part, with how many of their
+    questions; None is all of them. A slow mode takes few. run: it is given all questions of a repeat, as a
+    whole run is, and makes its own batches."""
+
+    name: str
+    engine_name: str
+    engine: Engine
+    settings: Settings
+    batches: int | None = None
+    rows: int | None = None
+    run: bool = False
+
+
+def forced_engines(checkpoint: Checkpoint, plan: Plan) -> dict[str, Engine]:
+    """The plan's engines, the one of the checkpoint's family first and the slow one last; then RELEASE."""
+    own = checkpoint.family.engine
+    names = plan.engines or ([NAIVE] if own == NAIVE else list(ENGINES))
+    ordered = sorted(dict.fromkeys(names), key=lambda name: (name == NAIVE, name != own))
+    engines = {name: force_replies(make_engine(name, checkpoint)) for name in ordered}
+    return engines | {RELEASE: force_replies(ReleaseWay(checkpoint))}
+
+
+def modes(engines: dict[str, Engine], plan: Plan) -> list[Mode]:
+    """The plain model, DualFocus by every engine, and the release's way."""
+    first, engine = next(iter(engines.items()))
+    found = [Mode(MACRO, first, engine, plan_settings(plan, pathway="macro"))]
+    for name, engine in engines.items():
+        if name == RELEASE:
+            settings = plan_settings(plan, protocol="release")
+            found.append(Mode(RELEASE, "generate", engine, settings, batches=2, rows=1))
+        elif name == NAIVE:
+            found.append(Mode(DUAL, name, engine, plan_settings(plan), batches=1, rows=1))
+        else:
+            found.append(Mode(DUAL, name, engine, plan_settings(plan)))
+    return found
+
+
+def plan_settings(plan: Plan, **chosen: Any) -> Settings:
+    """Settings with a locate reply of the plan's length."""
+    settings = Settings.of(**chosen)
+    return replace(settings, protocol=replace(settings.protocol, locate_tokens=plan.box_tokens))
+
+
+def answer(mode: Mode, questions: Sequence[Question], batch_size: int, plan: Plan) -> list[Trace]:
+    """The questions' traces, batch by batch."""
+    if mode.run:
+        limits = StopCriteria(plan.new_tokens)
+        requests = [Request(one.key or {}, limits, partial(lambda given: given, one)) for one in questions]
+        return Runner(mode.engine, mode.settings, batch_size).run(requests)
+    traces = []
+    for start in range(0, len(questions), batch_size):
+        batch = questions[start : start + batch_size]
+        traces += answer_batch(
+            mode.engine, batch, [StopCriteria(plan.new_tokens)] * len(batch), mode.settings
+        )
+    return traces
+
+
+def skip_threshold(confidences: Sequence[float], share: float) -> float:
+    """The `skip_confidence` that lets `share` of these answers skip, midway between two of them."""
+    ranked = sorted(confidences, reverse=True)
+    skipped = round(share * len(ranked))
+    if skipped == 0:
+        return 1.0
+    return 0.0 if skipped == len(ranked) else (ranked[skipped - 1] + ranked[skipped]) / 2

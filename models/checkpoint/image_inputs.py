@@ -1,0 +1,154 @@
+"""From an image to a model's inputs: its ids in the prompt and the input of the encoder. No weights.
+
+A family that pads images to a square, or a checkpoint without a processor of its own, gives every image the
+same number of tokens. Any other uses the checkpoint's processor, which may make tiles, a grid of patches, and
+tokens around them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from PIL import Image
+
+from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.family import Family
+from dualfocus_lmms.zoom import pad_to_square
+
+_NOT_FOR_THE_ENCODER = (
+    "input_ids",
+    "attention_mask",
+    "mm_token_type_ids",
+    "token_type_ids",
+    "batch_num_images",
+)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class ImageInputs:
+    """One image as a model's inputs.
+
+    ids: its tokens in the prompt. inputs: tensors by the model's own argument names, whose first
+    dimension counts this picture's parts (tiles, patches, or just 1), float32 on the CPU. input_size:
+    (width, height) in pixels of the resized picture.
+    """
+
+    ids: tuple[int, ...]
+    inputs: Mapping[str, torch.Tensor]
+    input_size: tuple[int, int]
+
+
+ImageReader = Callable[[Sequence[Image.Image]], "list[ImageInputs]"]
+
+
+class FixedSizeImages:
+    """Images of one size: `length` tokens each, padded to a square first where the family says so."""
+
+    def __init__(self, family: Family, image_processor: Any, token: int, length: int) -> None:
+        self._square = family.image == "square"
+        self._processor = image_processor
+        self._ids = (token,) * length
+        mean = getattr(image_processor, "image_mean", None) or (0.0, 0.0, 0.0)
+        self._pad_color = tuple(int(value * 255) for value in mean)
+
+    def __call__(self, images: Sequence[Image.Image]) -> list[ImageInputs]:
+        if not images:
+            return []
+        pictures = [image.convert("RGB") for image in images]
+        if self._square:
+            pictures = [pad_to_square(picture, self._pad_color) for picture in pictures]  # type: ignore[arg-type]
+        pixels = self._processor(images=pictures, return_tensors="pt")["pixel_values"]  # (N, 3, H, W)
+        size = (pixels.shape[-1], pixels.shape[-2])
+        return [ImageInputs(self._ids, {"pixel_values": one[None]}, size) for one in pixels]
+
+    def ids(self, image: Image.Image) -> tuple[int, ...]:
+        """The ids of `image` in a prompt."""
+        return self._ids
+
+    def input_size(self, image: Image.Image) -> tuple[int, int]:
+        """(width, height) in pixels of `image` as the encoder gets it."""
+        return self([image])[0].input_size
+
+
+class ProcessorImages:
+    """Images as the checkpoint's own processor prepares them, one at a time.
+
+    placeholder: the text that the chat template writes for an image.
+    """
+
+    def __init__(self, processor: Any, placeholder: str) -> None:
+        self._processor = processor
+        self._placeholder = placeholder
+
+    def __call__(self, images: Sequence[Image.Image]) -> list[ImageInputs]:
+        return [self._picture(image.convert("RGB")) for image in images]
+
+    def ids(self, image: Image.Image) -> tuple[int, ...]:
+        """The ids of `image` in a prompt."""
+        return self([image])[0].ids
+
+    def input_size(self, image: Image.Image) -> tuple[int, int]:
+        """(width, height) in pixels of `image` as the encoder gets it."""
+        return self([image])[0].input_size
+
+    def _picture(self, image: Image.Image) -> ImageInputs:
+        try:
+            made = self._processor(
+                images=[image], text=[self._placeholder], add_special_tokens=False, return_tensors="pt"
+            )
+        except ValueError as error:  # Qwen's refuses pictures more than 200 times as long as wide
+            raise UserError(
+                f"The checkpoint's processor refuses a picture of {image.width} x {image.height} pixels: "
+                f"{error}"
+            ) from error
+        inputs = {name: value for name, value in made.items() if name not in _NOT_FOR_THE_ENCODER}
+        return ImageInputs(tuple(made["input_ids"][0].tolist()), inputs, self._input_size(inputs, image))
+
+    def _input_size(self, inputs: Mapping[str, torch.Tensor], image: Image.Image) -> tuple[int, int]:
+        return grid_size(inputs, self._processor.image_processor) or image.size
+
+
+def grid_size(inputs: Mapping[str, torch.Tensor], image_processor: Any) -> tuple[int, int] | None:
+    """(width, height) in pixels of the one picture that a processor resized to a grid of patches; None where
+    it made something else of it."""
+    if "image_grid_thw" not in inputs:
+        return None
+    _, rows, columns = inputs["image_grid_thw"][0].tolist()
+    side = image_processor.patch_size
+    return (columns * side, rows * side)
+
+
+def joined(pictures: Sequence[ImageInputs]) -> dict[str, torch.Tensor]:
+    """The encoder's input of several pictures in order. Where they differ in size or in their number of
+    tiles, they are filled up with zeros at the end, as processors do."""
+    batch: dict[str, torch.Tensor] = {}
+    for name in pictures[0].inputs if pictures else ():
+        parts = [picture.inputs[name] for picture in pictures]
+        shape = [max(sides) for sides in zip(*(part.shape[1:] for part in parts), strict=True)]
+        batch[name] = torch.cat([_filled(part, shape) for part in parts])
+    return batch
+
+
+def _filled(part: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """`part` (n, ...) with zeros at the end of every dimension but the first, up to (n, *shape)."""
+    missing = [wanted - length for wanted, length in zip(shape, part.shape[1:], strict=True)]
+    padding = [side for amount in reversed(missing) for side in (0, amount)]
+    return torch.nn.functional.pad(part, padding) if any(missing) else part
+
+
+def as_patch(picture: ImageInputs, token: int, config: Any) -> ImageInputs:
+    """A picture of a family with tiles as one more tile of another: only the tokens of its whole view."""
+    vision = config.vision_config
+    return replace(picture, ids=(token,) * (vision.image_size // vision.patch_size) ** 2)
+
+
+def image_tokens(config: Any) -> int:
+    """Tokens of one picture where all have the same number, from a model's configuration alone."""
+    vision: Any = getattr(config, "vision_config", None)
+    if not hasattr(config, "vision_feature_select_strategy") or not hasattr(vision, "patch_size"):
+        return config.image_seq_length
+    patches = (vision.image_size // vision.patch_size) ** 2
+    return patches if config.vision_feature_select_strategy == "default" else patches + 1

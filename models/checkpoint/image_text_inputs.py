@@ -1,0 +1,50 @@
+"""A checkpoint's inputs: conversations as token ids, images as encoder input. Weights are not touched."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import transformers
+
+from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.models.checkpoint.image_inputs import FixedSizeImages, ProcessorImages, image_tokens
+from dualfocus_lmms.models.checkpoint.loading import Checkpoint
+from dualfocus_lmms.models.checkpoint.tokenize_chat import Renderer, placeholder
+
+# The model's argument for a mask (B, L) of the tokens of images.
+_TYPES = ("mm_token_type_ids", "token_type_ids")
+# The processor's attribute for the text that stands for an image.
+_PLACEHOLDERS = ("image_token", "boi_token")
+
+
+def reader(checkpoint: Checkpoint) -> tuple[Renderer, FixedSizeImages | ProcessorImages]:
+    """The renderer and the image reader of a checkpoint, for inference and training alike."""
+    model, family, tokenizer = checkpoint.model, checkpoint.family, checkpoint.tokenizer
+    processor = checkpoint.processor
+    token: int = model.config.image_token_id
+    if processor is None:
+        fixed = FixedSizeImages(family, checkpoint.image_processor, token, image_tokens(model.config))
+        return Renderer(tokenizer, family, token), fixed
+    template = processor.chat_template or tokenizer.chat_template or family.chat_template
+    known = [text for text in (getattr(processor, name, None) for name in _PLACEHOLDERS) if text]
+    image_text = placeholder(tokenizer, template, known)
+    renderer = Renderer(tokenizer, family, tokenizer.convert_tokens_to_ids(image_text), template)
+    return renderer, ProcessorImages(processor, image_text)
+
+
+def token_types(model: Any) -> list[str]:
+    """The names by which the model takes the mask of its image tokens; most models take none.
+
+    UserError where its images have positions of their own (`get_rope_index`) and it takes none of the names:
+    without the mask they would get the positions of text.
+    """
+    accepted = inspect.signature(model.forward).parameters
+    names = [name for name in _TYPES if name in accepted]
+    if not names and hasattr(getattr(model, "model", None), "get_rope_index"):
+        raise UserError(
+            f"transformers {transformers.__version__} is not supported with {type(model).__name__}: its "
+            f"forward takes none of {', '.join(_TYPES)}, by which it would know its image tokens. Install a "
+            "release named in docs/compatibility.md."
+        )
+    return names

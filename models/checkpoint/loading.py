@@ -1,0 +1,207 @@
+"""From a checkpoint's name or folder to a model ready to answer, and nowhere else."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    PreTrainedConfig,
+    ProcessorMixin,
+)
+
+from dualfocus_lmms.errors import UserError, choose
+from dualfocus_lmms.family import Family
+from dualfocus_lmms.models.checkpoint.shipped import resolve_path
+from dualfocus_lmms.models.qwen_vl import QwenVLConfig, load_qwen_image_processor
+from dualfocus_lmms.plugins import family_for, load_family
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+_TAIL_BYTES = 1 << 16
+_PARTS = (".json", ".jinja", ".model", ".tiktoken", ".safetensors", ".bin")  # settings, tokenizer, weights
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A loaded model with what belongs to it. The model is in evaluation mode on its device, which takes its
+    inputs; where it is spread over several, it is the first one.
+
+    processor: prepares images of a family "as_is"; None where every image has the same number of tokens.
+    """
+
+    model: Any
+    tokenizer: Any
+    image_processor: Any
+    family: Family
+    processor: Any = None
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+
+def load_checkpoint(
+    pretrained: str,
+    revision: str | None = None,
+    dtype: str = "auto",
+    device: str | None = None,
+    attn_implementation: str | None = None,
+    family: str | None = None,
+    device_map: str | Mapping[str, Any] | None = None,
+) -> Checkpoint:
+    """Load a checkpoint folder or hub name in the Hugging Face format, or one that is shipped.
+
+    family: a family's name; None takes the one that handles the checkpoint's type. dtype "auto" is the
+    checkpoint's own on a GPU and float32 on a CPU. device None is the first GPU if there is one.
+    device_map: which parts go where, instead of a device; "auto" fills all GPUs, then the main memory.
+    UserError when the checkpoint is missing, of a type that no family handles, or cannot be placed.
+    """
+    check_placing(device, device_map)
+    pretrained = resolve_path(pretrained)
+    if revision is not None and Path(pretrained).is_dir():
+        raise UserError(
+            f"revision={revision!r} is a version on the hub, and {pretrained!r} is a folder: leave it out."
+        )
+    target = torch_device(device)
+    model_dtype = torch_dtype(dtype, target)
+    try:
+        model_type = _model_type(pretrained, revision)
+        kind = load_family(family) if family else family_for(model_type)
+        both: Any = AutoModelForImageTextToText.from_pretrained(
+            pretrained,
+            revision=revision,
+            dtype=model_dtype,
+            attn_implementation=attn_implementation,
+            device_map=device_map,
+            output_loading_info=True,
+        )
+        model, loaded = both
+        processor = _processor(pretrained, revision) if kind.image == "as_is" else None
+        if processor is None:
+            tokenizer = AutoTokenizer.from_pretrained(pretrained, revision=revision)
+            image_processor = _image_processor(pretrained, revision, model_type)
+        else:
+            tokenizer, image_processor = processor.tokenizer, processor.image_processor
+    # RuntimeError: weights of another shape than config.json says.
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+        looked = "" if Path(pretrained).exists() else "There is no such folder, so the hub was asked. "
+        raise UserError(
+            f"Cannot load the checkpoint {pretrained!r}: {error}\n{looked}"
+            "Give a folder or hub name with config.json, weights, tokenizer and preprocessor_config.json."
+        ) from error
+    missing = sorted(loaded["missing_keys"])
+    if missing:  # transformers fills them with random numbers and only warns
+        raise UserError(
+            f"The checkpoint {pretrained!r} lacks {len(missing)} of its weights, the first of them "
+            f"{missing[0]!r}: give a complete one in the Hugging Face format."
+        )
+    _check_keeps_whole_pictures(pretrained, image_processor, kind)
+    if device_map is None:
+        model = model.to(target)
+    elif model.device.type == "meta":  # its weights are on the disk
+        raise UserError(
+            f"The first layers of {pretrained!r} fit nowhere with device_map={device_map!r}: "
+            "give dtype=bfloat16, or more memory."
+        )
+    return Checkpoint(model.eval(), tokenizer, image_processor, kind, processor)
+
+
+def check_placing(device: str | None, device_map: str | Mapping[str, Any] | None) -> None:
+    """UserError where a model cannot be placed so. device_map: "auto", or which parts go where."""
+    if device_map not in (None, "auto") and not isinstance(device_map, Mapping):
+        raise choose("device_map", device_map, ["auto"])
+    if device_map is not None and device is not None:
+        raise UserError(
+            f"device={device} holds the whole model, device_map=auto spreads it over all GPUs: "
+            "give one of the two. CUDA_VISIBLE_DEVICES=0,1 says which GPUs there are."
+        )
+
+
+def _model_type(pretrained: str, revision: str | None) -> str:
+    """The type that config.json says, "" for none. UserError for a checkpoint in LLaVA's original format."""
+    settings, _ = PreTrainedConfig.get_config_dict(pretrained, revision=revision)
+    if "mm_vision_tower" in settings and "text_config" not in settings:
+        raise UserError(
+            f"The checkpoint {pretrained!r} is in LLaVA's original format. Convert it first: "
+            f"dualfocus convert {pretrained} FOLDER, then give pretrained=FOLDER."
+        )
+    return settings.get("model_type", "")
+
+
+def _image_processor(pretrained: str, revision: str | None, model_type: str) -> Any:
+    if model_type == QwenVLConfig.model_type:  # published without a preprocessor_config.json
+        return load_qwen_image_processor(pretrained, revision)
+    return AutoImageProcessor.from_pretrained(pretrained, revision=revision, backend="pil")
+
+
+def _processor(pretrained: str, revision: str | None) -> Any | None:
+    """The checkpoint's own processor, None where it has only a tokenizer and an image processor."""
+    processor = AutoProcessor.from_pretrained(pretrained, revision=revision)
+    return processor if isinstance(processor, ProcessorMixin) else None
+
+
+def _check_keeps_whole_pictures(pretrained: str, image_processor: Any, family: Family) -> None:
+    """UserError when the image processor would cut away what a box may point at."""
+    if not getattr(image_processor, "do_center_crop", False) or family.local_patches:
+        return  # tiles are squares of the crop's size already
+    cut = min(dict(image_processor.crop_size or {}).values(), default=0)
+    kept = min(dict(image_processor.size or {}).values(), default=0)
+    if family.image == "as_is" or cut < kept:
+        raise UserError(
+            f"The image processor of {pretrained!r} crops the middle out of every picture, which loses its "
+            "sides and moves every box. Set do_center_crop to false in its preprocessor_config.json, or use "
+            'a family that pads pictures to a square (image="square").'
+        )
+
+
+def fingerprint(pretrained: str) -> str | None:
+    """What tells one local checkpoint from another at the same place, None for a hub name.
+
+    Read from the last bytes of every file a model is loaded from, so that it takes no time.
+    """
+    folder = Path(resolve_path(pretrained))
+    if not folder.is_dir():
+        return None
+    digest = hashlib.blake2b(digest_size=8)
+    for path in sorted(folder.iterdir()):
+        if path.suffix in _PARTS and path.is_file():
+            with path.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(-min(size, _TAIL_BYTES), os.SEEK_END)
+                digest.update(f"{path.name} {size}".encode() + file.read())
+    return digest.hexdigest()
+
+
+def torch_device(device: str | None) -> torch.device:
+    """The device called `device`; None is the first GPU if there is one, else the CPU."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"Device {device!r} is not usable here ({reason}). Give cpu, cuda or cuda:<number>."
+        ) from error
+    return found
+
+
+def torch_dtype(dtype: str, device: torch.device) -> torch.dtype | str:
+    """The dtype called `dtype`; "auto" is float32 on a CPU and the checkpoint's own elsewhere."""
+    if dtype == "auto":
+        return torch.float32 if device.type == "cpu" else "auto"
+    if dtype not in DTYPES:
+        raise choose("dtype", dtype, ["auto", *DTYPES])
+    return DTYPES[dtype]

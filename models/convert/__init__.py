@@ -1,0 +1,1 @@
+"""Checkpoints in LLaVA's original format to the Hugging Face format."""

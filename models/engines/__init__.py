@@ -1,0 +1,1 @@
+"""How answers are generated: the plain engine and the fast ones that equal it."""

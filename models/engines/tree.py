@@ -1,0 +1,87 @@
+"""The engine that generates the macro answer and the box at the same time, as two branches of one row.
+
+A row of the cache holds the trunk up to the image, then the rest of both conversations; the tokens of a
+branch attend to the trunk and their own branch. It needs an attention implementation that takes any mask: not
+FlashAttention.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+
+from dualfocus_lmms.conversation import Conversation
+from dualfocus_lmms.models.engines.attention import IN_PIECES
+from dualfocus_lmms.models.engines.batch_rows import Row
+from dualfocus_lmms.models.engines.kv_cache import SHARED, PrefixCache
+from dualfocus_lmms.models.engines.shared import reserve_second_look
+from dualfocus_lmms.models.engines.template import TemplateBackend
+from dualfocus_lmms.types import Answer, StopCriteria
+
+_MACRO, _LOCATE = SHARED + 1, SHARED + 2
+_ANY_MASK = ("sdpa", "eager", IN_PIECES)
+
+
+class TreeBackend(TemplateBackend):
+    """The template engine with both questions about the whole image in the same forwards."""
+
+    @torch.inference_mode()
+    def generate_pair(
+        self,
+        macros: Sequence[Conversation],
+        macro_limits: Sequence[StopCriteria],
+        locates: Sequence[Conversation],
+        locate_limits: Sequence[StopCriteria],
+    ) -> tuple[list[Answer], list[Answer]]:
+        """See `types.Pairing`."""
+        started = time.perf_counter()
+        answering = self._rows(macros, macro_limits)
+        locating = self._rows(locates, locate_limits)
+        for row, draft in zip(locating, self._drafts("locate", len(locating), None), strict=True):
+            row.draft = draft
+        if self._branches(answering, locating):
+            self._generate_both(answering, locating)
+        else:
+            self._generate_rows(answering, keep="image")
+            self._generate_rows(locating, keep="conversation")
+        seconds = (time.perf_counter() - started) / (len(answering) + len(locating))
+        return (
+            [self._answer("macro", row, seconds) for row in answering],
+            [self._answer("locate", row, seconds) for row in locating],
+        )
+
+    def _branches(self, answering: Sequence[Row], locating: Sequence[Row]) -> bool:
+        """Whether the attention takes any mask, and both conversations of a row begin with the same trunk."""
+        return self._attention in _ANY_MASK and all(
+            one.trunk > 0 and one.key[: one.trunk] == other.key[: other.trunk]
+            for one, other in zip(answering, locating, strict=True)
+        )
+
+    @property
+    def _attention(self) -> str:
+        return self._language_model.config._attn_implementation
+
+    def _generate_both(self, answering: Sequence[Row], locating: Sequence[Row]) -> None:
+        """Fill the rows of both branches, and keep the second one's conversations."""
+        state = self._prefix(answering)
+        reserve_second_look(state, locating)
+        branches = {_MACRO: answering, _LOCATE: locating}
+        self._decode(branches, state, self._prefill(branches, state))
+        kept = (state.branch_ids == SHARED) | (state.branch_ids == _LOCATE)
+        self._kept.append(PrefixCache(state.cache, kept * SHARED, [row.cached_key for row in locating]))
+
+    def _mask(self, state: PrefixCache, new: torch.Tensor) -> torch.Tensor | None:
+        """For columns of branches (B, 1, S, slots): True, or 0 to be added, for what is visible."""
+        if int(new.max()) <= SHARED:
+            return super()._mask(state, new)
+        own, cached = new.to(state.branch_ids.device)[:, :, None], state.branch_ids[:, None, :]
+        # The trunk is visible to a hole too: a softmax over nothing would be NaN.
+        visible = (cached == SHARED) | ((cached == own) & (cached > 0))  # (B, S, slots)
+        order = torch.arange(cached.shape[2], device=cached.device)
+        visible = (visible & (order <= order[-own.shape[1] :, None]))[:, None]
+        if self._attention == "sdpa":
+            return visible
+        mask = torch.zeros(visible.shape, dtype=self.model.dtype, device=visible.device)
+        return mask.masked_fill(~visible, torch.finfo(mask.dtype).min)

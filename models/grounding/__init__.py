@@ -1,0 +1,1 @@
+"""Regions that need a model: GroundingDINO, and the model's own attention."""

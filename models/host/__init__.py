@@ -1,0 +1,1 @@
+"""What lmms-eval sees: model classes, requests, options, the command, and replay."""

@@ -1,0 +1,181 @@
+"""`dualfocus eval`: lmms-eval in this process, with an exit code that tells and messages without traceback.
+
+Everything is passed on to the host unchanged. This adds: `--model dualfocus` by default, start-up without
+the host's own tasks when only ours are asked for, a message for arguments that the host refuses, and a stop
+at the first failure, results that cannot be written among them (the host itself logs what went wrong, goes on
+and exits with 0).
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from traceback import walk_tb
+from typing import Any
+
+from dualfocus_lmms.errors import GenerationError, UserError, choose
+from dualfocus_lmms.files import writable
+from dualfocus_lmms.models.host.manifest import ONLY_OUR_TASKS
+from dualfocus_lmms.models.host.requests import GENERATION_SETTINGS, ONLY_GENERATE_UNTIL
+
+OUR_PREFIX = "df_"
+OUR_MODELS = "dualfocus"  # how the names of ours begin
+_NO_MODEL = "hf"  # the host's default for --model, which it does not have itself
+# The host's functions that check its arguments: their own ValueError or AssertionError is the user's mistake.
+_CHECKS = ("cli_evaluate", "cli_evaluate_single", "simple_evaluate", "_require_model_id")
+_WRITES_RESULTS = "lmms_eval.loggers.evaluation_tracker"  # it only logs where that fails
+
+
+class _Stop(BaseException):
+    """Carries an error past the host, which catches every Exception and exits with 0."""
+
+
+def evaluate(arguments: Sequence[str]) -> int:
+    """Run the host with its own command-line `arguments`; the exit code.
+
+    Raises what went wrong, a UserError where one lies beneath it.
+    """
+    sys.argv = ["lmms-eval", *arguments]
+    host = _import_host()
+    single = host.cli_evaluate_single
+
+    def stop_at_failure(args: Any) -> Any:
+        try:
+            _check(args)
+            with _fewest_tasks(args), _results_written(args.output_path):
+                return single(args)
+        except Exception as error:
+            raise _Stop from error
+
+    host.cli_evaluate_single = stop_at_failure
+    try:
+        host.cli_evaluate()
+    except _Stop as stop:
+        raise _user_error(stop.__cause__) from None
+    except ValueError as error:  # of a --config file
+        raise _user_error(error) from None
+    finally:
+        host.cli_evaluate_single = single
+    return 0
+
+
+def _import_host() -> Any:
+    """The host's main module. What it loads stays: searching it for garbage takes a tenth longer."""
+    gc.disable()
+    try:
+        import lmms_eval.__main__ as host
+    finally:
+        gc.enable()
+    return host
+
+
+def _check(args: Any) -> None:
+    """Our model as default, in the host's parsed arguments. UserError for what the host would misread."""
+    if args.model == _NO_MODEL:
+        args.model = "dualfocus"
+    if args.tasks is None:
+        raise UserError("No task: give --tasks, for example --tasks df_pope (--tasks list names all).")
+    if args.limit == 0:
+        raise UserError(
+            "--limit 0 leaves no question (the host would run them all): give a number of questions "
+            "per task, 1 or more, a share below 1, or leave it out."
+        )
+    if args.model.startswith(OUR_MODELS):
+        _check_generation(args.gen_kwargs)
+
+
+def _check_generation(given: str) -> None:
+    """UserError for `--gen_kwargs` of another form, and for a name that has no meaning here: a misspelling
+    would change nothing."""
+    from lmms_eval.utils import simple_parse_args_string
+
+    try:
+        names = simple_parse_args_string(given)
+    except ValueError as error:
+        raise UserError(f"--gen_kwargs is name=value,name=value, got {given!r}.") from error
+    for name in names:
+        if name not in GENERATION_SETTINGS:
+            raise choose("generation setting", name, GENERATION_SETTINGS)
+
+
+@contextmanager
+def _results_written(folder: str | None) -> Iterator[None]:
+    """UserError before the work where nothing can be written to `--output_path`, and after it where the host
+    could not write all of it."""
+    if folder is None:
+        yield
+        return
+    from loguru import logger
+
+    writable(folder, "--output_path")
+    said: list[str] = []
+    sink = logger.add(lambda message: said.append(message.record["message"]), filter=_WRITES_RESULTS)
+    try:
+        yield
+    finally:
+        logger.remove(sink)
+    failed = [place for place, text in enumerate(said) if text.startswith("Could not save")]
+    if failed:
+        reasons = "; ".join(" ".join(said[place : place + 2]) for place in failed)  # the cause comes next
+        raise UserError(
+            f"Not all results are in --output_path {folder}: {reasons}. Make room, or give another folder; "
+            "with trace=... and resume=True nothing that was answered is answered again."
+        )
+
+
+@contextmanager
+def _fewest_tasks(args: Any) -> Iterator[None]:
+    """Only our own tasks in the host's index, where nothing else is asked for."""
+    ours = args.include_path is None and all(
+        task.strip().startswith(OUR_PREFIX) for task in args.tasks.split(",")
+    )
+    given = os.environ.get(ONLY_OUR_TASKS)
+    if ours:
+        os.environ[ONLY_OUR_TASKS] = "1"
+    try:
+        yield
+    finally:
+        if ours:
+            os.environ.pop(ONLY_OUR_TASKS)
+            if given is not None:
+                os.environ[ONLY_OUR_TASKS] = given
+
+
+def _user_error(error: BaseException | None) -> BaseException:
+    """The UserError or GenerationError beneath `error`, where the host wrapped one; else the error itself."""
+    assert error is not None
+    *_, (frame, _) = walk_tb(error.__traceback__)
+    place = frame.f_code.co_name if frame.f_globals["__name__"].startswith("lmms_eval.") else ""
+    if place in _CHECKS and isinstance(error, (ValueError, AssertionError)):
+        return UserError(f"{error} (`dualfocus eval --help` lists all options.)")
+    if place == "construct_requests" and isinstance(error, AssertionError):  # an output_type without messages
+        return UserError(ONLY_GENERATE_UNTIL)
+    for cause in _causes(error):
+        if isinstance(cause, (UserError, GenerationError)):
+            return cause
+        if isinstance(cause, ConnectionError):
+            return UserError(
+                f"A data set or checkpoint cannot be fetched: {cause}.{_hub_page(cause)} Without a network, "
+                "name local ones: DUALFOCUS_DATA=<folder of benchmark files>, with the official files that "
+                "docs/benchmarks.md lists for each task, and pretrained=<folder>."
+            )
+    return error
+
+
+def _hub_page(error: ConnectionError) -> str:
+    """A sentence with the page of the data set that could not be reached, where the message names one."""
+    named = re.search(r"Couldn't reach '([\w.-]+/[\w.-]+)' on the Hub", str(error))
+    return f" Its page is https://huggingface.co/datasets/{named[1]}." if named else ""
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        attempt = getattr(error, "last_attempt", None)  # tenacity's RetryError, around the host's own retries
+        error = attempt.exception() if attempt is not None else error.__cause__ or error.__context__

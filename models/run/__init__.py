@@ -1,0 +1,1 @@
+"""Questions in batches that fit into memory, and their traces."""

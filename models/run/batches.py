@@ -1,0 +1,129 @@
+"""Which questions are answered together: order, number, pictures opened ahead. Knows no model."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+
+from PIL import Image
+
+from dualfocus_lmms.images import image_hash
+from dualfocus_lmms.models.run.request import Request
+from dualfocus_lmms.types import Question
+
+AUTO = "auto"  # the batch size that is found by trying
+FIRST_SIZE, LARGEST_SIZE = 8, 64  # of AUTO: where it begins, and where it stops unless told otherwise
+
+_PIXELS = 2**30  # of the pictures that are open at a time, 3 GiB in RGB
+_LIKELY_PIXELS = 2**24  # of a picture, as long as none was seen
+
+Asked = tuple[Request, Question]
+
+
+class BatchSize:
+    """How many questions are answered together: `now`.
+
+    A number stays as it is until memory runs out: then it is half of what was too much, for good. AUTO begins
+    with FIRST_SIZE and doubles after every full batch, up to `largest`, until memory runs out once.
+    """
+
+    def __init__(self, given: int | str, largest: int = LARGEST_SIZE) -> None:
+        self._grows = given == AUTO
+        self._largest = largest
+        self.now = min(FIRST_SIZE, largest) if self._grows else int(given)
+
+    def fitted(self, count: int) -> None:
+        """`count` questions were answered together."""
+        if self._grows and count >= self.now:
+            self.now = min(2 * self.now, self._largest)
+
+    def halve(self, count: int) -> None:
+        """Memory ran out with `count` questions, two or more."""
+        self._grows = False
+        self.now = count // 2
+
+
+def in_order(requests: Iterable[Request]) -> list[Request]:
+    """The requests with those about one picture side by side, and those that take most memory first.
+
+    Where a request does not say which picture it is about, its neighbours may be about the same: all of these
+    stay together as they came.
+    """
+    groups: dict[str | None, list[Request]] = {}
+    for request in requests:
+        groups.setdefault(request.picture, []).append(request)
+    for picture, group in groups.items():
+        if picture is not None:
+            group.sort(key=_size, reverse=True)
+    largest_first = sorted(groups.values(), key=lambda group: max(map(_size, group)), reverse=True)
+    return [request for group in largest_first for request in group]
+
+
+class Reader:
+    """Opens the images of requests on the threads of a pool, while the model is at work on those before.
+
+    So that large pictures do not fill the memory, fewer are opened: _PIXELS at a time, as far as the largest
+    one taken last tells.
+    """
+
+    def __init__(self, requests: Iterable[Request], pool: ThreadPoolExecutor) -> None:
+        self._waiting = deque(requests)
+        self._pool = pool
+        self._ahead: deque[tuple[Request, Future[Question]]] = deque()
+        self._most_open = _PIXELS // _LIKELY_PIXELS  # images that may be open at a time
+
+    def take(self, most: int) -> list[Asked]:
+        """The next `most` requests with their questions, fewer where pictures are large; none at the end.
+
+        Questions about equal pictures have the very same picture. As many again are opened meanwhile.
+        """
+        self._open(most)
+        ready = [self._ahead.popleft() for _ in range(min(self._at_once(most), len(self._ahead)))]
+        opened = [future.result() for _, future in ready]
+        if opened:
+            largest = max(question.image.width * question.image.height for question in opened)
+            self._most_open = _PIXELS // largest
+            self._open(most)
+        questions = _sharing_pictures(opened)
+        return list(zip((request for request, _ in ready), questions, strict=True))
+
+    def _open(self, most: int) -> None:
+        while self._waiting and len(self._ahead) < self._at_once(most):
+            request = self._waiting.popleft()
+            self._ahead.append((request, self._pool.submit(_opened, request)))
+
+    def _at_once(self, most: int) -> int:
+        """Half of the open images belong to the batch that the model has."""
+        return min(most, max(self._most_open // 2, 1))
+
+
+def _opened(request: Request) -> Question:
+    """The question with the fingerprint of its picture."""
+    question = request.question()
+    return replace(question, image_hash=image_hash(question.image))
+
+
+def _sharing_pictures(opened: Sequence[Question]) -> list[Question]:
+    """The questions, where pictures are equal with the first of these pictures itself.
+
+    The fingerprint of a picture is only a hint: pixels are compared.
+    """
+    first: dict[str | None, Image.Image] = {}
+    questions = []
+    for question in opened:
+        image = first.setdefault(question.image_hash, question.image)
+        same = image is not question.image and _equal(image, question.image)
+        questions.append(replace(question, image=image) if same else question)
+    return questions
+
+
+def _equal(one: Image.Image, other: Image.Image) -> bool:
+    """Whether two pictures are the same to a model, which sees RGB."""
+    return one.size == other.size and one.convert("RGB").tobytes() == other.convert("RGB").tobytes()
+
+
+def _size(request: Request) -> tuple[int, int]:
+    """What a request needs, before its image is opened: tokens of the answer, characters of the prompt."""
+    return request.limits.max_new_tokens, request.length

@@ -1,0 +1,25 @@
+"""One question of a run, before it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from dualfocus_lmms.types import Question, StopCriteria
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Request:
+    """One request of the host. Reading the question opens the image, so that is put off until needed.
+
+    key: task, split, doc_id, and the fingerprint of prompt and limits, by which a resumed run notices that a
+    task has changed. question: opens the image and builds the question. length: characters of the prompt.
+    picture: a name that requests about one picture share, None where the documents have none.
+    """
+
+    key: dict[str, Any]
+    limits: StopCriteria
+    question: Callable[[], Question]
+    length: int = 0
+    picture: str | None = None

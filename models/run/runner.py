@@ -1,0 +1,176 @@
+"""Many requests through the flow: batches, memory, traces, resuming. Knows no model and no host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from loguru import logger
+from tqdm import tqdm
+
+from dualfocus_lmms.errors import GenerationError, UserError
+from dualfocus_lmms.flow import Sample, answer_batch, run_macro, run_zoom
+from dualfocus_lmms.models.run import memory
+from dualfocus_lmms.models.run.batches import LARGEST_SIZE, Asked, BatchSize, Reader, in_order
+from dualfocus_lmms.models.run.request import Request
+from dualfocus_lmms.settings import Settings
+from dualfocus_lmms.trace import Trace, TraceWriter, read_traces, trace_key
+from dualfocus_lmms.types import Backend, Question, StopCriteria
+
+_READERS = 4  # threads that open images
+
+# Gives the traces in any order. Before it raises, it may give those of the questions that it has answered.
+Answerer = Callable[[Backend, Sequence[Question], Sequence[StopCriteria], Settings], Iterable[Trace]]
+
+
+class Runner:
+    """Answers requests batch by batch and writes each trace as soon as there is one.
+
+    batch_size: questions answered together, or "auto" for as many as memory holds, `largest_batch` at most
+    (see `BatchSize`). What was found out about the size holds for later runs of the same object.
+    answerer: answers a batch, None: `answer_batch`, or where a question may skip its second look, the two
+    looks apart: those that do not skip wait until there are as many as in a batch.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        settings: Settings,
+        batch_size: int | str,
+        writer: TraceWriter | None = None,
+        finished: Sequence[Trace] = (),
+        largest_batch: int = LARGEST_SIZE,
+        answerer: Answerer | None = None,
+    ) -> None:
+        self.backend = backend
+        self.settings = settings
+        self.batch_size = BatchSize(batch_size, largest_batch)
+        self._answerer = answerer or (self._first_looks if settings.may_skip else answer_batch)
+        self._waiting: list[Sample] = []
+        self._writer = writer
+        self._traces = {_name(trace.key): trace for trace in finished}
+
+    def run(self, requests: Sequence[Request], show_progress: bool = False) -> list[Trace]:
+        """One trace for each request, in order. A sample that is finished, or asked for twice, runs once."""
+        unanswered: dict[str, Request] = {}
+        for request in requests:
+            name = _name(request.key)
+            if name in self._traces:
+                _check_same_context(request, self._traces[name])
+            else:
+                unanswered.setdefault(name, request)
+        done = len(requests) - len(unanswered)
+        bar = tqdm(total=len(requests), initial=done, disable=not show_progress, desc="DualFocus")
+        with bar as progress, ThreadPoolExecutor(_READERS) as pool:
+            reader = Reader(in_order(unanswered.values()), pool)
+            try:
+                self._ask(reader, progress)
+            except UserError:  # such as a picture that cannot be read: what waits is not lost for it
+                self._look_again(1, progress)
+                raise
+            self._look_again(1, progress)
+        return [self._traces[_name(request.key)] for request in requests]
+
+    def _ask(self, reader: Reader, progress: tqdm) -> None:
+        while taken := reader.take(self.batch_size.now):
+            batch: Sequence[Asked] = taken
+            while batch:
+                batch = self._answer(batch, progress)
+                progress.set_postfix(batch=self.batch_size.now, refresh=False)
+            self._look_again(self.batch_size.now, progress)
+
+    def _answer(self, batch: Sequence[Asked], progress: tqdm) -> Sequence[Asked]:
+        """Answer the beginning of a batch, as much as memory holds; what is left of it."""
+        part = batch[: self.batch_size.now]
+        questions = [question for _, question in part]
+        limits = [request.limits for request, _ in part]
+        work = partial(self._answerer, self.backend, questions, limits, self.settings)
+        if self._fits(questions, work, progress):
+            self.batch_size.fitted(len(part))
+            return batch[len(part) :]
+        return [asked for asked in batch if _name(asked[0].key) not in self._traces]
+
+    def _first_looks(
+        self,
+        backend: Backend,
+        questions: Sequence[Question],
+        limits: Sequence[StopCriteria],
+        settings: Settings,
+    ) -> list[Trace]:
+        """The traces of the questions that need no second look; the others wait for it."""
+        looks = run_macro(backend, questions, limits, settings)
+        self._waiting += [look for look in looks if not look.done]
+        self._forget_others()
+        return run_zoom(backend, [look for look in looks if look.done], settings)
+
+    def _look_again(self, least: int, progress: tqdm) -> None:
+        """The second look at those that wait, as many at a time as memory holds, while `least` are left."""
+        while len(self._waiting) >= least:
+            part = self._waiting[: self.batch_size.now]
+            if self._fits([look.question for look in part], partial(self._second_looks, part), progress):
+                del self._waiting[: len(part)]
+                self._forget_others()
+
+    def _second_looks(self, part: Sequence[Sample]) -> list[Trace]:
+        return run_zoom(self.backend, part, self.settings)
+
+    def _forget_others(self) -> None:
+        self.backend.forget(but=[look.question.image for look in self._waiting])
+
+    def _fits(
+        self, questions: Sequence[Question], work: Callable[[], Iterable[Trace]], progress: tqdm
+    ) -> bool:
+        """Keep each trace of questions as it comes. False where memory does not hold the questions, and they
+        can be divided: then fewer are answered at a time from now on."""
+        try:
+            for trace in work():
+                self._keep(trace)
+                progress.update()
+            return True
+        except GenerationError:
+            raise
+        except (RuntimeError, MemoryError) as error:
+            if not memory.ran_out(error):
+                raise
+            if len(questions) == 1:
+                raise _too_large(questions[0], error) from error
+        self.backend.forget()
+        memory.release()
+        self.batch_size.halve(len(questions))
+        logger.warning(
+            f"Out of memory with {len(questions)} questions at a time: {self.batch_size.now} from now on."
+        )
+        return False
+
+    def _keep(self, trace: Trace) -> None:
+        if self._writer is not None:
+            self._writer.write([trace])
+        self._traces[_name(trace.key)] = trace
+
+
+def open_traces(folder: str, rank: int, resume: bool) -> tuple[TraceWriter, list[Trace], list[str]]:
+    """(writer, finished traces, damaged lines) of a trace folder that was claimed for this run."""
+    finished, damaged = read_traces(folder) if resume else ([], [])
+    return TraceWriter(folder, rank), finished, damaged
+
+
+def _name(key: dict[str, object]) -> str:
+    return trace_key({name: key[name] for name in ("task", "split", "doc_id")})
+
+
+def _too_large(question: Question, error: BaseException) -> GenerationError:
+    return GenerationError(
+        f"Out of memory with {_name(question.key)} alone, a picture of {question.image.width} x "
+        f"{question.image.height} pixels: {error}\nGive dtype=bfloat16, or device_map=auto where there are "
+        "several GPUs, or another device; see that no other program uses this one's memory. With trace=... "
+        "and resume=True nothing that was answered is answered again."
+    )
+
+
+def _check_same_context(request: Request, trace: Trace) -> None:
+    if trace.key.get("context") != request.key.get("context"):
+        raise UserError(
+            f"The prompt or the generation settings of {_name(request.key)} have changed since it was "
+            "answered. To resume a run, give the same tasks and --gen_kwargs, else another trace folder."
+        )

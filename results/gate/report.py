@@ -1,0 +1,121 @@
+"""What the gate found, as Markdown for people and as JUnit XML for machines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import isnan
+from xml.etree import ElementTree
+
+from tabulate import tabulate
+
+from dualfocus_lmms.results.gate.check import Check, Comparison, Flip, TaskCheck
+
+_CELL = 80  # characters of a text in a table
+
+
+def markdown(check: Check) -> str:
+    """The verdict, every comparison, and the answers that changed."""
+    failures = check.all_failures
+    verdict = f"failed, {len(failures)} times" if failures else "passed"
+    blocks = [f"## {check.run} against {check.baseline}: {verdict}"]
+    if failures:
+        blocks.append("\n".join(f"- {failure}" for failure in failures))
+    blocks.append(_comparisons(check.tasks))
+    blocks.append(
+        f"A metric fails when it drops with p < {check.alpha:g}, or by more than {check.max_drop:g}. "
+        "Without p there is no standard error."
+    )
+    if check.new:
+        blocks.append(f"Not in the baseline: {', '.join(check.new)}.")
+    blocks += [_flips(task) for task in check.tasks if task.flips]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _comparisons(tasks: Sequence[TaskCheck]) -> str:
+    rows = [
+        [
+            task.task,
+            item.metric,
+            _number(item.before),
+            _number(item.now),
+            _number(item.gain, "+"),
+            "-" if item.p is None else f"{item.p:.2g}",
+            item.test,
+            "**fails**" if item.failure else "ok",
+        ]
+        for task in tasks
+        for item in task.comparisons
+    ]
+    headers = ["task", "metric", "before", "now", "better by", "p", "test", ""]
+    aligned = ("left", "left", "right", "right", "right", "right", "left", "left")
+    if not rows:
+        return "Nothing was compared."
+    return tabulate(rows, headers, tablefmt="github", colalign=aligned, disable_numparse=True)
+
+
+def _number(value: float, sign: str = "") -> str:
+    return "-" if isnan(value) else f"{value:{sign}.2f}"
+
+
+def _flips(task: TaskCheck) -> str:
+    """The first answers that score less, then those that score more."""
+    rows = [
+        [
+            str(flip.doc_id),
+            f"{flip.before:g}",
+            f"{flip.now:g}",
+            _cell(flip.question),
+            _cell(flip.target),
+            _cell(flip.answer),
+        ]
+        for flip in sorted(task.flips, key=_lost_first)
+    ]
+    headers = ["sample", "before", "now", "question", "right", "answer now"]
+    table = tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+    return f"### {task.task}: {task.lost} answers score less, {task.gained} more\n\n{table}"
+
+
+def _lost_first(flip: Flip) -> tuple[bool, int]:
+    return flip.now > flip.before, flip.doc_id
+
+
+def _cell(text: str) -> str:
+    """A text on one line that ends no cell."""
+    line = " ".join(text.split()).replace("|", "\\|")
+    return line if len(line) <= _CELL else line[: _CELL - 3] + "..."
+
+
+def junit(check: Check) -> str:
+    """A suite for the run, and one for each task: a case for the task as a whole, one for each metric."""
+    root = ElementTree.Element("testsuites", name="dualfocus check")
+    run = [("complete", list(check.failures))]
+    suites = [_suite(root, "run", run)]
+    suites += [_suite(root, task.task, list(_cases(task))) for task in check.tasks]
+    for name in ("tests", "failures"):
+        root.set(name, str(sum(int(suite.get(name, 0)) for suite in suites)))
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _cases(task: TaskCheck) -> Iterator[tuple[str, list[str]]]:
+    yield "samples and data", list(task.failures)
+    for item in task.comparisons:
+        yield item.metric, [_sentence(item)] if item.failure else []
+
+
+def _sentence(item: Comparison) -> str:
+    return f"{item.metric} {item.failure} Before {_number(item.before)}, now {_number(item.now)}."
+
+
+def _suite(
+    root: ElementTree.Element, name: str, cases: Sequence[tuple[str, list[str]]]
+) -> ElementTree.Element:
+    failed = [reasons for _, reasons in cases if reasons]
+    suite = ElementTree.SubElement(
+        root, "testsuite", name=name, tests=str(len(cases)), failures=str(len(failed)), errors="0"
+    )
+    for case, reasons in cases:
+        element = ElementTree.SubElement(suite, "testcase", classname=name, name=case)
+        if reasons:
+            ElementTree.SubElement(element, "failure", message=reasons[0]).text = "\n".join(reasons)
+    return suite

@@ -1,0 +1,365 @@
+"""`dualfocus report`: what runs did, as an HTML page, Markdown and CSV files. Works from files only.
+
+    dualfocus report results/first --out report
+
+The page asks nothing of any network. A run that was killed has a report too, which says what is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from PIL import Image
+
+from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.files import atomic_write, writable
+from dualfocus_lmms.results.outcomes import Outcomes, outcomes
+from dualfocus_lmms.results.report import accuracy as right
+from dualfocus_lmms.results.report import comparison, gallery, page, plots, tables
+from dualfocus_lmms.results.report.tables import Table
+from dualfocus_lmms.results.runs import Run, load_run
+
+if TYPE_CHECKING:
+    from lmms_eval.api.task import ConfigurableTask
+
+# Columns of documents that say what kind of question it is; the first one that a task has.
+KINDS = ("dimension", "ability", "category", "kind", "question_type", "type", "semantic")
+MOST_KINDS = 40  # a column with more values, as ids are, names no kinds
+FACTS = (
+    "pretrained",
+    "protocol",
+    "select",
+    "grounding",
+    "box_shift",
+    "box_margin",
+    "skip_confidence",
+    "dtype",
+)
+NOT_IN_CSV = ["trace", "run"]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Where a report was written, and how much of it there is. images: how many samples have theirs."""
+
+    folder: Path
+    samples: int
+    pictures: int
+
+    def text(self) -> str:
+        """One line that says where to look."""
+        return f"{self.folder / 'report.html'}: {self.samples:,} samples, {self.pictures:,} with picture."
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A run as its report shows it.
+
+    samples: see `tables`, with run, outcome and trace. questions: how many each task has.
+    """
+
+    name: str
+    run: Run
+    outcomes: dict[str, Outcomes]
+    samples: pd.DataFrame
+    questions: dict[str, int]
+
+
+def report(
+    folders: Sequence[str | Path],
+    out: str | Path,
+    pictures: int = 400,
+    traces: str | Path | None = None,
+) -> Report:
+    """Write the report of runs: report.html, report.md, a CSV file for each table and samples.csv, each named
+    after its run where there are several.
+
+    folders: see `runs.load_run`. images: of so many samples at most. traces: of a single run, where they
+    are not found by themselves. UserError when a run has no traces, or its questions are not there.
+    """
+    if traces is not None and len(folders) > 1:
+        raise UserError(f"--traces goes with one run, {len(folders)} are given: report them one by one.")
+    if pictures < 0:
+        raise UserError(f"--pictures is a number of samples, 0 or more, got {pictures}.")
+    folder = writable(out, "--out")
+    runs = [load_run(path, traces) for path in folders]
+    shown = [_shown(run, name) for run, name in zip(runs, _names(folders, runs), strict=True)]
+    compared = _comparison(shown)
+    samples = pd.concat([one.samples for one in shown], ignore_index=True)
+    rows, kept = gallery.collect(samples, pictures, _openers(shown))
+    title = " · ".join(one.name for one in shown)
+    pages = [_run_page(one) for one in shown]
+    notices = _notices(len(samples), rows, kept, pictures)
+    text = page.render(title, pages, compared, rows, kept, notices)
+    try:
+        atomic_write(folder / "report.html", text)
+        _write_tables(folder, shown, pages, compared)
+        atomic_write(folder / "report.md", _markdown(folder, title, pages, compared))
+    except OSError as error:
+        raise UserError(
+            f"Cannot write the report to {folder}: {error}. Give another folder with --out."
+        ) from error
+    return Report(folder, len(samples), sum(place >= 0 for place in rows["photo"]))
+
+
+# --- runs --------------------------------------------------------------------------------------------------
+
+
+def _names(folders: Sequence[str | Path], runs: Sequence[Run]) -> list[str]:
+    """The folders' own names; where two are the same, as they were given; UserError for one given twice."""
+    paths = [Path(path).resolve() for path in folders]
+    if len(set(paths)) < len(paths):
+        raise UserError(f"A run is given twice among {', '.join(map(str, folders))}: give each once.")
+    names = [run.name for run in runs]
+    return names if len(set(names)) == len(names) else [str(path) for path in folders]
+
+
+def _shown(run: Run, name: str) -> Shown:
+    found = {task: outcomes(one) for task, one in run.tasks.items() if one.samples}
+    if not found:
+        raise UserError(
+            f"The run {name} has no traces: run it with --model_args trace=FOLDER, or name their folder with "
+            "--traces."
+        )
+    samples = pd.concat([_samples(run, one) for one in found.values()], ignore_index=True)
+    samples = samples.assign(run=name, outcome=gallery.outcome_names(samples))
+    questions = {task: len(one.loaded.eval_docs_no_media) for task, one in found.items()}
+    return Shown(name, run, found, samples, questions)
+
+
+def _samples(run: Run, outcome: Outcomes) -> pd.DataFrame:
+    traces = [sample.trace for sample in run.tasks[outcome.task].samples]
+    columns: dict[str, Any] = tables.from_traces(traces)
+    frame = outcome.table.assign(task=outcome.task, dimension=kinds(outcome.docs), **columns)
+    frame["trace"] = pd.Series(traces, dtype=object)
+    return frame
+
+
+def kinds(docs: Sequence[dict[str, Any]]) -> pd.Series:
+    """The kind of each question, by the first column of KINDS with at most MOST_KINDS values; else None."""
+    for name in KINDS:
+        values = [doc.get(name) for doc in docs]
+        if all(isinstance(value, str) and value for value in values) and len(set(values)) <= MOST_KINDS:
+            return pd.Series(values, dtype=object)
+    return pd.Series([None] * len(docs), dtype=object)
+
+
+def _openers(shown: Sequence[Shown]) -> dict[tuple[str, str], gallery.Open]:
+    return {
+        (one.name, task): partial(_picture, outcome.loaded)
+        for one in shown
+        for task, outcome in one.outcomes.items()
+    }
+
+
+def _picture(task: ConfigurableTask, doc_id: int) -> Image.Image:
+    """The image that a task asks about, as it gives it to a model."""
+    return task.doc_to_visual(task.eval_docs[doc_id])[0].convert("RGB")
+
+
+# --- what is said of them ----------------------------------------------------------------------------------
+
+
+def _comparison(shown: Sequence[Shown]) -> list[Table]:
+    if len(shown) == 1:
+        return []
+    samples = {one.name: one.samples for one in shown}
+    settings = {one.name: _settings(one.run) for one in shown}
+    found = [comparison.by_run(samples, settings)]
+    if any(one.samples["task"].nunique() > 1 for one in shown):
+        found.append(comparison.by_task(samples))
+    return found
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    """What decides answers, without the versions of libraries."""
+    return {name: run.settings[name] for name in (*FACTS, "pathway", "count_eos") if name in run.settings}
+
+
+def _run_page(shown: Shown) -> page.RunPage:
+    facts = [(name, str(value)) for name, value in _settings(shown.run).items() if name in FACTS]
+    date = (shown.run.results or {}).get("date")
+    return page.RunPage(
+        name=shown.name,
+        facts=[*facts, *([("date", str(date))] if date else [])],
+        tiles=_tiles(shown.samples),
+        sections=_sections(shown),
+        notices=incomplete(shown),
+    )
+
+
+def incomplete(shown: Shown) -> list[str]:
+    """What is missing of a run, in words; nothing of a whole one."""
+    notices = []
+    for name, task in shown.run.tasks.items():
+        asked = task.expected if task.expected is not None else shown.questions.get(name)
+        if asked is not None and len(task.samples) < asked:
+            share = 100 * len(task.samples) / asked
+            notices.append(f"{name}: {len(task.samples):,} of {asked:,} samples are here ({share:.1f}%).")
+    if shown.run.results is None and notices:
+        notices.append("The run wrote no results: it was killed, still works, or was given a --limit.")
+    if shown.run.damaged:
+        notices.append(f"Lines of the traces that cannot be read: {len(shown.run.damaged):,}.")
+    return [" ".join(notices)] if notices else []
+
+
+def _tiles(samples: pd.DataFrame) -> list[page.Tile]:
+    row = tables.ablation(samples).frame.iloc[-1]
+    interval = f"95%: {row['gain, low']:+.2f} to {row['gain, high']:+.2f}"
+    looked = samples["micro"].notna()
+    chosen = 100 * (samples["pathway"] == "micro").mean()
+    tiles = [
+        page.Tile("selected", f"{row['selected']:.2f}", f"{row['gain']:+.2f} over macro ({interval})"),
+        page.Tile("macro", f"{row['macro']:.2f}", "whole picture", "macro"),
+        page.Tile("micro", f"{row['micro']:.2f}", "zoomed region", "micro"),
+        page.Tile("oracle", f"{row['oracle']:.2f}", "always the better of both"),
+        page.Tile("second looks", f"{100 * looked.mean():.1f}%", f"micro chosen in {chosen:.1f}%"),
+    ]
+    costs = tables.stages(samples).frame.iloc[-1]
+    if costs["time against macro"] == costs["time against macro"]:
+        tiles.append(
+            page.Tile(
+                "time",
+                f"{costs['time against macro']:.2f}x",
+                f"of macro alone, {costs['tokens against macro']:.2f}x the tokens",
+            )
+        )
+    return tiles
+
+
+def _sections(shown: Shown) -> list[page.Section]:
+    samples = shown.samples
+    found = [
+        page.Section(
+            "pathways",
+            "Pathways",
+            [tables.ablation(samples), right.right_answers(samples), _metrics(shown)],
+        ),
+        page.Section(
+            "adaptive",
+            "Adaptive inference",
+            [tables.adaptive(samples)],
+            plots.adaptive(samples),
+            "Dashed: macro alone. Each point is a threshold of skip_confidence.",
+        ),
+        page.Section(
+            "perplexity",
+            "Perplexity",
+            [tables.perplexities(samples)],
+            plots.perplexities(samples),
+            "Answers of a pathway by perplexity. The highest hundredth stands in the last bin.",
+        ),
+        page.Section("kinds", "Kinds of questions", [tables.dimensions(samples)], plots.kinds(samples)),
+        page.Section("cost", "Cost", [tables.stages(samples)]),
+        page.Section(
+            "boxes",
+            "Boxes",
+            [
+                tables.fallbacks(samples),
+                tables.located(samples),
+                tables.boxes(samples),
+                tables.overlaps(samples),
+            ],
+            plots.areas(samples),
+        ),
+    ]
+    filled = [
+        page.Section(one.name, one.title, [t for t in one.tables if len(t.frame)], one.plot, one.caption)
+        for one in found
+    ]
+    return [one for one in filled if one.tables]
+
+
+def _metrics(shown: Shown) -> Table:
+    """Every score of tasks that have more than one, aggregated by the host; those of a part of a run too."""
+    rows = []
+    for task, outcome in shown.outcomes.items():
+        if len(outcome.loaded.aggregation()) == 1:
+            continue
+        ways = {way: outcome.aggregates(way) for way in ("macro", "micro", "selected")}  # type: ignore[arg-type]
+        for macro, micro, selected in zip(*ways.values(), strict=True):
+            values = {way: one.value for way, one in zip(ways, (macro, micro, selected), strict=True)}
+            rows.append(
+                {"task": task, "metric": selected.name}
+                | values
+                | {"gain": selected.value - macro.value, "standard error": selected.error}
+            )
+    note = "As lmms-eval prints them; gain: selected - macro, standard error: of selected."
+    return Table("metrics", "All metrics", pd.DataFrame(rows), note, tables.SIGNED)
+
+
+def _notices(total: int, rows: dict[str, Any], kept: gallery.Pictures, wanted: int) -> list[str]:
+    """What a reader of the samples must know: which are left out, and why images are."""
+    notices = []
+    listed, pictured = len(rows["id"]), sum(place >= 0 for place in rows["photo"])
+    if listed < total:
+        notices.append(f"{listed:,} of {total:,} samples are listed, evenly from every outcome and task.")
+    if kept.problems:
+        reason, _ = max(kept.problems.items(), key=lambda item: item[1])
+        missing = sum(kept.problems.values())
+        which = (
+            "The pictures are not available" if pictured == 0 else f"{missing:,} pictures are not available"
+        )
+        notices.append(f"{which}: {reason}")
+    if 0 < pictured < listed:
+        notices.append(
+            f"{pictured:,} samples have their picture, evenly from every outcome and task; they come first"
+            f"{'. More would make the page too large' if kept.full else f' (--pictures {wanted})'}."
+        )
+    return notices
+
+
+# --- files -------------------------------------------------------------------------------------------------
+
+
+def _write_tables(
+    folder: Path, shown: Sequence[Shown], pages: Sequence[page.RunPage], compared: Sequence[Table]
+) -> None:
+    for table in compared:
+        atomic_write(folder / f"{table.name}.csv", table.frame.to_csv(index=False))
+    for number, (one, its_page) in enumerate(zip(shown, pages, strict=True)):
+        prefix = _prefix(number, len(shown))
+        for section in its_page.sections:
+            for table in section.tables:
+                atomic_write(folder / f"{prefix}{table.name}.csv", table.frame.to_csv(index=False))
+            if section.plot is not None:
+                atomic_write(folder / f"{prefix}{section.name}.svg", _alone(section.plot))
+        atomic_write(
+            folder / f"{prefix}samples.csv", one.samples.drop(columns=NOT_IN_CSV).to_csv(index=False)
+        )
+
+
+def _prefix(number: int, runs: int) -> str:
+    """What the names of a run's files begin with: its place, where there are several runs."""
+    return "" if runs == 1 else f"run{number + 1}_"
+
+
+def _alone(svg: str) -> str:
+    """A plot as a file of its own."""
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{svg}'
+
+
+def _markdown(folder: Path, title: str, pages: Sequence[page.RunPage], compared: Sequence[Table]) -> str:
+    lines = [f"# {title}", ""]
+    for table in compared:
+        lines += _table_lines(table, "##")
+    for number, one in enumerate(pages):
+        lines += [f"## {one.name}", ""] if len(pages) > 1 else []
+        lines += [line for notice in one.notices for line in (f"**{notice}**", "")]
+        lines += [", ".join(f"{name} {value}" for name, value in one.facts), ""] if one.facts else []
+        for section in one.sections:
+            lines += [f"## {section.title}" if len(pages) == 1 else f"### {section.title}", ""]
+            if section.plot is not None:
+                lines += [f"![{section.title}]({_prefix(number, len(pages))}{section.name}.svg)", ""]
+            for table in section.tables:
+                lines += _table_lines(table, "###" if len(pages) == 1 else "####")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _table_lines(table: Table, heading: str) -> list[str]:
+    return [f"{heading} {table.title}", "", table.markdown(), "", *([table.note, ""] if table.note else [])]

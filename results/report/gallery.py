@@ -1,0 +1,194 @@
+"""Samples for the page: a row each, and small images of some of them. Knows no HTML."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.images import image_hash
+from dualfocus_lmms.results.report.tables import RIGHT, micro_scores
+from dualfocus_lmms.trace import Trace
+from dualfocus_lmms.visualize import WHY
+
+# By which of the macro, the micro and the selected answer are right. Where there is no second look, the macro
+# answer stands for micro.
+OUTCOMES = {
+    (True, True, True): "both right",
+    (False, True, True): "rescued",
+    (True, False, True): "kept",
+    (True, False, False): "spoiled",
+    (False, True, False): "missed",
+    (False, False, False): "both wrong",
+}
+MEANING = {
+    "both right": "both answers are right",
+    "rescued": "only micro is right, and it was chosen",
+    "kept": "only macro is right, and it was chosen",
+    "spoiled": "only macro is right, and micro was chosen",
+    "missed": "only micro is right, and macro was chosen",
+    "both wrong": "both answers are wrong",
+}
+MOST_ROWS = 20_000  # samples on a page
+MOST_BYTES = 17_000_000  # of all images, as they stand in the page
+PHOTO, CROP = 480, 256  # the longer side of an image, in pixels
+LONGEST_TEXT = 400  # characters of a question or an answer
+
+Open = Callable[[int], Image.Image]  # the image of a task's sample, by doc_id
+
+
+def outcome_names(samples: pd.DataFrame) -> list[str]:
+    """The outcome of each sample, one of OUTCOMES."""
+    right = [samples["macro"] >= RIGHT, micro_scores(samples) >= RIGHT, samples["selected"] >= RIGHT]
+    # A rule of a plugin may choose only between the two: no other combination exists.
+    return [OUTCOMES[tuple(map(bool, row))] for row in zip(*right, strict=True)]  # type: ignore[index]
+
+
+def choose(samples: pd.DataFrame, number: int) -> NDArray[np.int64]:
+    """Places of at most `number` samples, evenly from each run, task and outcome, drawn with a fixed seed."""
+    shuffled = samples.assign(place=np.arange(len(samples))).sample(frac=1, random_state=0)
+    turn = shuffled.groupby(["run", "task", "outcome"]).cumcount()
+    return shuffled["place"].to_numpy()[np.argsort(turn.to_numpy(), kind="stable")[:number]]
+
+
+@dataclass
+class Pictures:
+    """Small JPEG images as data URIs, each image once. problems: why others are missing, counted."""
+
+    photos: list[str] = field(default_factory=list)
+    crops: list[str] = field(default_factory=list)
+    problems: dict[str, int] = field(default_factory=dict)
+    size: int = 0
+    _known: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def full(self) -> bool:
+        return self.size >= MOST_BYTES
+
+    def add(self, trace: Trace, doc_id: int, open_picture: Open) -> tuple[int, int]:
+        """(image, crop): places in the lists, -1 where there is none."""
+        try:
+            image = open_picture(doc_id)
+        except (UserError, OSError) as error:
+            return self._problem(str(error))
+        if image_hash(image) != trace.image_hash:
+            return self._problem("The picture is another one now than the run saw.")
+        if trace.image_hash not in self._known:
+            self._known[trace.image_hash] = self._put(self.photos, image, PHOTO)
+        crop = -1 if trace.crop is None else self._put(self.crops, image.crop(trace.crop), CROP)
+        return self._known[trace.image_hash], crop
+
+    def _put(self, pictures: list[str], image: Image.Image, side: int) -> int:
+        pictures.append(data_uri(image, side))
+        self.size += len(pictures[-1])
+        return len(pictures) - 1
+
+    def _problem(self, text: str) -> tuple[int, int]:
+        self.problems[text] = self.problems.get(text, 0) + 1
+        return -1, -1
+
+
+def data_uri(image: Image.Image, side: int) -> str:
+    """A JPEG whose longer side has `side` pixels at most; small images are enlarged by a whole number, so
+    that their pixels stay square."""
+    scale = side / max(image.size)
+    if scale > 1:
+        scale = max(1, math.floor(scale))
+    size = [max(1, round(length * scale)) for length in image.size]
+    resampling = Image.Resampling.NEAREST if scale >= 8 else Image.Resampling.LANCZOS
+    with io.BytesIO() as file:
+        image.convert("RGB").resize((size[0], size[1]), resampling).save(file, "JPEG", quality=80)
+        return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def collect(
+    samples: pd.DataFrame, number: int, openers: Mapping[tuple[str, str], Open]
+) -> tuple[dict[str, Any], Pictures]:
+    """(rows, images) of samples with the columns run, task, outcome and trace.
+
+    rows: columns as lists, one entry a sample. More than MOST_ROWS samples are thinned out evenly, as those
+    with images are chosen. openers: by run and task.
+    """
+    samples = samples.iloc[np.sort(choose(samples, MOST_ROWS))].reset_index(drop=True)
+    places: dict[int, tuple[int, int]] = {}
+    pictures = Pictures()
+    chosen = choose(samples, number)
+    for place in tqdm(_in_turns(chosen.tolist()), desc="Pictures", disable=None):
+        if pictures.full:
+            break
+        sample = samples.loc[place]
+        open_picture = openers[sample["run"], sample["task"]]
+        places[place] = pictures.add(sample["trace"], sample["doc_id"], open_picture)
+    found = [places.get(place, (-1, -1)) for place in range(len(samples))]
+    return _columns(samples) | {
+        "photo": [one for one, _ in found],
+        "cropped": [two for _, two in found],
+    }, pictures
+
+
+def _in_turns(places: Sequence[int], at_once: int = 100) -> list[int]:
+    """The same places, each hundred of them in the order of the samples: tasks keep the last images."""
+    return [
+        int(place)
+        for start in range(0, len(places), at_once)
+        for place in sorted(places[start : start + at_once])
+    ]
+
+
+def _columns(samples: pd.DataFrame) -> dict[str, Any]:
+    traces: list[Trace] = samples["trace"].tolist()
+    runs, tasks = (list(samples[name].unique()) for name in ("run", "task"))
+    names = list(OUTCOMES.values())
+    return {
+        "runs": runs,
+        "tasks": tasks,
+        "outcomes": [[name, MEANING[name]] for name in names],
+        "why": WHY,
+        "right": RIGHT,
+        "run": [runs.index(name) for name in samples["run"]],
+        "task": [tasks.index(name) for name in samples["task"]],
+        "outcome": [names.index(name) for name in samples["outcome"]],
+        "id": samples["doc_id"].tolist(),
+        "question": _texts(samples["question"]),
+        "answers": _texts(map(expected, samples["answers"])),
+        "macro": _texts(samples["text_macro"]),
+        "micro": [_short(text) if isinstance(text, str) else None for text in samples["text_micro"]],
+        "score": [_numbers(row, 1) for row in samples[["macro", "micro"]].to_numpy()],
+        "ppl": [_numbers(row, 4) for row in samples[["ppl_macro", "ppl_micro"]].to_numpy()],
+        "chosen": [int(pathway == "micro") for pathway in samples["pathway"]],
+        "size": [list(trace.image_size) for trace in traces],
+        "box": [None if trace.box is None else _numbers(trace.box, 4) for trace in traces],
+        "crop": [None if trace.crop is None else list(trace.crop) for trace in traces],
+        "fallback": [trace.fallback for trace in traces],
+        "iou": _numbers(samples["iou"], 3),
+    }
+
+
+def expected(target: Any) -> str:
+    """What a task wants to hear, as one text; answers that people gave several times once."""
+    if isinstance(target, (list, tuple)):
+        return " / ".join(dict.fromkeys(str(one) for one in target))
+    return str(target)
+
+
+def _texts(values: Iterable[Any]) -> list[str]:
+    return [_short(str(value)) for value in values]
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
+
+
+def _numbers(values: Iterable[float], digits: int) -> list[float | None]:
+    """Numbers for JSON, which knows no nan and no infinity."""
+    return [round(float(value), digits) if math.isfinite(value) else None for value in values]

@@ -1,0 +1,90 @@
+"""The report as one HTML page that asks nothing of any network. Knows nothing of runs and tasks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from dualfocus_lmms.results.report.gallery import Pictures
+from dualfocus_lmms.results.report.tables import Table
+
+FOLDER = Path(__file__).parent / "page"
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One figure that is seen first. kind: the pathway whose colour it has, or nothing."""
+
+    label: str
+    value: str
+    note: str = ""
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a run's report. plot: an `<svg>` element or None."""
+
+    name: str
+    title: str
+    tables: Sequence[Table] = ()
+    plot: str | None = None
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class RunPage:
+    """The contents of one run's report. notices: what a reader must know first, such as missing samples."""
+
+    name: str
+    facts: Sequence[tuple[str, str]]
+    tiles: Sequence[Tile]
+    sections: Sequence[Section]
+    notices: Sequence[str] = field(default=())
+
+
+def render(
+    title: str,
+    runs: Sequence[RunPage],
+    comparison: Sequence[Table],
+    rows: dict[str, Any],
+    pictures: Pictures,
+    notices: Sequence[str],
+) -> str:
+    """The page. rows: of `gallery.collect`. notices: about the samples and their images."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    templates = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return templates.get_template("report.html").render(
+        title=title,
+        runs=runs,
+        comparison=comparison,
+        notices=notices,
+        samples=len(rows["id"]),
+        style=_part("report.css"),
+        script=_part("report.js"),
+        rows=_json(rows),
+        pictures=_json({"photos": pictures.photos, "crops": pictures.crops}),
+        svg=Markup,
+    )
+
+
+def _part(name: str) -> Markup:
+    return Markup((FOLDER / name).read_text(encoding="utf-8"))
+
+
+def _json(value: Any) -> Markup:
+    """JSON that can stand in a `<script>` element: nothing in it ends the element."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=str)
+    return Markup(text.replace("<", "\\u003c"))

@@ -1,0 +1,394 @@
+"""A run's figures as tables: pure functions from samples to numbers. Knows no file, no page and no task.
+
+samples: one row a sample, the columns of `outcomes.Outcomes.table` and those of `FROM_TRACES`, with `task`
+and `dimension` (None where a task has no kinds of questions). Where there was no second look, the macro
+answer stands for micro.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from tabulate import tabulate
+
+from dualfocus_lmms.tasks.common.uncertainty import mcnemar, paired_bootstrap_error
+from dualfocus_lmms.trace import Trace
+from dualfocus_lmms.types import Fallback
+
+RIGHT = 50.0  # the lowest score that counts as correct where correct and wrong are counted
+WAYS = ("macro", "micro", "selected", "oracle")
+STAGES = ("macro", "locate", "micro")
+ALL = "all questions"
+THRESHOLDS = (1.0, 0.999, 0.99, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.0)
+AREAS = (0.0, 1.0, 4.0, 10.0, 25.0, 50.0, 100.0)  # of a box, in percent of the image
+IOUS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
+NORMAL_95 = 1.96
+
+FROM_TRACES = (
+    *(f"{what}_{stage}" for what in ("seconds", "tokens", "encodes") for stage in STAGES),
+    "area",
+    "crop_pixels",
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Figures with names for people.
+
+    name: of its CSV file. formats: how a column's numbers are written, "{:.2f}" by default; texts
+    are written as they are, missing values as a dash.
+    """
+
+    name: str
+    title: str
+    frame: pd.DataFrame
+    note: str = ""
+    formats: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def headers(self) -> list[str]:
+        return [str(name) for name in self.frame.columns]
+
+    @property
+    def numeric(self) -> list[bool]:
+        """Which columns hold numbers."""
+        return [pd.api.types.is_numeric_dtype(self.frame[name]) for name in self.frame.columns]
+
+    def cells(self) -> list[list[str]]:
+        """The rows as texts."""
+        columns = [[self._cell(name, value) for value in self.frame[name]] for name in self.frame.columns]
+        return [list(row) for row in zip(*columns, strict=True)]
+
+    def _cell(self, column: str, value: Any) -> str:
+        if value is None or value != value:
+            return "-"
+        if isinstance(value, str):
+            return value
+        whole = "{:,}" if isinstance(value, (int, np.integer)) else "{:.2f}"
+        return self.formats.get(column, whole).format(value)
+
+    def markdown(self) -> str:
+        aligned = ["right" if number else "left" for number in self.numeric]
+        rows = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in self.cells()]
+        return tabulate(rows, self.headers, tablefmt="github", colalign=aligned, disable_numparse=True)
+
+
+def from_traces(traces: Iterable[Trace]) -> dict[str, NDArray[np.float64]]:
+    """The columns FROM_TRACES: what each stage cost, nan where it did not run; the box's share of the image
+    in percent and the crop's size in pixels, nan without one."""
+    return dict(zip(FROM_TRACES, np.array([_facts(trace) for trace in traces], dtype=float).T, strict=True))
+
+
+def _facts(trace: Trace) -> list[float]:
+    usages = [None if answer is None else answer.usage for answer in (trace.macro, trace.locate, trace.micro)]
+    costs = [
+        np.nan if usage is None else getattr(usage, what)
+        for what in ("seconds", "tokens", "encodes")
+        for usage in usages
+    ]
+    area = pixels = np.nan
+    if trace.box is not None:
+        x0, y0, x1, y1 = (min(max(value, 0.0), 1.0) for value in trace.box)
+        area = 100 * max(x1 - x0, 0.0) * max(y1 - y0, 0.0)
+    if trace.crop is not None:
+        left, top, right, bottom = trace.crop
+        pixels = (right - left) * (bottom - top)
+    return [*costs, area, pixels]
+
+
+def parts(samples: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Each task with its samples; then all of them, where there are several tasks."""
+    names = samples["task"].unique()
+    for name in names:
+        yield name, samples[samples["task"] == name]
+    if len(names) > 1:
+        yield ALL, samples
+
+
+def micro_scores(samples: pd.DataFrame) -> pd.Series:
+    """The micro answer's score, the macro answer's where there is none."""
+    return samples["micro"].fillna(samples["macro"])
+
+
+# --- the pathways ------------------------------------------------------------------------------------------
+
+
+def ablation(samples: pd.DataFrame) -> Table:
+    """Table 3 of the paper in a run's own figures, and what the choice between both answers did."""
+    frame = pd.DataFrame([{"task": name, **_ablation_row(some)} for name, some in parts(samples)])
+    note = (
+        "Scores are means over questions, in percent; without a second look the macro answer stands for "
+        "micro. Oracle: the better of both. Gain: selected - macro, with its 95% interval from paired "
+        "bootstrap; McNemar's exact test is two-sided. An answer is right with a score of at least "
+        f"{RIGHT:.0f}. Contested: one pathway right, the other wrong; there, choice right is the share where "
+        "the right one was chosen, and AUROC how well the difference of log-perplexities tells which one it "
+        "is (50 is chance)."
+    )
+    return Table("ablation", "Pathways", frame, note, {"p": "{:.2g}"} | SIGNED)
+
+
+SIGNED = dict.fromkeys(("gain", "gain, low", "gain, high", "difference", "low", "high"), "{:+.2f}")
+
+
+def _ablation_row(samples: pd.DataFrame) -> dict[str, Any]:
+    micro = micro_scores(samples)
+    right = {way: samples[way] >= RIGHT for way in ("macro", "selected")} | {"micro": micro >= RIGHT}
+    contested = samples[right["macro"] != right["micro"]]
+    low, high = interval(samples["selected"], samples["macro"])
+    return {
+        "n": len(samples),
+        "macro": samples["macro"].mean(),
+        "micro": micro.mean(),
+        "selected": samples["selected"].mean(),
+        "oracle": samples["oracle"].mean(),
+        "gain": (samples["selected"] - samples["macro"]).mean(),
+        "gain, low": low,
+        "gain, high": high,
+        "wrong to right": int((~right["macro"] & right["selected"]).sum()),
+        "right to wrong": int((right["macro"] & ~right["selected"]).sum()),
+        "p": mcnemar(right["selected"].tolist(), right["macro"].tolist()),
+        "contested": len(contested),
+        "choice right": 100 * (contested["selected"] >= RIGHT).mean(),
+        "AUROC": auroc(contested["nll_macro"] - contested["nll_micro"], contested["micro"] >= RIGHT),
+    }
+
+
+def interval(first: ArrayLike, second: ArrayLike) -> tuple[float, float]:
+    """The 95% interval of mean(first) - mean(second), both of the same questions; nan for fewer than two."""
+    gain = float(np.mean(np.subtract(first, second)))
+    half = NORMAL_95 * paired_bootstrap_error(first, second, lambda means: means[:, 0])
+    return gain - half, gain + half
+
+
+def auroc(values: ArrayLike, positive: ArrayLike) -> float:
+    """The area under the ROC curve, in percent; nan values are left out. nan without both classes."""
+    from sklearn.metrics import roc_auc_score
+
+    scores = np.asarray(values, dtype=float)
+    known = ~np.isnan(scores)
+    is_positive = np.asarray(positive, dtype=bool)[known]
+    if is_positive.all() or not is_positive.any():
+        return float("nan")
+    return 100 * float(roc_auc_score(is_positive, scores[known]))
+
+
+def dimensions(samples: pd.DataFrame) -> Table:
+    """Figure 4: scores by the kind of question that a task's documents name; empty where there is but one."""
+    rows = [
+        {
+            "task": task,
+            "kind": kind,
+            "n": len(some),
+            "macro": some["macro"].mean(),
+            "micro": micro_scores(some).mean(),
+            "selected": some["selected"].mean(),
+            "gain": (some["selected"] - some["macro"]).mean(),
+            "micro chosen": 100 * (some["pathway"] == "micro").mean(),
+        }
+        for (task, kind), some in samples.groupby(["task", "dimension"], sort=False)
+    ]
+    return Table("kinds", "Kinds of questions", pd.DataFrame(rows if len(rows) > 1 else []), "", SIGNED)
+
+
+# --- perplexities ------------------------------------------------------------------------------------------
+
+
+def perplexities(samples: pd.DataFrame) -> Table:
+    """Figure 3 in numbers: perplexities of correct and wrong answers."""
+    rows = []
+    for way in ("macro", "micro"):
+        seen = samples[samples[f"nll_{way}"].notna()]
+        right = seen[way] >= RIGHT
+        for verdict, some in (("right", seen[right]), ("wrong", seen[~right])):
+            if len(some):
+                quartiles = np.exp(np.quantile(some[f"nll_{way}"], (0.25, 0.5, 0.75)))
+                rows.append(
+                    {"answers": f"{way}, {verdict}", "n": len(some)}
+                    | dict(zip(("lower quartile", "median", "upper quartile"), quartiles, strict=True))
+                    | {"AUROC": auroc(-seen[f"nll_{way}"], right)}
+                )
+    note = (
+        "AUROC: how well a low perplexity tells right answers of this pathway from wrong ones (50 is chance)."
+    )
+    style = dict.fromkeys(("lower quartile", "median", "upper quartile"), "{:.3f}")
+    return Table("perplexities", "Perplexities", pd.DataFrame(rows), note, style)
+
+
+# --- adaptive inference ------------------------------------------------------------------------------------
+
+
+def adaptive(samples: pd.DataFrame) -> Table:
+    """Table 9: what skipping the second look of confident answers costs and saves."""
+    curve = adaptive_curve(samples, THRESHOLDS)
+    note = (
+        "No second look where the macro answer's confidence, 1/PPL, is above skip_confidence; computed from "
+        "this run's answers and from the seconds of its stages."
+    )
+    if (samples["fallback"] == Fallback.SKIPPED).any():
+        note += " The run itself skipped questions: what lies above its own threshold is not known."
+    style = {"skip_confidence": "{:g}", "score against never": "{:+.2f}", "time against macro": "{:.2f}x"}
+    return Table("adaptive", "Adaptive inference", curve, note, style | {"ms per question": "{:.1f}"})
+
+
+def adaptive_curve(samples: pd.DataFrame, thresholds: Sequence[float]) -> pd.DataFrame:
+    """For each threshold that the samples can tell of, from high to low: the share skipped, the score, and
+    where traces hold times, the time of a question. A question that was skipped in the run tells nothing of
+    a threshold above its confidence."""
+    samples = samples.sort_values("confidence_macro")
+    confidence = samples["confidence_macro"].to_numpy()
+    was_skipped = samples["fallback"] == Fallback.SKIPPED
+    most = confidence[was_skipped].min() if was_skipped.any() else np.inf
+    chosen = np.array(sorted((value for value in thresholds if value <= most), reverse=True))
+    looked = np.searchsorted(confidence, chosen, side="right")  # the others are above the threshold
+
+    def mean_where_skipped(skipped: pd.Series, else_: pd.Series) -> NDArray[np.float64]:
+        upto = np.concatenate([[0.0], np.cumsum(else_.to_numpy() - skipped.to_numpy())])
+        return (skipped.sum() + upto[looked]) / len(samples)
+
+    scores = mean_where_skipped(samples["macro"], samples["selected"])
+    frame = pd.DataFrame(
+        {
+            "skip_confidence": chosen,
+            "skipped": 100 * (1 - looked / len(samples)),
+            "score": scores,
+            "score against never": scores - samples["selected"].mean(),
+        }
+    )
+    alone = samples["seconds_macro"]
+    if (alone > 0).all():
+        second = samples["seconds_locate"].fillna(0) + samples["seconds_micro"].fillna(0)
+        seconds = mean_where_skipped(alone, alone + second)
+        frame["ms per question"] = 1000 * seconds
+        frame["time against macro"] = seconds / alone.mean()
+    return frame
+
+
+# --- cost and boxes ----------------------------------------------------------------------------------------
+
+
+def stages(samples: pd.DataFrame) -> Table:
+    """Table 7: what each stage costs."""
+    n = len(samples)
+    sums = {
+        stage: {what: samples[f"{what}_{stage}"].sum() / n for what in ("seconds", "tokens", "encodes")}
+        for stage in STAGES
+    }
+    both = {what: sum(sums[stage][what] for stage in STAGES) for what in ("seconds", "tokens", "encodes")}
+    rows = []
+    for name, costs in [*sums.items(), ("in all", both)]:
+        ran = int(samples[f"seconds_{name}"].notna().sum()) if name in sums else n
+        rows.append(
+            {
+                "stage": name,
+                "questions": ran,
+                "ms per question": 1000 * costs["seconds"],
+                "time against macro": costs["seconds"] / (sums["macro"]["seconds"] or np.nan),
+                "tokens per question": costs["tokens"],
+                "tokens against macro": costs["tokens"] / (sums["macro"]["tokens"] or np.nan),
+                "encodes per question": costs["encodes"],
+            }
+        )
+    note = (
+        "Means over all questions. A batch's time is shared equally among its questions. Tokens are "
+        "those that the language model computed; macro alone is the plain model."
+    )
+    style = dict.fromkeys(("ms per question", "tokens per question"), "{:.1f}")
+    style |= dict.fromkeys(("time against macro", "tokens against macro"), "{:.2f}x")
+    return Table("stages", "Time, tokens, encodes", pd.DataFrame(rows), note, style)
+
+
+def fallbacks(samples: pd.DataFrame) -> Table:
+    """How many questions had a second look, and why the others had none."""
+    named = samples["fallback"].where(samples["fallback"].notna(), "second look")
+    rows = [
+        {
+            "what became of it": name,
+            "questions": len(some),
+            "share": 100 * len(some) / len(samples),
+            "macro": some["macro"].mean(),
+            "selected": some["selected"].mean(),
+        }
+        for name, some in samples.groupby(named, sort=False)
+    ]
+    frame = pd.DataFrame(rows)
+    frame = frame.sort_values("questions", ascending=False, kind="stable") if len(frame) else frame
+    return Table("fallbacks", "Second looks", frame, "", {"share": "{:.1f}%"})
+
+
+def boxes(samples: pd.DataFrame) -> Table:
+    """Boxes by the share of the image they cover: how good a second look is through a small window."""
+    bins = _binned(samples[samples["area"].notna()], "area", AREAS, "{:g}-{:g}%")
+    note = (
+        "Area: of the box, in percent of the image. Side: the square root of the crop's pixels, the median."
+    )
+    if samples["iou"].notna().any():
+        note += " IoU: with the annotated box, the mean."
+    return Table("boxes", "Boxes by area", _box_rows("area", bins), note, {"side": "{:.0f}"} | _BOX_STYLE)
+
+
+def overlaps(samples: pd.DataFrame) -> Table:
+    """Boxes by how well they fit the annotated one; empty where no box is annotated."""
+    bins = _binned(samples[samples["iou"].notna()], "iou", IOUS, "{:g}-{:g}")
+    return Table("overlaps", "Boxes by IoU", _box_rows("IoU of", bins), "", {"side": "{:.0f}"} | _BOX_STYLE)
+
+
+def located(samples: pd.DataFrame) -> Table:
+    """How well boxes fit the annotated ones, task by task; empty where no box is annotated."""
+    looked = samples[
+        samples["annotated"] & ~samples["fallback"].isin([Fallback.SKIPPED, Fallback.MACRO_ONLY])
+    ]
+    rows = [
+        {
+            "task": name,
+            "questions": len(some),
+            "with a box": 100 * some["iou"].notna().mean(),
+            "IoU": some["iou"].fillna(0).mean(),
+            "IoU above 0.5": 100 * (some["iou"] > 0.5).mean(),
+        }
+        for name, some in parts(looked)
+    ]
+    note = "Questions with an annotated box that had a second look, or should have; without a box IoU is 0."
+    style = {"with a box": "{:.1f}%", "IoU above 0.5": "{:.1f}%"} | _BOX_STYLE
+    return Table("located", "Boxes against the annotated ones", pd.DataFrame(rows), note, style)
+
+
+_BOX_STYLE = {"IoU": "{:.3f}", "micro chosen": "{:.1f}%"}
+
+
+def _binned(
+    samples: pd.DataFrame, column: str, edges: Sequence[float], name: str
+) -> list[tuple[str, pd.DataFrame]]:
+    """Samples by which two edges they lie between, and all of them."""
+    places = np.searchsorted(edges[1:-1], samples[column], side="right")
+    binned = [
+        (name.format(low, high), samples[places == place])
+        for place, (low, high) in enumerate(pairwise(edges))
+    ]
+    return [
+        *((label, some) for label, some in binned if len(some)),
+        *([("all", samples)] if len(samples) else []),
+    ]
+
+
+def _box_rows(first: str, bins: list[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {
+                first: label,
+                "questions": len(some),
+                "side": np.sqrt(some["crop_pixels"]).median(),
+                "IoU": some["iou"].mean(),
+                "macro": some["macro"].mean(),
+                "micro": micro_scores(some).mean(),
+                "selected": some["selected"].mean(),
+                "micro chosen": 100 * (some["pathway"] == "micro").mean(),
+            }
+            for label, some in bins
+        ]
+    ).dropna(axis="columns", how="all")

@@ -1,0 +1,1 @@
+"""What tasks share: sources, prompts, options, scoring and uncertainty."""

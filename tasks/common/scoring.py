@@ -1,0 +1,224 @@
+"""Reading replies and counting them: pure functions on texts, all scores in percent (0 to 100).
+
+A reply that is correct scores 100 and a wrong one 0, so the host's own mean and its standard error are in
+percent as well, the way papers print them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from math import isnan
+from string import ascii_uppercase
+from typing import Any, Literal, TypedDict, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dualfocus_lmms.integrity import FINGERPRINT
+from dualfocus_lmms.tasks.common.uncertainty import Statistic, bootstrap_error
+
+YesNo = Literal["yes", "no"]
+Value = TypeVar("Value", int, str)
+
+
+class NoAnswer(str):
+    """The reply to a question that was not answered: an empty one, and wrong even where that means yes."""
+
+
+NO_ANSWER = NoAnswer()
+
+
+class Pair(TypedDict):
+    """What a yes/no question's answer is, and what was predicted."""
+
+    label: YesNo
+    prediction: YesNo
+
+
+# --- yes or no ---------------------------------------------------------------------------------------------
+
+
+def read_yes_no(reply: str) -> YesNo:
+    """What POPE's official evaluator (and LLaVA's eval_pope.py) reads in a reply.
+
+    Only what stands before the first "." counts, commas are dropped, and words are what single blanks
+    separate: "No", "no" or "not" among them is no, all else is yes, an empty reply included.
+    """
+    words = reply.split(".")[0].replace(",", "").split(" ")
+    return "no" if {"No", "no", "not"} & set(words) else "yes"
+
+
+def precision(pairs: Sequence[Pair]) -> float:
+    """Share of the predicted yes that are correct; 0 when yes was never predicted."""
+    return _share(_hits(pairs), sum(pair["prediction"] == "yes" for pair in pairs))
+
+
+def recall(pairs: Sequence[Pair]) -> float:
+    """Share of the true yes that were predicted; 0 when no label is yes."""
+    return _share(_hits(pairs), sum(pair["label"] == "yes" for pair in pairs))
+
+
+def f1(pairs: Sequence[Pair]) -> float:
+    """Harmonic mean of precision and recall; 0 when both are 0."""
+    found, complete = precision(pairs), recall(pairs)
+    return 2 * found * complete / (found + complete) if found + complete else 0.0
+
+
+def _hits(pairs: Sequence[Pair]) -> int:
+    return sum(pair["label"] == pair["prediction"] == "yes" for pair in pairs)
+
+
+def _share(part: int, whole: int) -> float:
+    return 100.0 * part / whole if whole else 0.0
+
+
+# The host gives standard errors to means alone. The value of a metric <name>_stderr after <name> is
+# shown as the standard error of <name>.
+
+
+def precision_error(pairs: Sequence[Pair]) -> float | str:
+    """The standard error of `precision`, drawn by question; "N/A", the host's word, for a single question."""
+    return _bootstrap(pairs, lambda means: _ratio(means[:, 0], means[:, 1]))
+
+
+def recall_error(pairs: Sequence[Pair]) -> float | str:
+    """The standard error of `recall`, as `precision_error`."""
+    return _bootstrap(pairs, lambda means: _ratio(means[:, 0], means[:, 2]))
+
+
+def f1_error(pairs: Sequence[Pair]) -> float | str:
+    """The standard error of `f1`, as `precision_error`."""
+    return _bootstrap(pairs, lambda means: _ratio(2 * means[:, 0], means[:, 1] + means[:, 2]))
+
+
+def _bootstrap(pairs: Sequence[Pair], statistic: Statistic) -> float | str:
+    error = bootstrap_error(counts(pairs), statistic)
+    return "N/A" if isnan(error) else error
+
+
+def counts(pairs: Sequence[Pair]) -> NDArray[np.float64]:
+    """(pairs, 3): whether it is a hit, a predicted yes, a true yes. The scores are ratios of the means."""
+    predicted = np.array([pair["prediction"] == "yes" for pair in pairs])
+    true = np.array([pair["label"] == "yes" for pair in pairs])
+    return np.stack([predicted & true, predicted, true], axis=1).astype(float)
+
+
+def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+    """In percent; 0 where the whole is 0, as the scores themselves."""
+    return 100 * np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
+
+
+def pope_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, Any]:
+    """One reply's contribution to each metric of df_pope_*. NO_ANSWER counts as the answer that is wrong."""
+    # Every label that is not "no" counts as yes, as in the official evaluator; local files hold nothing else.
+    label: YesNo = "no" if doc["answer"].strip().lower() == "no" else "yes"
+    wrong: YesNo = "yes" if label == "no" else "no"
+    prediction = wrong if isinstance(results[0], NoAnswer) else read_yes_no(results[0])
+    pair = Pair(label=label, prediction=prediction)
+    metrics = ("precision", "recall", "f1")
+    return {
+        "accuracy": _score(prediction == label),
+        **dict.fromkeys(metrics, pair),
+        **dict.fromkeys((f"{metric}_stderr" for metric in metrics), pair),
+        "yes_ratio": _score(prediction == "yes"),
+        "questions_without_image": doc["questions_without_image"],
+        FINGERPRINT: doc[FINGERPRINT],
+    }
+
+
+def same(values: Sequence[Value]) -> Value:
+    """The value that every document of a split repeats."""
+    return max(values)
+
+
+def total(counts: Sequence[int], sizes: Sequence[int], weight_by_size: bool) -> int:
+    """The sum over a group's tasks; the other arguments are the host's and mean nothing here."""
+    return sum(counts)
+
+
+# --- short answers -----------------------------------------------------------------------------------------
+
+_OPENING_MARKS = "\"'`*([{\u201c\u2018"
+_CLOSING_MARKS = "\"'`*)]}\u201d\u2019.,;:!?"
+
+
+def normalise(text: str) -> str:
+    """A text without case and without punctuation around its words; words joined by one blank.
+
+    Quotes, brackets and * go from the front of a word, the closing ones and . , ; : ! ? from its end. Nothing
+    inside a word goes: "t-shirt" is not "tshirt" and "3.5" is not "35".
+    """
+    words = (word.lstrip(_OPENING_MARKS).rstrip(_CLOSING_MARKS) for word in text.casefold().split())
+    return " ".join(word for word in words if word)
+
+
+def is_accepted(reply: str, answers: Sequence[str]) -> bool:
+    """Whether the whole reply is one of the accepted answers, both normalised. An empty reply never is."""
+    given = normalise(reply)
+    return bool(given) and given in {normalise(answer) for answer in answers}
+
+
+# --- options -----------------------------------------------------------------------------------------------
+
+# "The answer is", "Answer:", "the correct option is option", or "Option" before a capital.
+_LEAD_IN = re.compile(
+    r"^.*?\b(?:answer|option|choice)(?:\s+is\b\s*:?|\s*:|(?=\s+\W*(?-i:[A-Z])\b))\s*(?:option\s+)?",
+    re.IGNORECASE | re.DOTALL,
+)
+_ALONE = re.compile(r"^\W*([A-Za-z])\W*$")
+# A letter that opens a text: the whole of it, or closed by a mark or a line break ("B. a cat", "(B) a cat").
+_LABEL = re.compile(r"^[\s\"'`*(\[]*([A-Za-z])(?:\W*$|[\"'`*]*(?:[.):,\]]|\s*\n))")
+# A capital that stands alone; not the article in "A cat", nor the pronoun in "I see".
+_LONE_CAPITAL = re.compile(r"(?<![\w'\u2019-])(?:[B-HJ-Z]|[AI](?!\s+[a-z]))(?![\w'\u2019-])")
+
+
+def letters(options: Sequence[str]) -> str:
+    """The letters of the options, "ABC" for three of them (26 at most)."""
+    return ascii_uppercase[: len(options)]
+
+
+def read_letter(reply: str, options: Sequence[str]) -> str | None:
+    """The one option a reply names, as its letter; None when it names none or more than one.
+
+    Read in this order: a letter alone, in any case ("b.", "(D)"); an option's own text, normalised; a letter
+    that opens the reply and is closed by a mark or a line break ("B. a cat"). Each may follow a lead-in such
+    as "The answer is".
+    """
+    if (alone := _ALONE.match(reply)) and alone[1].upper() in letters(options):
+        return alone[1].upper()
+    rest = _LEAD_IN.sub("", reply.strip(), count=1)
+    return _letter_of_text(reply, options) or _letter_of_text(rest, options) or _label(rest, reply, options)
+
+
+def _label(text: str, reply: str, options: Sequence[str]) -> str | None:
+    """The letter that opens `text`, unless the reply may mean another one as well.
+
+    It may when a capital of another option stands alone anywhere ("A, B"), and when a small letter is
+    followed by anything ("a, b"). A letter followed by its own option is in no doubt ("B. vitamin C").
+    """
+    label = _LABEL.match(text)
+    if label is None or label[1].upper() not in letters(options):
+        return None
+    letter, rest = label[1].upper(), normalise(text[label.end() :])
+    if _letter_of_text(rest, options) == letter:
+        return letter
+    others = set(_LONE_CAPITAL.findall(reply)) & set(letters(options)) - {letter}
+    return None if others or (rest and label[1].islower()) else letter
+
+
+def _letter_of_text(text: str, options: Sequence[str]) -> str | None:
+    texts = [normalise(option) for option in options]
+    given = normalise(text)
+    return ascii_uppercase[texts.index(given)] if given and given in texts else None
+
+
+def answer_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
+    """Whether a reply is correct. doc["answers"]: accepted texts, or letters with doc["options"]."""
+    reply, options, answers = results[0], doc.get("options"), doc["answers"]
+    right = read_letter(reply, options) in answers if options else is_accepted(reply, answers)
+    return {"accuracy": _score(right)}
+
+
+def _score(right: bool) -> float:
+    return 100.0 if right else 0.0

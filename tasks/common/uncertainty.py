@@ -1,0 +1,127 @@
+"""Standard errors and tests: pure functions on numbers, for any score.
+
+One value, or one row of values, stands for one unit that is resampled: a question, or where a
+question has several rotations (CircularEval), all of its rotations together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+RESAMPLES = 1000
+_AT_ONCE = 100  # resamples drawn together; bounds the memory
+
+# Means of the columns, (resamples, columns), to one score each, (resamples,).
+Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+
+
+class Difference(NamedTuple):
+    """The mean of paired differences and its standard error, in the values' unit."""
+
+    mean: float
+    error: float
+
+
+class Interval(NamedTuple):
+    """Limits in percent."""
+
+    low: float
+    high: float
+
+
+def mean_error(values: ArrayLike) -> float:
+    """The standard error of the mean of independent values; nan for fewer than two."""
+    array = np.asarray(values, dtype=float)
+    return float(array.std(ddof=1) / np.sqrt(len(array))) if len(array) > 1 else float("nan")
+
+
+def bootstrap_error(
+    values: ArrayLike, statistic: Statistic, seed: int = 0, resamples: int = RESAMPLES
+) -> float:
+    """The standard error of a score that is a function of means, such as F1; nan for fewer than two rows.
+
+    values: (n,) or (n, columns), one row for each unit that is resampled. The same rows in another order
+    give the same error: what is drawn is how often each distinct row occurs.
+    """
+    array = np.asarray(values, dtype=float)
+    array = array[:, None] if array.ndim == 1 else array
+    total = len(array)
+    if total < 2:
+        return float("nan")
+    rows, counts = np.unique(array, axis=0, return_counts=True)
+    random = np.random.default_rng(seed)
+    scores = []
+    for start in range(0, resamples, _AT_ONCE):
+        drawn = random.multinomial(total, counts / total, size=min(_AT_ONCE, resamples - start))
+        scores.append(statistic(drawn @ rows / total))
+    return float(np.concatenate(scores).std(ddof=1))
+
+
+def circular_error(scores: Sequence[float], groups: Sequence[Hashable], seed: int = 0) -> float:
+    """The standard error of CircularEval, resampled by group; nan for fewer than two groups.
+
+    scores: one for each rotation, in any unit; the score of a group is its lowest. groups: the group of each
+    score.
+    """
+    lowest: dict[Hashable, float] = {}
+    for score, group in zip(scores, groups, strict=True):
+        lowest[group] = min(score, lowest.get(group, score))
+    return bootstrap_error(list(lowest.values()), lambda means: means[:, 0], seed)
+
+
+def paired_difference(first: ArrayLike, second: ArrayLike) -> Difference:
+    """The mean of first - second on the same questions, in the same order, with its standard error."""
+    differences = np.subtract(*_pair(first, second))
+    return Difference(float(differences.mean()), mean_error(differences))
+
+
+def paired_bootstrap_error(
+    first: ArrayLike, second: ArrayLike, statistic: Statistic, seed: int = 0, resamples: int = RESAMPLES
+) -> float:
+    """The standard error of statistic(first) - statistic(second), both of the same questions in each draw.
+
+    first, second: as the values of `bootstrap_error`, in the same order. ValueError for unequal shapes.
+    """
+    one, other = (array.reshape(len(array), -1) for array in _pair(first, second))
+    columns = one.shape[1]
+
+    def difference(means: NDArray[np.float64]) -> NDArray[np.float64]:
+        return statistic(means[:, :columns]) - statistic(means[:, columns:])
+
+    return bootstrap_error(np.hstack([one, other]), difference, seed, resamples)
+
+
+def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
+    """The p-value of McNemar's exact test, two-sided; 1 when both are correct on the same questions.
+
+    first, second: whether each is correct, on the same questions in the same order.
+    """
+    from scipy.stats import binomtest
+
+    pairs = [(bool(one), bool(other)) for one, other in zip(first, second, strict=True)]
+    gained, lost = pairs.count((True, False)), pairs.count((False, True))
+    return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+
+
+def wilson_interval(hits: int, total: int, confidence: float = 0.95) -> Interval:
+    """Wilson's interval, in percent, of the share of `hits` in `total`.
+
+    ValueError unless 0 <= hits <= total and total > 0.
+    """
+    from scipy.stats import binomtest
+
+    if not 0 <= hits <= total or total == 0:
+        raise ValueError(f"hits must lie between 0 and total, and total above 0, got {hits} of {total}")
+    share = binomtest(hits, total).proportion_ci(confidence, method="wilson")
+    return Interval(100 * float(share.low), 100 * float(share.high))
+
+
+def _pair(first: ArrayLike, second: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    one, other = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
+    if one.shape != other.shape:
+        raise ValueError(f"both must hold the same questions, got shapes {one.shape} and {other.shape}")
+    return one, other

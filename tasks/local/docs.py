@@ -1,0 +1,108 @@
+"""df_local: questions of the user's own, a JSON Lines file of {image, question, answer[, options]}."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.prompts import SHORT_ANSWER
+from dualfocus_lmms.tasks.common.prompts import LETTER_ANSWER, option_lines
+from dualfocus_lmms.tasks.common.scoring import letters, normalise
+from dualfocus_lmms.tasks.common.sources import (
+    LOCAL,
+    Doc,
+    build_dataset,
+    images_needed,
+    named_path,
+    placeholder,
+    read_json_lines,
+    text_field,
+    usable,
+)
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+DATASET_KWARGS = placeholder("test")
+MOST_OPTIONS = 26
+
+
+def documents(dataset: Dataset) -> Dataset:
+    """`process_docs`: the user's questions in the place of the placeholder."""
+    return build_dataset(lambda: read_questions(named_path(LOCAL)))
+
+
+def read_questions(file: Path | None) -> list[Doc]:
+    """The documents of a file: image (absolute path), question, options (may be empty), answers.
+
+    answers: the accepted texts, or the letters of the correct options where there are options.
+    """
+    if file is None:
+        raise UserError(
+            f"df_local asks questions of your own: set {LOCAL} to a file with one JSON object a line, "
+            '{"image": ..., "question": ..., "answer": ..., "options": [...]}; the options may be left out.'
+        )
+    if not file.is_file():
+        raise UserError(f"{LOCAL} is {str(file)!r}, which is no file: give a JSON Lines file of questions.")
+    docs = [_document(row, file.parent, where) for where, row in read_json_lines(file)]
+    if not docs:
+        raise UserError(f"{file} holds no question: give at least one line.")
+    return docs
+
+
+def _document(row: Doc, folder: Path, where: str) -> Doc:
+    image = folder / Path(text_field(row, "image", where)).expanduser()
+    if images_needed() and not image.is_file():
+        raise UserError(f"{where}: the image {image} does not exist (paths start at the file's own folder).")
+    options = _options(row, where)
+    answers = _answers(row, where)
+    return {
+        "image": str(image),
+        "question": text_field(row, "question", where),
+        "options": options,
+        "answers": [_letter(answer, options, where) for answer in answers] if options else answers,
+    }
+
+
+def _options(row: Doc, where: str) -> list[str]:
+    options = row.get("options", [])
+    if options == []:
+        return []
+    if not isinstance(options, list) or not 2 <= len(options) <= MOST_OPTIONS or not _are_texts(options):
+        raise UserError(f"{where}: 'options' must be a list of 2 to {MOST_OPTIONS} texts, got {options!r}.")
+    if len({normalise(option) for option in options}) < len(options):
+        raise UserError(f"{where}: two of the options read the same, {options!r}: make them differ.")
+    return options
+
+
+def _answers(row: Doc, where: str) -> list[str]:
+    answers = row.get("answer")
+    answers = [answers] if isinstance(answers, str) else answers
+    if not isinstance(answers, list) or not answers or not _are_texts(answers):
+        raise UserError(f"{where}: 'answer' must be a text or a list of texts, got {row.get('answer')!r}.")
+    return answers
+
+
+def _are_texts(values: list[object]) -> bool:
+    """Whether all are texts that hold more than punctuation."""
+    return all(isinstance(value, str) and normalise(value) for value in values)
+
+
+def _letter(answer: str, options: list[str], where: str) -> str:
+    texts = [normalise(option) for option in options]
+    if normalise(answer) in texts:
+        return letters(options)[texts.index(normalise(answer))]
+    if answer in tuple(letters(options)):
+        return answer
+    raise UserError(
+        f"{where}: the answer {answer!r} is none of the options {options!r} and none of their letters."
+    )
+
+
+def prompt(doc: Doc) -> str:
+    """The question, its options if it has any, and how to answer: in a word or with a letter."""
+    question, options = usable(doc)["question"], doc["options"]
+    if not options:
+        return f"{question}\n{SHORT_ANSWER}"
+    return f"{question}\n{option_lines(options)}\n{LETTER_ANSWER}"

@@ -1,0 +1,180 @@
+"""df_mmbench_en_dev: MMBench's English dev split, each question in all rotations of its options.
+
+The rotations of a question stand side by side, so that a limit cuts at most one question apart.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.tasks.common import official
+from dualfocus_lmms.tasks.common.prompts import LETTER_ANSWER, option_lines
+from dualfocus_lmms.tasks.common.scoring import letters
+from dualfocus_lmms.tasks.common.sources import Doc, images_needed, text_field, usable
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+HUB = "lmms-lab-encoder/MMBench"
+SPLIT = "dev"
+FILE = "mmbench/mmbench_dev_20230712.tsv"
+TURN = 1_000_000  # the index of a question's k-th rotation is its own plus k times this
+OPTIONS = "ABCD"
+# The benchmark's "l2-category", by the name it has in our metrics.
+ABILITIES = {
+    "coarse_perception": "coarse_perception",
+    "finegrained_perception (instance-level)": "finegrained_single",
+    "finegrained_perception (cross-instance)": "finegrained_cross",
+    "attribute_reasoning": "attribute_reasoning",
+    "relation_reasoning": "relation_reasoning",
+    "logic_reasoning": "logic_reasoning",
+}
+_LONGEST_REFERENCE = 16  # an image cell this short names the question whose image it is
+
+__getattr__ = official.by_environment(HUB, SPLIT)
+
+
+def documents(dataset: Dataset) -> Dataset:
+    """`process_docs`: the documents of `in_all_rotations` with their fingerprint; image is decoded."""
+    return official.from_either(
+        lambda: _with_pictures(_hub_questions(dataset)), lambda folder: _with_pictures(read_questions(folder))
+    )
+
+
+def _with_pictures(docs: list[Doc]) -> Dataset:
+    from datasets import Dataset
+    from datasets import Image as Picture
+
+    return Dataset.from_list(docs).cast_column("image", Picture())
+
+
+def _hub_questions(dataset: Dataset) -> list[Doc]:
+    from datasets import Image as Picture
+
+    rows = dataset.cast_column("image", Picture(decode=False))
+    return in_all_rotations([_document(row, row["image"], HUB) for row in rows])
+
+
+def read_questions(folder: Path) -> list[Doc]:
+    """The questions of mmbench/mmbench_dev_20230712.tsv, which holds its images; see `in_all_rotations`."""
+    import pandas
+
+    file = official.required(folder, FILE, HUB)
+    try:
+        table = pandas.read_csv(file, sep="\t", dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read ({error}): give the official file.") from error
+    rows = table.to_dict("records")
+    cells = {row.get("index"): row.get("image") for row in rows}
+    pictures = [_picture(row, cells, str(file)) if images_needed() else None for row in rows]
+    docs = [_document(row, picture, str(file)) for row, picture in zip(rows, pictures, strict=True)]
+    if len({doc["index"] for doc in docs}) < len(docs):
+        raise UserError(f"{file}: two rows have the same index. Give the official file.")
+    if not docs:
+        raise UserError(f"{file} holds no question: give the official file.")
+    return in_all_rotations(docs)
+
+
+def in_all_rotations(docs: list[Doc]) -> list[Doc]:
+    """The documents question by question; their rotations are made here when there is not one among them."""
+    docs = sorted(docs, key=lambda doc: (doc["question_id"], doc["rotation"]))
+    if any(doc["rotation"] for doc in docs):
+        return docs
+    return [turned for doc in docs for turned in _rotations(doc)]
+
+
+def _rotations(doc: Doc) -> Iterator[Doc]:
+    options, place = doc["options"], letters(doc["options"]).index(doc["answer"])
+    for turn in range(len(options)):
+        yield {
+            **doc,
+            "rotation": turn,
+            "index": doc["question_id"] + turn * TURN,
+            "options": options[turn:] + options[:turn],
+            "answer": letters(options)[(place - turn) % len(options)],
+        }
+
+
+def _document(row: Doc, image: Any, file: str) -> Doc:
+    """index, question_id, rotation, image, hint (may be empty), question, options, answer, ability, ..."""
+    where = f"{file}, index {row.get('index')!r}"
+    question, turn = _index(row, where)
+    options = _options(row)
+    if len(options) < 2:
+        raise UserError(f"{where}: at least the options A and B are needed. Give the official file.")
+    text_field(row, "question", where)  # it must not be empty, but is asked as it stands, as LLaVA does
+    answer = text_field(row, "answer", where)
+    if answer not in tuple(letters(options)):
+        raise UserError(f"{where}: the answer {answer!r} is none of the letters {letters(options)}.")
+    return {
+        "question_id": question,
+        "rotation": turn,
+        "index": question + turn * TURN,
+        "image": image,
+        "hint": "" if _is_absent(row.get("hint")) or row["hint"].lower() == "none" else row["hint"],
+        "question": row["question"],
+        "options": options,
+        "answer": answer,
+        "ability": _ability(row, where),
+        "category": str(row.get("category", "")),
+    }
+
+
+def _index(row: Doc, where: str) -> tuple[int, int]:
+    """(the question's own index, the number of the rotation)."""
+    try:
+        turn, question = divmod(int(row["index"]), TURN)
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{where}: 'index' must be a whole number. Give the official file.") from None
+    return question, turn
+
+
+def _options(row: Doc) -> list[str]:
+    """The texts up to the first empty one."""
+    options: list[str] = []
+    for letter in OPTIONS:
+        if _is_absent(row.get(letter)):
+            break
+        options.append(row[letter])
+    return options
+
+
+def _is_absent(cell: object) -> bool:
+    return not isinstance(cell, str) or cell.strip() in ("", "nan")
+
+
+def _ability(row: Doc, where: str) -> str:
+    name = row.get("l2-category", row.get("L2-category"))  # the file's name of the column, and the hub's
+    if name not in ABILITIES:
+        raise UserError(f"{where}: 'l2-category' must be one of {', '.join(ABILITIES)}, got {name!r}.")
+    return ABILITIES[name]
+
+
+def _picture(row: Doc, cells: dict[Any, Any], file: str) -> Doc:
+    """An image as {"bytes", "path"} from its base64 text, or that of the row whose index stands instead."""
+    cell = row.get("image")
+    if isinstance(cell, str) and len(cell) <= _LONGEST_REFERENCE:
+        cell = cells.get(cell, cell)
+    try:
+        content = base64.b64decode(cell, validate=True)  # type: ignore[arg-type]
+        with Image.open(io.BytesIO(content)):
+            return {"bytes": content, "path": None}
+    # None is a TypeError; text that is not base64, a ValueError; what is no image, an OSError.
+    except (OSError, TypeError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(
+            f"{file}, index {row.get('index')!r}: 'image' holds no picture in base64 ({error}). "
+            "Give the official file."
+        ) from error
+
+
+def prompt(doc: Doc) -> str:
+    """LLaVA's: the hint if there is one, the question, its options, the letter instruction."""
+    hint = f"{usable(doc)['hint']}\n" if usable(doc)["hint"] else ""
+    return f"{hint}{doc['question']}\n{option_lines(doc['options'])}\n{LETTER_ANSWER}"

@@ -1,0 +1,77 @@
+"""df_nano_*: questions about drawn scenes, which need no file and no network."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from dualfocus_lmms.prompts import SHORT_ANSWER
+from dualfocus_lmms.scenes import VERSION, Kind, make_scene, make_scenes
+from dualfocus_lmms.tasks.common.sources import Doc, build_dataset, placeholder, usable
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+SEED = 0
+SCENES = 510  # of a split: 4,051 questions in the test split, 1,501 of them details
+DATASET_KWARGS = placeholder("validation", "test")
+
+
+def detail(dataset: Dataset) -> Dataset:
+    """`process_docs` of df_nano_detail: a digit too small to read in the whole scene."""
+    return _documents(dataset, "detail")
+
+
+def exist(dataset: Dataset) -> Dataset:
+    """`process_docs` of df_nano_exist: whether something is there, as often yes as no."""
+    return _documents(dataset, "exist")
+
+
+def whole(dataset: Dataset) -> Dataset:
+    """`process_docs` of df_nano_global: how many things there are, and how they lie to each other."""
+    return _documents(dataset, "global")
+
+
+def _documents(dataset: Dataset, kind: Kind) -> Dataset:
+    split = str(dataset.split)
+    return build_dataset(lambda: questions(split, kind))
+
+
+def questions(split: str, kind: Kind) -> list[Doc]:
+    """The questions of one kind about the first SCENES scenes of a split, scene after scene.
+
+    image: the scene's name. box: the region that the question is about, [x0, y0, x1, y1], fractions of the
+    image. scene: its number. version: the scenes' own. UserError for an unknown split.
+    """
+    return [
+        {
+            "image": scene.name,
+            "question": asked.question,
+            "answers": [asked.answer],
+            "box": list(asked.box.xyxy),
+            "kind": kind,
+            "scene": scene.number,
+            "version": VERSION,
+        }
+        for scene in make_scenes(split, SEED, SCENES)
+        for asked in scene.asked
+        if asked.kind == kind
+    ]
+
+
+def picture(doc: Doc) -> list[Image.Image]:
+    """`doc_to_visual`: the scene. Its questions share one image: it must not be changed."""
+    return [_draw(doc["image"])]
+
+
+@lru_cache(maxsize=16)  # a scene's questions follow each other
+def _draw(name: str) -> Image.Image:
+    split, seed, number = name.split("-")
+    return make_scene(split, int(seed), int(number)).picture()
+
+
+def prompt(doc: Doc) -> str:
+    """The question and LLaVA's short-answer instruction."""
+    return f"{usable(doc)['question']}\n{SHORT_ANSWER}"

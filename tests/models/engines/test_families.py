@@ -1,0 +1,341 @@
+"""Every family on a tiny model of its true classes: the same tests for all of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import (
+    Mistral3Config,
+    Mistral3ForConditionalGeneration,
+    MistralConfig,
+    PixtralProcessor,
+    PixtralVisionConfig,
+)
+from transformers.models.pixtral.image_processing_pixtral import PixtralImageProcessor
+
+from dualfocus_lmms import (
+    Box,
+    Conversation,
+    Question,
+    Settings,
+    StopCriteria,
+    Trace,
+    UserError,
+    answer_batch,
+)
+from dualfocus_lmms.families import table
+from dualfocus_lmms.models.checkpoint.loading import Checkpoint, load_checkpoint
+from dualfocus_lmms.models.engines.registry import make_engine
+from dualfocus_lmms.models.tiny.families import MAKERS, save_tiny_family
+from dualfocus_lmms.models.tiny.llava import character_tokenizer, save_tiny
+from dualfocus_lmms.plugins import FAMILIES, load_family, names
+
+pytestmark = pytest.mark.seconds(40)
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "families"
+NAMES = sorted(MAKERS)
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    folder = save_tiny_family(tmp_path_factory.mktemp(request.param), request.param)
+    return load_checkpoint(str(folder), device="cpu")
+
+
+@pytest.fixture
+def asked() -> tuple[list[Question], list[StopCriteria]]:
+    """Ragged questions with boxes about pictures of many shapes."""
+    rng, pixels = random.Random(0), np.random.default_rng(0)
+    questions, limits = [], []
+    for number in range(10):
+        size = (rng.choice([30, 64, 90, 200]), rng.choice([30, 64, 100, 150]))
+        blocks = Image.fromarray(pixels.integers(0, 256, (3, 3, 3), dtype=np.uint8))
+        xs, ys = sorted(rng.uniform(0, 1) for _ in range(2)), sorted(rng.uniform(0, 1) for _ in range(2))
+        text = " ".join("what" for _ in range(rng.randint(1, 9))) + "?"
+        questions.append(
+            Question(
+                id=str(number),
+                image=blocks.resize(size, Image.Resampling.NEAREST),
+                text=text,
+                prompt=text + rng.choice(["", "\nAnswer the question using a single word or phrase."]),
+                box=Box(xs[0], ys[0], xs[1], ys[1]),
+            )
+        )
+        limits.append(StopCriteria(rng.randint(1, 8)))
+    return questions, limits
+
+
+def assert_same(trace: Trace, other: Trace) -> None:
+    for ours, theirs in zip(trace.answers, other.answers, strict=True):
+        assert ours.tokens == theirs.tokens
+        assert ours.logprobs == pytest.approx(theirs.logprobs, abs=1e-4)
+    assert (trace.box, trace.crop, trace.fallback) == (other.box, other.crop, other.fallback)
+
+
+def two_rounds(reply: str) -> Conversation:
+    photo, crop = Image.new("RGB", (130, 70), "red"), Image.new("RGB", (60, 90), "blue")
+    return Conversation().user("Where is it?", photo).assistant(reply).user("What is it?", crop)
+
+
+@pytest.mark.parametrize("grounding", ["model", "annotated"])
+def test_the_shared_engine_equals_the_naive_one_on_ragged_rows(
+    loaded: Checkpoint, asked: tuple[list[Question], list[StopCriteria]], grounding: str
+):
+    questions, limits = asked
+    settings = Settings.of(grounding=grounding)
+    shared = make_engine("shared", loaded)
+    if grounding == "model":  # random weights say no box: whatever they say is read as one
+        shared, naive = (with_a_box(make_engine(name, loaded)) for name in ("shared", "naive"))
+    else:
+        naive = make_engine("naive", loaded)
+    traces = answer_batch(shared, questions, limits, settings)
+    for trace, other in zip(traces, answer_batch(naive, questions, limits, settings), strict=True):
+        assert_same(trace, other)
+    looked = sum(trace.micro is not None for trace in traces)
+    assert looked >= 8
+    assert shared.counts.encodes == len(questions) + looked
+    default = make_engine(None, loaded)
+    default.box_format = shared.box_format
+    for trace, other in zip(answer_batch(default, questions, limits, settings), traces, strict=True):
+        assert_same(trace, other)
+
+
+class Always:
+    """The family's own format, which reads any reply as a box."""
+
+    def __init__(self, box_format: Any) -> None:
+        self._format = box_format
+        self.frame = box_format.frame
+
+    def read(self, text: str, image_size: Any, input_size: Any = None) -> Box:
+        written = self._format.write(Box(0.2, 0.25, 0.75, 0.9), image_size, input_size)
+        return self._format.read(written, image_size, input_size)
+
+
+def with_a_box(engine: Any) -> Any:
+    engine.box_format = Always(engine.box_format)
+    return engine
+
+
+def test_one_batch_equals_one_question_at_a_time(
+    loaded: Checkpoint, asked: tuple[list[Question], list[StopCriteria]]
+):
+    settings, engine = Settings.of(grounding="annotated"), make_engine(None, loaded)
+    together = answer_batch(engine, *asked, settings)
+    for trace, *one in zip(together, *asked, strict=True):
+        (alone,) = answer_batch(engine, [one[0]], [one[1]], settings)
+        assert_same(trace, alone)
+
+
+def test_a_sub_image_joins_the_tiles_where_there_are_any(
+    loaded: Checkpoint, asked: tuple[list[Question], list[StopCriteria]]
+):
+    questions, limits = asked
+    settings = Settings.of(grounding="annotated", subimage="patch")
+    shared = make_engine("shared", loaded)
+    if not loaded.family.local_patches:
+        with pytest.raises(UserError):
+            answer_batch(shared, questions, limits, settings)
+        return
+    traces = answer_batch(shared, questions, limits, settings)
+    naive = answer_batch(make_engine("naive", loaded), questions, limits, settings)
+    tokens, turn = [], Settings.of(grounding="annotated")
+    for trace, other, question in zip(traces, naive, questions, strict=True):
+        assert_same(trace, other)
+        assert trace.prompts.get("micro") in (None, question.prompt)
+        if trace.micro:  # one view of 16 tokens, and the question once more
+            tokens.append(trace.micro.usage.tokens - 16 - len(question.prompt))
+    plain = answer_batch(shared, questions, limits, turn)
+    assert sum(trace.micro is not None for trace in plain) == len(tokens) >= 8
+    assert max(tokens) < 30
+
+
+def test_a_box_survives_writing_and_reading(loaded: Checkpoint):
+    rng, engine = random.Random(1), make_engine(None, loaded)
+    for _ in range(50):
+        size = (rng.randint(30, 700), rng.randint(30, 700))
+        resized = engine.input_size(Image.new("RGB", size))
+        xs, ys = sorted(rng.uniform(0, 1) for _ in range(2)), sorted(rng.uniform(0, 1) for _ in range(2))
+        box = Box(xs[0], ys[0], xs[1], ys[1])
+        back = engine.box_format.read(engine.box_format.write(box, size, resized), size, resized)
+        step = {"resized": 1 / min(resized)}.get(
+            engine.box_format.frame, 0.01 if engine.box_format.scale == 1 else 0.001
+        )
+        assert back.xyxy == pytest.approx(box.xyxy, abs=step)
+
+
+def test_prompts_are_what_the_checkpoints_own_processor_makes_of_two_pictures(loaded: Checkpoint):
+    reply = loaded.family.box_format.write(Box(0.25, 0.25, 0.5, 0.75), (130, 70), (112, 56))
+    conversation = two_rounds(reply)
+    engine = make_engine(None, loaded)
+    ours = engine.renderer.render(conversation, engine.pictures.ids)
+    processor = loaded.processor
+    text = processor.apply_chat_template(conversation.messages(), add_generation_prompt=True, tokenize=False)
+    theirs = processor(
+        text=[text], images=list(conversation.images), add_special_tokens=False, return_tensors="pt"
+    )
+    assert list(ours.ids) == theirs["input_ids"][0].tolist()
+    assert [start for start, _ in ours.spans] == sorted(start for start, _ in ours.spans)
+    for name, value in engine.encoder_input([engine.pictures([image])[0] for image in ours.images]).items():
+        assert torch.equal(value, theirs[name].to(value.dtype))
+
+
+def test_the_naive_engine_says_what_transformers_says(loaded: Checkpoint):
+    pixels = np.random.default_rng(0).integers(0, 256, (80, 150, 3), dtype=np.uint8)
+    question = Conversation().user("What is it?", Image.fromarray(pixels))
+    (ours,) = make_engine("naive", loaded).generate("macro", [question], [StopCriteria(6)])
+    messages = question.messages()
+    messages[0]["content"][0]["image"] = question.images[0]
+    inputs = loaded.processor.apply_chat_template(
+        messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+    inputs.pop("batch_num_images", None)
+    said = loaded.model.generate(
+        **inputs, max_new_tokens=6, do_sample=False, suppress_tokens=[loaded.model.config.image_token_id]
+    )
+    assert list(ours.tokens) == said[0, inputs["input_ids"].shape[1] :].tolist()[: len(ours.tokens)]
+
+
+def test_golden_prompts(loaded: Checkpoint):
+    engine = make_engine(None, loaded)
+    reply = loaded.family.box_format.write(Box(0.25, 0.25, 0.5, 0.75), (130, 70), (112, 56))
+    rendered = engine.renderer.render(two_rounds(reply), engine.pictures.ids)
+    text, end = "", 0
+    for start, length in rendered.spans:
+        text += loaded.tokenizer.decode(rendered.ids[end:start]) + f"[picture, {length} tokens]"
+        end = start + length
+    text += loaded.tokenizer.decode(rendered.ids[end:])
+    assert text + "\n" == (GOLDEN / f"{loaded.family.name}.txt").read_text(encoding="utf-8")
+
+
+def test_the_family_is_found_by_the_checkpoints_type(loaded: Checkpoint):
+    assert loaded.model.config.model_type in loaded.family.model_types
+    assert loaded.family == load_family(loaded.family.name)
+
+
+def test_every_family_is_tested_here_or_is_llava():
+    assert set(names(FAMILIES)) - set(NAMES) <= {"llava", "generic", "qwen_vl", "example"}
+
+
+def test_the_generic_family_runs_a_model_that_no_family_knows(
+    loaded: Checkpoint, asked: tuple[list[Question], list[StopCriteria]]
+):
+    generic = dataclasses.replace(load_family("generic"), box_format=loaded.family.box_format)
+    unknown = dataclasses.replace(loaded, family=generic)
+    questions, limits = (column[:3] for column in asked)
+    settings = Settings.of(grounding="annotated")
+    traces = answer_batch(make_engine(None, unknown), questions, limits, settings)
+    for trace, other in zip(
+        traces, answer_batch(make_engine("naive", loaded), questions, limits, settings), strict=True
+    ):
+        assert_same(trace, other)
+    with pytest.raises(UserError):
+        make_engine("shared", unknown)
+
+
+def mistral3() -> tuple[Any, Any]:
+    """A tiny Mistral 3: a model of transformers that no family of ours handles."""
+    words = character_tokenizer(specials=["[INST]", "[/INST]", "[IMG]", "[IMG_BREAK]", "[IMG_END]"])
+    vision = PixtralVisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, patch_size=14,
+        image_size=112,
+    )  # fmt: skip
+    text = MistralConfig(
+        vocab_size=len(words), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=16, max_position_embeddings=4096,
+        sliding_window=None, eos_token_id=words.eos_token_id, pad_token_id=words.pad_token_id,
+    )  # fmt: skip
+    image = words.convert_tokens_to_ids("[IMG]")
+    torch.manual_seed(0)
+    model = Mistral3ForConditionalGeneration(
+        Mistral3Config(vision_config=vision, text_config=text, image_token_index=image, spatial_merge_size=2)
+    )
+    images = PixtralImageProcessor(size={"longest_edge": 112}, patch_size={"height": 28, "width": 28})
+    processor = PixtralProcessor(images, words, patch_size=14, spatial_merge_size=2, image_token="[IMG]")
+    processor.chat_template = (
+        "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}[INST]"
+        "{% for part in message['content'] %}{{ '[IMG]' if part['type'] == 'image' else part['text'] }}"
+        "{% endfor %}[/INST]{% else %}{{ message['content'][0]['text'] }}{{ eos_token }}{% endif %}"
+        "{% endfor %}"
+    )
+    return model, processor
+
+
+def test_the_ten_lines_of_the_docs_add_a_family(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: tuple[list[Question], list[StopCriteria]]
+):
+    page = (Path(__file__).parents[3] / "docs" / "families.md").read_text(encoding="utf-8")
+    lines = page.split("<!-- family -->\n```python\n")[1].split("```")[0]
+    assert lines.rstrip().count("\n") <= 12
+    (tmp_path / "our_package.py").write_text(lines, encoding="utf-8")
+    installed = tmp_path / "our_package-1.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Name: our-package\nVersion: 1\n")
+    registered = (
+        page.split("```toml\n")[1]
+        .split("```")[0]
+        .replace('project.entry-points."dualfocus_lmms.families"', "dualfocus_lmms.families")
+    )
+    (installed / "entry_points.txt").write_text(
+        registered.replace('"our_package:MISTRAL3"', "our_package:MISTRAL3")
+    )
+    folder = tmp_path / "checkpoint"
+    for part in mistral3():
+        part.save_pretrained(folder)
+    with pytest.raises(UserError):
+        load_checkpoint(str(folder), device="cpu")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    loaded = load_checkpoint(str(folder), device="cpu")
+    assert loaded.family.name == "mistral3"
+    questions, limits = asked
+    settings = Settings.of(grounding="annotated")
+    traces = answer_batch(make_engine(None, loaded), questions, limits, settings)
+    naive = answer_batch(make_engine("naive", loaded), questions, limits, settings)
+    for trace, other in zip(traces, naive, strict=True):
+        assert_same(trace, other)
+
+
+def test_the_docs_have_the_table_of_what_is_installed():
+    page = (Path(__file__).parents[3] / "docs" / "families.md").read_text(encoding="utf-8")
+    shown = page.split("<!-- dualfocus families -->\n")[1].split("\n<!-- end -->")[0]
+    assert shown.splitlines() == [line for line in table().splitlines() if "`example`" not in line]
+    for name in names(FAMILIES):
+        native = load_family(name).native_locate
+        assert native is None or native.replace("{question}", "...") in page
+
+
+@pytest.mark.parametrize("crop", [True, False])
+def test_a_processor_that_crops_the_middle_of_pictures_is_refused(tmp_path: Path, crop: bool):
+    save_tiny(tmp_path)
+    path = tmp_path / "preprocessor_config.json"
+    config = json.loads(path.read_text())
+    config |= {"size": {"shortest_edge": 64}} if crop else {}
+    path.write_text(json.dumps(config))
+    if crop:
+        with pytest.raises(UserError):
+            load_checkpoint(str(tmp_path), device="cpu")
+    else:
+        load_checkpoint(str(tmp_path), device="cpu")
+        with pytest.raises(UserError):
+            load_checkpoint(str(tmp_path), device="cpu", family="generic")
+
+
+def test_native_prompts_need_a_family_that_has_them(
+    loaded: Checkpoint, asked: tuple[list[Question], list[StopCriteria]]
+):
+    questions, limits = (column[:2] for column in asked)
+    settings, engine = Settings.of(prompts="native"), with_a_box(make_engine(None, loaded))
+    if loaded.family.native_locate is None:
+        with pytest.raises(UserError):
+            answer_batch(engine, questions, limits, settings)
+        return
+    for trace, question in zip(answer_batch(engine, questions, limits, settings), questions, strict=True):
+        assert trace.prompts["locate"] == loaded.family.native_locate.format(question=question.text)

@@ -1,0 +1,459 @@
+"""Replay: the score of a finished run again, of other rules on its answers, and of two runs at once."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from dualfocus_lmms import Answer, Settings, Trace, UserError, answer_batch, read_traces
+from dualfocus_lmms.integrity import write_data
+from dualfocus_lmms.models.host.replay import Replay, ReplayOptions
+from dualfocus_lmms.models.host.requests import read_request
+from dualfocus_lmms.testing import FakeBackend, Reply
+from dualfocus_lmms.trace import TraceWriter, claim_folder, read_settings, write_json
+
+pytestmark = pytest.mark.seconds(20)
+
+DOCS = [{"question": f"What is object {number}?", "answer": "cat"} for number in range(6)]
+BOX = "[0.00, 0.00, 0.50, 0.50]"
+GEN_KWARGS = {"max_new_tokens": 8, "until": ["\n"]}
+
+
+# --- without the host: what is chosen, what is refused ---------------------------------------------------
+
+
+def requests(prompt: str = "{}", task: str = "t", docs: list = DOCS, gen_kwargs: dict = GEN_KWARGS) -> list:
+    """The host's requests, of its chat form, about pictures that differ."""
+
+    def messages(doc: dict[str, Any]) -> list[dict[str, Any]]:
+        picture = Image.new("RGB", (8, 8), (int(doc["question"][-2]), 0, 0))
+        text = prompt.format(doc["question"])
+        content = [{"type": "image", "url": picture}, {"type": "text", "text": text}]
+        return [{"role": "user", "content": content}]
+
+    return [
+        SimpleNamespace(
+            args=(prompt.format(doc["question"]), messages, gen_kwargs, number, task, "test"), metadata={}
+        )
+        for number, doc in enumerate(docs)
+    ]
+
+
+def replies(stage: str, conversation: Any) -> Reply | str:
+    """Macro is sure of objects 0, 2, 4; there is no box for object 5."""
+    number = int(re.findall(r"object (\d)", conversation.turns[0].text)[0])
+    if stage == "locate":
+        return BOX if number < 5 else "nowhere"
+    if stage == "micro":
+        return Reply(f"micro {number}", (-0.5,), eos=-0.5)
+    return Reply(f"macro {number}", (-0.1 if number % 2 == 0 else -0.9,), eos=-2.0)
+
+
+@pytest.fixture
+def finish(tmp_path: Path) -> Callable[..., str]:
+    """Finish a run in a new folder; its name."""
+
+    def run(
+        name: str, asked: list | None = None, script: Any = replies, docs: list = DOCS,
+        ended: bool = True, scores: Any = None, **settings: Any,
+    ) -> str:  # fmt: skip
+        folder = str(tmp_path / name)
+        chosen = Settings.of(**settings)
+        claim_folder(folder, chosen.to_dict(), resume=False)
+        read = [read_request(one, tasks(asked, docs), chat=True) for one in asked or requests()]
+        questions, limits = [one.question() for one in read], [one.limits for one in read]
+        TraceWriter(folder).write(answer_batch(FakeBackend(script, scores=scores), questions, limits, chosen))
+        if ended:
+            write_data(folder, {f"{read[0].key['task']}/test": docs})
+        return folder
+
+    return run
+
+
+def tasks(asked: list | None = None, docs: list = DOCS) -> dict[str, dict[str, list]]:
+    name = (asked or requests())[0].args[4]
+    return {name: {"test": docs}}
+
+
+def replay(model_args: str, asked: list | None = None, docs: list = DOCS) -> list[str]:
+    """What the replay answers."""
+    return [result.text for result in replay_results(model_args, asked, docs)]
+
+
+def replay_results(model_args: str, asked: list | None = None, docs: list = DOCS) -> list[Any]:
+    model = Replay.create_from_arg_string(model_args, {"batch_size": 4, "device": "cuda"})
+    model.task_dict = tasks(asked, docs)
+    results = model.generate_until(asked or requests())
+    model.clean()
+    return results
+
+
+def named(pathways: str) -> list[str]:
+    """ "aib" -> macro 0, micro 1, second 2."""
+    names = {"a": "macro", "i": "micro", "b": "second"}
+    return [f"{names[letter]} {number}" for number, letter in enumerate(pathways)]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "aiaiaa"),
+        ({"select": "ppl"}, "aiaiaa"),
+        ({"select": "ppl_tie_macro"}, "aiaiaa"),
+        ({"select": "macro"}, "aaaaaa"),
+        ({"select": "micro"}, "iiiiia"),
+        ({"count_eos": True}, "iiiiia"),  # the ends of macro's turns are unlikely
+        ({"select": "micro", "skip_confidence": 0.8}, "aiaiaa"),
+        ({"select": "micro", "skip_confidence": 0.95}, "iiiiia"),
+        ({"select": "micro", "skip_confidence": 0}, "aaaaaa"),
+        ({"select": "micro", "skip_confidence": 0.8, "count_eos": True}, "iiiiia"),
+    ],
+)
+def test_other_settings_choose_as_a_run_with_them_does(
+    finish: Any, given: dict[str, Any], expected: str
+) -> None:
+    arguments = [f"trace={finish('first')}", *(f"{name}={value}" for name, value in given.items())]
+    assert replay(",".join(arguments)) == named(expected)
+    again, _ = read_traces(finish("again", **given))
+    assert [trace.selection.text for trace in again] == named(expected)
+
+
+def test_what_reaches_the_samples_file_is_what_such_a_run_writes(finish: Any) -> None:
+    """All but the costs: a FakeBackend has none that would differ."""
+    from dualfocus_lmms.models.host.model import SampleExtras
+
+    given = {"skip_confidence": 0.8, "count_eos": True, "select": "micro"}
+    first = finish("first")
+    for skip in (0.2, 0.8):
+        real, _ = read_traces(finish(f"real {skip}", **given | {"skip_confidence": skip}))
+        results = replay_results(f"trace={first},select=micro,count_eos=True,skip_confidence={skip}")
+        assert [result.token_counts.to_dict() for result in results] == [
+            SampleExtras.of(trace).to_dict() for trace in real
+        ]
+
+
+def test_the_settings_are_those_of_the_run_unless_given(finish: Any) -> None:
+    given = {"protocol": "release", "select": "ppl_tie_macro"}
+    assert replay(f"trace={finish('release', **given)}") == named("iiiiia")  # counts the end
+    assert replay(f"trace={finish('micro', select='micro', skip_confidence=0.8)}") == named("aiaiaa")
+
+
+SCORES = {f"{name} {n}": (-0.1 * (n + 1), -0.4) for name in ("macro", "micro") for n in range(6)} | {
+    "macro 2": (-0.2, -0.9),
+    "micro 3": (-0.9, -0.0),
+    "micro 4": (-0.1, -0.4),
+}  # with the ends counted micro 2, 3, 4 are likelier than macro, without them micro 4
+
+
+@pytest.mark.parametrize("rule", ["release", "micro_context"])
+def test_recorded_scores_decide_again(finish: Any, rule: str) -> None:
+    settings = {"protocol": "release", "select": rule}
+    first = finish("first", scores=SCORES, **settings)
+    for given in ({}, {"count_eos": False}, {"skip_confidence": 0.3}, {"select": "macro"}, {"select": "ppl"}):
+        again, _ = read_traces(finish(f"again {given}", scores=SCORES, **settings | given))
+        arguments = [f"trace={first}", *(f"{name}={value}" for name, value in given.items())]
+        assert replay(",".join(arguments)) == [trace.selection.text for trace in again], given
+    assert replay(f"trace={first}") != replay(f"trace={first},count_eos=False")
+
+
+def test_scores_that_were_not_recorded_are_refused(finish: Any) -> None:
+    plain, joint = finish("plain"), finish("joint", select="micro_context")
+    for arguments in (f"trace={plain},select=release", f"trace={joint},select=release"):
+        with pytest.raises(UserError, match=r"5 .*t/test/0"):
+            replay(arguments)
+    assert replay(f"trace={plain},select=release,skip_confidence=0") == named("aaaaaa")
+    with pytest.raises(UserError, match=r"6 .*t/test/0"):
+        replay(f"trace={joint},second={plain}")
+
+
+def test_a_run_of_macro_alone_has_nothing_to_choose_from(finish: Any) -> None:
+    first = finish("first", pathway="macro")
+    assert replay(f"trace={first}") == replay(f"trace={first},select=macro") == named("aaaaaa")
+    with pytest.raises(UserError):
+        Replay(trace=first, select="ppl")
+
+
+def test_skipped_samples_are_no_macro_answers_of_a_run_that_skips_less(finish: Any) -> None:
+    first = finish("first", skip_confidence=0.8)
+    assert replay(f"trace={first},skip_confidence=0.3") == named("aaaaaa")
+    assert replay(f"trace={first},select=macro,skip_confidence=1.0") == named("aaaaaa")
+    for given in ("skip_confidence=0.95", "skip_confidence=1.0", "count_eos=True"):
+        with pytest.raises(UserError, match=r"3 .*t/test/0, t/test/2, t/test/4"):
+            replay(f"trace={first},{given}")
+
+
+def test_no_more_is_asked_than_the_run_answered(finish: Any) -> None:
+    asked = requests()
+    first = finish("first", asked[:4])
+    assert replay(f"trace={first}", asked[:3]) == named("aia")
+    with pytest.raises(UserError, match=r"2 .*t/test/4, t/test/5"):
+        replay(f"trace={first}")
+    with pytest.raises(UserError, match=r"6 .*other/test/0"):
+        replay(f"trace={first}", requests(task="other"))
+
+
+def test_a_damaged_line_is_a_missing_sample(finish: Any) -> None:
+    first = finish("first")
+    file = Path(first) / "rank0.jsonl"
+    file.write_text(file.read_text()[:-20])
+    with pytest.raises(UserError, match=r"1 .*t/test/5"):
+        replay(f"trace={first}")
+
+
+@pytest.mark.parametrize("changed", [{"prompt": "{} Now!"}, {"gen_kwargs": GEN_KWARGS | {"until": ["."]}}])
+def test_another_prompt_or_other_limits_are_refused(finish: Any, changed: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="t/test/0"):
+        replay(f"trace={finish('first')}", requests(**changed))
+
+
+def test_other_questions_are_refused_where_the_run_knows_its_own(finish: Any) -> None:
+    corrected = [*DOCS[:5], DOCS[5] | {"answer": "dog"}]
+    with pytest.raises(UserError, match=r"t \(test\)"):
+        replay(f"trace={finish('first')}", docs=corrected)
+    assert replay(f"trace={finish('killed', ended=False)}", docs=corrected) == named("aiaiaa")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"trace": "no/such/folder"},
+        {"trace": "FIRST", "selects": "ppl"},
+        {"trace": "FIRST", "select": "best"},
+        {"trace": "FIRST", "select": "oracle"},
+        {"trace": "FIRST", "skip_confidence": 1.5},
+        {"trace": "FIRST", "count_eos": "perhaps"},
+        {"trace": "FIRST", "second": "no/such/folder"},
+    ],
+)
+def test_impossible_arguments_stop_before_any_task_is_asked(finish: Any, given: dict[str, Any]) -> None:
+    first = finish("first")
+    with pytest.raises(UserError):
+        Replay(**{name: first if value == "FIRST" else value for name, value in given.items()})
+
+
+def test_a_replay_is_one_process(finish: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = finish("first")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError):
+        Replay(trace=first)
+
+
+def other_model(stage: str, conversation: Any) -> Reply | str:
+    number = int(re.findall(r"object (\d)", conversation.turns[0].text)[0])
+    return Reply(f"second {number}", (-0.3,), eos=-0.01) if stage == "macro" else replies(stage, conversation)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("", "ababab"),
+        ("select=macro", "aaaaaa"),
+        ("select=micro", "bbbbbb"),
+        ("count_eos=True", "bbbbbb"),
+        ("select=micro,skip_confidence=0.8", "ababab"),
+    ],
+)
+def test_two_runs_choose_between_their_macro_answers(finish: Any, given: str, expected: str) -> None:
+    """The first run skipped and located; neither matters here."""
+    first, second = finish("first", skip_confidence=0.8), finish("second", script=other_model)
+    assert replay(f"trace={first},second={second},{given}".rstrip(",")) == named(expected)
+
+
+def test_the_second_answer_is_named_in_the_samples_file(finish: Any) -> None:
+    first, second = finish("first"), finish("second", script=other_model, pathway="macro")
+    extras = [result.token_counts.dualfocus for result in replay_results(f"trace={first},second={second}")]
+    assert [extra["pathway"] for extra in extras] == ["macro", "second"] * 3
+    assert [(extra["macro"], extra["second"]) for extra in extras] == list(
+        zip(named("aaaaaa"), named("bbbbbb"), strict=True)
+    )
+    assert extras[1]["ppl"] == pytest.approx({"macro": math.exp(0.9), "second": math.exp(0.3)})
+    assert extras[1]["margin"] == pytest.approx(0.3 - 0.9)
+    assert not any("micro" in extra or extra["box"] or extra["fallback"] for extra in extras)
+
+
+def test_the_second_run_may_have_another_prompt_and_so_another_task(finish: Any) -> None:
+    """As in table 8, "LLaVA + PPL"."""
+    first = finish("first")
+    for task in ("t", "t_short"):
+        asked = requests("{} Be brief.", task)
+        assert replay(f"trace={first},second={finish(task, asked, other_model)}") == named("ababab")
+
+
+def test_the_second_run_must_have_the_same_questions_and_pictures(finish: Any, tmp_path: Path) -> None:
+    first = finish("first")
+
+    def refused(second: str, match: str) -> None:
+        with pytest.raises(UserError, match=match):
+            replay(f"trace={first},second={second}")
+
+    refused(finish("fewer", requests()[:5]), "t/test/5")
+    refused(finish("other task", requests(task="u"), docs=DOCS, ended=False), r"u \(test\)")
+    brief = requests("{} Be brief.")
+    refused(finish("cannot tell", brief, ended=False), "t/test/0")
+    refused(finish("other data", brief, docs=[*DOCS[:5], DOCS[5] | {"answer": "dog"}]), "t/test/0")
+    seen = finish("other pictures")
+    traces, _ = read_traces(seen)
+    (Path(seen) / "rank0.jsonl").unlink()
+    TraceWriter(seen).write([*traces[:5], replace(traces[5], image_hash="other")])
+    refused(seen, "t/test/5")
+
+
+# --- through the host ------------------------------------------------------------------------------------
+
+THINGS = {"cat": "yes", "dog": "no", "tv": "yes", "car": "no", "person": "yes"}
+RED, GREEN, BLUE, SAND = (250, 20, 20), (20, 250, 20), (20, 20, 250), (220, 180, 90)
+PICTURES = [(RED, BLUE), (GREEN, BLUE), (BLUE, SAND), (SAND, BLUE)]  # what is around, what is in the middle
+LABELS = [*THINGS.values()] * len(PICTURES)
+
+
+@pytest.fixture(scope="module")
+def host(
+    run_command: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., tuple[int, dict[str, Any]]]:
+    """Runs by name, one after the other in one call of the host; its exit code, and each one's results.
+
+    Their data are POPE's files in miniature: 3 splits of 20 questions about 4 pictures of two colours.
+    """
+    folder = tmp_path_factory.mktemp("replay")
+    images = folder / "pope" / "images"
+    images.mkdir(parents=True)
+    for number, (around, middle) in enumerate(PICTURES):
+        picture = Image.new("RGB", (64, 48), around)
+        picture.paste(middle, (16, 12, 48, 36))
+        picture.save(images / f"{number}.png")
+    asked = [(f"{number}.png", thing) for number in range(len(PICTURES)) for thing in THINGS]
+    for split in ("random", "popular", "adversarial"):
+        lines = [
+            {"question_id": number, "image": image, "label": label, "text": f"Is there a {thing}, {split}?"}
+            for number, ((image, thing), label) in enumerate(zip(asked, LABELS, strict=True))
+        ]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (folder / "pope" / f"coco_pope_{split}.json").write_text(text)
+    environment = {
+        "DUALFOCUS_DATA": str(folder), "LMMS_EVAL_DATASETS_CACHE": str(folder / "cache"),
+        "ACCELERATE_USE_CPU": "true", "DUALFOCUS_ONLY_OUR_TASKS": "1",
+    }  # fmt: skip
+
+    def start(command: str, runs: dict[str, dict[str, Any]]) -> tuple[int, dict[str, Any]]:
+        outputs = {name: folder / "output" / name for name in runs}
+        config = folder / "runs.json"  # JSON is YAML
+        config.write_text(
+            json.dumps([{**one, "output_path": str(outputs[name])} for name, one in runs.items()])
+        )
+        done = run_command(*command.split(), "--config", str(config), env=environment)
+        assert "Traceback" not in done.stderr, done.stderr[-3000:]
+        results = {}
+        for name, output in outputs.items():
+            for file in output.rglob("*_results.json"):  # one, or none where the run failed
+                results[name] = json.loads(file.read_text())["results"]
+        return done.returncode, results
+
+    return start
+
+
+def run(model_args: str, model: str = "dualfocus_replay", tasks: str = "df_pope", **more: Any) -> dict:
+    return {"model": model, "model_args": model_args, "tasks": tasks, **more}
+
+
+@pytest.fixture(scope="module")
+def first(host: Any, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    """A run's trace folder; and results, those of that run among them."""
+    trace = tmp_path_factory.mktemp("first") / "traces"
+    model = f"pretrained={tiny_checkpoint},grounding=center,batch_size=8"
+    runs = {
+        "both": run(f"{model},trace={trace}", "dualfocus"),
+        "macro": run(f"{model},pathway=macro", "dualfocus"),
+        "both again": run(f"trace={trace}"),
+        "macro again": run(f"trace={trace},select=macro", force_simple=True),
+        "changed": run(f"trace={trace}", gen_kwargs="max_new_tokens=3"),
+    }
+    code, results = host("dualfocus eval", runs)
+    assert code == 2  # the last one's generation settings are not the run's
+    assert "changed" not in results
+    return trace, results
+
+
+def test_the_score_of_a_run_again_and_that_of_its_macro_answers(first: tuple[Path, dict]) -> None:
+    """Every metric, its error and the fingerprints, of the group and its tasks; with both request forms."""
+    trace, results = first
+    traces, _ = read_traces(trace)
+    assert any(trace.micro and trace.micro.text != trace.macro.text for trace in traces)
+    for name in ("both", "macro"):
+        assert set(results[name]) == {
+            "df_pope", "df_pope_random", "df_pope_popular", "df_pope_adversarial"
+        }  # fmt: skip
+        assert results[f"{name} again"] == results[name]
+
+
+def answer(pathway: Any, right: bool, label: str, logprob: float) -> Answer:
+    text = label if right else {"yes": "no", "no": "yes"}[label]
+    return Answer(pathway, text, (1,), (logprob,), ended=False)
+
+
+def two_looks(trace: Trace, number: int, label: str) -> Trace:
+    """Of 20, macro is right in 0-9 and the surer one in even ones, micro in 5-18."""
+    macro = answer("macro", number < 10, label, -0.1 if number % 2 == 0 else -0.9)
+    micro = answer("micro", 5 <= number < 19, label, -0.5)
+    return replace(trace, macro=macro, micro=micro, fallback=None)
+
+
+def other_plain_model(trace: Trace, number: int, label: str) -> Trace:
+    """Right in 15-19."""
+    return replace(trace, macro=answer("macro", number >= 15, label, -0.3))
+
+
+def doctored(source: Path, folder: Path, change: Callable[[Trace, int, str], Trace]) -> str:
+    """A copy of a finished run with other answers."""
+    claim_folder(folder, read_settings(source), resume=False)
+    write_json(folder / "data.json", json.loads((source / "data.json").read_text()))
+    numbered = [(trace, trace.key["doc_id"]) for trace in read_traces(source)[0]]
+    TraceWriter(folder).write(change(trace, number, LABELS[number]) for trace, number in numbered)
+    return str(folder)
+
+
+def test_known_answers_have_known_scores_and_thresholds_those_of_runs(
+    host: Any, first: tuple[Path, dict], tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """Through the bare host."""
+    trace, _ = first
+    looks = f"trace={doctored(trace, tmp_path / 'looks', two_looks)}"
+    other = doctored(trace, tmp_path / "other", other_plain_model)
+    right = {
+        looks: 5 + 7,  # 0, 2, 4, 6, 8; 5, 7, 9, 11, 13, 15, 17
+        f"{looks},select=macro": 10,
+        f"{looks},select=micro": 14,
+        f"{looks},skip_confidence=0.3": 10,
+        f"{looks},select=micro,skip_confidence=0.8": 5 + 7,
+        f"{looks},second={other}": 5 + 3,  # 0, 2, 4, 6, 8; 15, 17, 19
+        f"{looks},second={other},select=micro": 5,
+    }
+    confident = sorted(trace.macro.confidence() for trace in read_traces(trace)[0])[30]
+    model = f"pretrained={tiny_checkpoint},grounding=center,batch_size=8"
+    runs = {
+        **{str(number): run(given, tasks="df_pope_random") for number, given in enumerate(right)},
+        "skip": run(f"{model},skip_confidence={confident}", "dualfocus"),
+        "micro": run(f"{model},select=micro", "dualfocus"),
+        "skip again": run(f"trace={trace},skip_confidence={confident}"),
+        "micro again": run(f"trace={trace},select=micro"),
+    }
+    _, results = host("lmms-eval", runs)
+    found = [results[str(number)]["df_pope_random"]["accuracy,none"] for number in range(len(right))]
+    assert found == pytest.approx([100 * count / 20 for count in right.values()])
+    for name in ("skip", "micro"):
+        assert results[f"{name} again"] == results[name]
+
+
+def test_the_documentation_lists_every_argument() -> None:
+    text = (Path(__file__).resolve().parents[3] / "docs" / "replay.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
+    assert listed == [field.name for field in fields(ReplayOptions)]

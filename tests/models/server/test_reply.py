@@ -1,0 +1,143 @@
+"""What is read from chat completions as vLLM, SGLang and others word them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from openai.types.chat import ChatCompletion
+
+from dualfocus_lmms import Answer, GenerationError, StopCriteria
+from dualfocus_lmms.models.server.reply import read_reply
+
+
+def completion(
+    pieces: list[str],
+    text: str | None = None,
+    finish: str = "stop",
+    spoken: int | None = None,
+    values: list[Any] | None = None,
+    **extra: Any,
+) -> ChatCompletion:
+    """A completion of the tokens `pieces`, whose log-probabilities are -0.1, -0.2, ... unless given."""
+    values = [-(n + 1) / 10 for n in range(len(pieces))] if values is None else values
+    listed = [{"token": piece, "logprob": value} for piece, value in zip(pieces, values, strict=True)]
+    spoken = len(pieces) if spoken is None else spoken
+    said = {
+        "id": "1",
+        "created": 0,
+        "model": "m",
+        "object": "chat.completion",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "".join(pieces) if text is None else text},
+                "logprobs": {"content": listed},
+                "finish_reason": finish,
+                **extra,
+            }
+        ],
+        "usage": {"prompt_tokens": 7, "completion_tokens": spoken, "total_tokens": 7 + spoken},
+    }
+    # As the client builds it: nothing is checked.
+    return ChatCompletion.construct(**json.loads(json.dumps(said)))
+
+
+def read(reply: Any, stop: tuple[str, ...] = (), needs_end: bool = False) -> Answer:
+    return read_reply("macro", reply, StopCriteria(16, stop), needs_end, 1, 0.5)
+
+
+def test_a_reply_that_ends_by_itself_has_its_closing_token_last():
+    answer = read(completion([" Yes", "</s>"], " Yes", stop_reason=None, token_ids=[31, 2]), needs_end=True)
+    assert (answer.text, answer.tokens, answer.ended) == ("Yes", (31,), True)
+    assert answer.logprobs == (-0.1, -0.2)
+    assert (answer.nll(), answer.nll(count_eos=True)) == (pytest.approx(0.1), pytest.approx(0.15))
+
+
+def test_a_closing_token_that_is_not_listed_does_not_count_and_is_refused_where_it_must():
+    reply = completion([" Yes", " sir"], spoken=3)
+    answer = read(reply)
+    assert (answer.ended, answer.logprobs) == (False, (-0.1, -0.2))
+    with pytest.raises(GenerationError):
+        read(reply, needs_end=True)
+
+
+def test_a_reply_that_ran_into_its_limit_is_no_ended_one():
+    answer = read(completion(["a", "b"], finish="length"), needs_end=True)
+    assert (answer.ended, len(answer.tokens), len(answer.logprobs)) == (False, 2, 2)
+
+
+def test_a_reply_of_nothing_but_the_closing_token():
+    answer = read(completion(["</s>"], ""))
+    assert (answer.text, answer.tokens, answer.ended, answer.logprobs) == ("", (), True, (-0.1,))
+    with pytest.raises(GenerationError):
+        read(completion([], "", spoken=1))
+
+
+@pytest.mark.parametrize(
+    ("pieces", "stop", "text", "kept"),
+    [
+        (["Yes", ".", "\n", "\n"], "\n\n", "Yes.", 2),
+        (["Yes", ".\n\n"], "\n\n", "Yes.", 1),
+        (["Yes", "no", " ##", "#"], "###", "Yesno ", 2),
+        (["Yes", "The", "end"], "The end", "Yes ", 1),  # a tokenizer whose tokens lose their blanks
+        (["###"], "###", "", 1),  # an answer of nothing else keeps a token
+    ],
+)
+@pytest.mark.parametrize("name", ["stop_reason", "matched_stop"])
+def test_a_stop_string_and_its_tokens_are_cut(pieces, stop, text, kept, name):
+    answer = read(completion(pieces, text, **{name: stop}), (stop,))
+    assert (answer.text, answer.ended) == (text.strip(), False)
+    assert answer.logprobs == tuple(-(n + 1) / 10 for n in range(kept))
+    assert len(answer.tokens) == kept
+
+
+def test_a_stop_string_is_found_where_the_server_does_not_name_it_and_cut_where_it_did_not():
+    answer = read(completion(["Yes", "###", "x"]), ("\n\n", "###"))
+    assert (answer.text, answer.ended, answer.logprobs) == ("Yes", False, (-0.1,))
+    answer = read(completion(["Yes", "</s>"], "Yes"), ("###",))
+    assert (answer.text, answer.ended) == ("Yes", True)
+
+
+@pytest.mark.parametrize("reason", [None, 32007])
+def test_a_closing_token_is_no_stop_string(reason):
+    answer = read(completion(["Yes", "<|end|>"], "Yes", stop_reason=reason), ("\n\n",))
+    assert (answer.text, answer.ended, len(answer.tokens)) == ("Yes", True, 1)
+
+
+def test_tokens_without_ids_are_negative_and_equal_where_their_texts_are():
+    first, second, third = (read(completion([a, b, "</s>"])) for a, b in (("a", "b"), ("a", "c"), ("a", "b")))
+    assert all(token < 0 for token in first.tokens + second.tokens)
+    assert first.tokens[0] == second.tokens[0]
+    assert first.tokens[1] != second.tokens[1]
+    assert first.tokens == third.tokens
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        completion(["a", "b"], values=[-0.1, float("nan")]),
+        completion(["a", "b"], values=[-0.1, float("-inf")]),
+        completion(["a", "b"], values=[-0.1, -9999.0]),
+        completion(["a", "b"], values=[-0.1, None]),
+        completion(["a"], logprobs=None),
+        completion(["a"], logprobs={"content": None}),
+        completion(["a", "b"], spoken=9),
+        completion(["a"], finish="content_filter"),
+        completion(["a"], finish="tool_calls"),
+        completion(["token_id:5", "token_id:6"], "a", stop_reason="###"),
+        "<html>a page</html>",
+        ChatCompletion.construct(id="1", choices=[]),
+    ],
+)
+def test_a_reply_without_usable_log_probabilities_is_a_failure(broken):
+    with pytest.raises(GenerationError):
+        read(broken, ("###",))
+
+
+def test_usage_leaves_out_what_the_server_had_cached():
+    reply = completion(["a", "</s>"])
+    assert read(reply).usage.tokens == 7 + 1
+    reply.usage.prompt_tokens_details = type("Details", (), {"cached_tokens": 5})()
+    assert (read(reply).usage.tokens, read(reply).usage.encodes, read(reply).usage.seconds) == (3, 1, 0.5)

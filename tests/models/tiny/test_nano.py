@@ -1,0 +1,76 @@
+"""The small model that comes with the package: found by its name, whole, and as good as its card says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dualfocus_lmms import Conversation, DualFocusModel, StopCriteria
+from dualfocus_lmms.boxes import Box
+from dualfocus_lmms.models.checkpoint.loading import fingerprint, load_checkpoint
+from dualfocus_lmms.models.checkpoint.shipped import SHIPPED, resolve_path
+from dualfocus_lmms.models.engines.registry import make_engine
+from dualfocus_lmms.prompts import PROMPTS
+from dualfocus_lmms.scenes import make_scene
+
+
+@pytest.fixture(scope="module")
+def nano() -> DualFocusModel:
+    return DualFocusModel("dualfocus-nano", device="cpu")
+
+
+def test_its_name_is_a_folder_of_the_package(tmp_path, monkeypatch):
+    folder = Path(resolve_path("dualfocus-nano"))
+    assert folder == SHIPPED["dualfocus-nano"]
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 12e6
+    assert (folder / "README.md").is_file()
+    assert fingerprint("dualfocus-nano") == fingerprint(str(folder))
+    assert resolve_path("llava-hf/llava-1.5-7b-hf") == "llava-hf/llava-1.5-7b-hf"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dualfocus-nano").mkdir()
+    assert resolve_path("dualfocus-nano") == "dualfocus-nano"  # a folder of the user's own goes first
+
+
+def test_it_points_at_what_is_asked_and_reads_it_there(nano):
+    """On scenes of the validation split; the figures of the test split are in its card."""
+    asked = [
+        (scene.picture(), one)
+        for scene in (make_scene("validation", 0, number) for number in range(12))
+        for one in scene.asked
+        if one.kind == "detail"
+    ]
+    traces = nano.ask_many([(picture, one.question) for picture, one in asked], batch_size=16)
+    answers = [one.answer for _, one in asked]
+    ious = [one.box.iou(Box(*trace.box)) for trace, (_, one) in zip(traces, asked, strict=True)]
+    assert sum(ious) / len(ious) > 0.6
+    assert share(answers, [trace.micro.text for trace in traces]) > 0.7
+    assert share(answers, [trace.selection.text for trace in traces]) > 0.7
+    assert share(answers, [trace.macro.text for trace in traces]) < 0.4
+    assert all(trace.macro.ended and trace.locate.ended and trace.micro.ended for trace in traces)
+
+
+def test_the_first_digits_it_is_foreseen_to_say_are_nearly_always_what_it_says():
+    """A box has three of them, and each that is correct saves a forward."""
+    scenes = [make_scene("validation", 0, number) for number in range(20)]
+    asked = [(scene, next(one for one in scene.asked if one.kind == "detail")) for scene in scenes]
+    prompts = [
+        Conversation().user(PROMPTS["paper"].locate.format(question=one.question), scene.picture())
+        for scene, one in asked
+    ]
+    checkpoint = load_checkpoint(resolve_path("dualfocus-nano"), device="cpu")
+    quick = make_engine("template", checkpoint)
+    plain = make_engine("template", checkpoint)
+    plain._box = replace(plain._box, gap_token=None)
+    for prompt in prompts:
+        [answer], [other] = (
+            engine.generate("locate", [prompt], [StopCriteria(30)]) for engine in (quick, plain)
+        )
+        assert answer.tokens == other.tokens
+    saved = plain.counts.forwards - quick.counts.forwards
+    assert 0.9 * 3 * len(scenes) <= saved <= 3 * len(scenes)
+
+
+def share(answers: list[str], said: list[str]) -> float:
+    return sum(map(str.__eq__, answers, said)) / len(answers)

@@ -1,0 +1,253 @@
+"""Ids and labels, against texts written out by hand and against what inference builds."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from dualfocus_lmms import Box, Conversation, Settings, StopCriteria, UserError, answer_batch
+from dualfocus_lmms.models.checkpoint.tokenize_chat import Renderer
+from dualfocus_lmms.models.families.llava import LLAVA
+from dualfocus_lmms.models.tiny.llava import IMAGE_TOKEN, character_tokenizer, load_tokenizer
+from dualfocus_lmms.prompts import SHORT_ANSWER
+from dualfocus_lmms.protocol import load_protocol
+from dualfocus_lmms.testing import FakeBackend
+from dualfocus_lmms.train.data.conversations import (
+    IGNORED,
+    Encoder,
+    Example,
+    check_llava,
+    from_llava,
+    from_sample,
+    question_of,
+)
+from dualfocus_lmms.train.data.samples import SampleImage, TrainingSample
+
+SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions. "
+)
+Q = "What is the color of the man's shirt?"
+BOX = "[0.20, 0.41, 0.37, 0.74]"
+LENGTH = 9  # tokens of an image in these tests
+
+# What each kind of example must look like to the model; what it learns is between « and ».
+TWO_ROUNDS = (
+    f"{SYSTEM}USER: <image>\nProvide the coordinates of the region this question is asking about: {Q} "
+    f"ASSISTANT:« {BOX}</s>»USER: <image>\nCombine these two images and answer the question: {Q}\n"
+    f"{SHORT_ANSWER} ASSISTANT:« dark blue</s>»"
+)
+PLAIN = f"{SYSTEM}USER: <image>\n{Q}\n{SHORT_ANSWER} ASSISTANT:« dark blue</s>»"
+RELEASE = (
+    f"{SYSTEM}USER: <image>\n"
+    f"Please provide the bounding box coordinate of the region this question asks: {Q} ASSISTANT:« {BOX}</s>»"
+    "USER: <image>\n"
+    f"Please combine the information from these two images and answer this question: {Q} "
+    "ASSISTANT:« dark blue</s>»"
+)
+CHAT = (
+    f"{SYSTEM}USER: Hello! ASSISTANT:« Hi, 7 of 9.</s>»"
+    "USER: <image>\nWho is it? ASSISTANT:« A man\nand a dog.</s>»"
+    "USER: <image>\nAnd here? ASSISTANT:« Nobody.</s>»"
+)
+
+
+@pytest.fixture(scope="module")
+def llama(shared_data) -> Any:
+    """The real Llama tokenizer, with LLaVA-1.5's image token."""
+    return load_tokenizer(str(shared_data / "tokenizers" / "llama"))
+
+
+def encoder(tokenizer: Any, max_length: int = 10_000, **options: Any) -> Encoder:
+    renderer = Renderer(tokenizer, LLAVA, tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
+    return Encoder(renderer, lambda _: LENGTH, tokenizer.eos_token_id, max_length, **options)
+
+
+def expected(tokenizer: Any, text: str) -> tuple[list[int], list[int]]:
+    """Ids and labels of a marked text, from the tokenizer's own offsets alone."""
+    learned: list[bool] = []
+    plain, inside = "", False
+    for character in text:
+        if character in "«»":
+            inside = character == "«"
+        else:
+            plain += character
+            learned.append(inside)
+    image = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    encoded = tokenizer(plain, return_offsets_mapping=True)
+    ids, labels = [], []
+    for token, (start, end) in zip(encoded.input_ids, encoded.offset_mapping, strict=True):
+        repeated = LENGTH if token == image else 1
+        ids += [token] * repeated
+        labels += [token if any(learned[start:end]) else IGNORED] * repeated
+    return ids, labels
+
+
+def a_picture(width: int, height: int, color: str) -> SampleImage:
+    file = io.BytesIO()
+    Image.new("RGB", (width, height), color).save(file, "PNG")
+    return SampleImage(file.getvalue(), f"{color}.png")
+
+
+def a_sample(box: bool = True) -> TrainingSample:
+    where = Box(0.2, 0.412, 0.3749, 0.736) if box else None
+    crop = a_picture(17, 33, "red") if box else None
+    return TrainingSample("1", a_picture(100, 50, "blue"), Q, "dark blue", where, crop)
+
+
+def chat(*images: str) -> dict[str, Any]:
+    said = [("human", "Hello!"), ("gpt", "Hi, 7 of 9."), ("human", "Who is it?\n<image>")]
+    said += [("gpt", "A man\nand a dog."), ("human", "<image>\nAnd here?"), ("gpt", "Nobody.")]
+    turns = [{"from": role, "value": text} for role, text in said]
+    return {"id": "chat", "image": list(images), "conversations": turns}
+
+
+def colored(name: str) -> Image.Image:
+    return Image.new("RGB", (3, 3), name)
+
+
+def learned_sample(
+    protocol: str, box: bool = True, instruction: str = SHORT_ANSWER, macro_only: bool = False
+) -> Example:
+    return from_sample(a_sample(box), load_protocol(protocol), LLAVA.box_format, instruction, macro_only)
+
+
+@pytest.mark.parametrize(
+    ("example", "text", "sizes"),
+    [
+        pytest.param(learned_sample("paper"), TWO_ROUNDS, [(100, 50), (17, 33)], id="two rounds"),
+        pytest.param(learned_sample("paper", box=False), PLAIN, [(100, 50)], id="one round"),
+        pytest.param(learned_sample("paper", macro_only=True), PLAIN, [(100, 50)], id="macro only"),
+        pytest.param(
+            learned_sample("release", instruction=""), RELEASE, [(100, 50), (17, 33)], id="release wording"
+        ),
+        pytest.param(
+            from_llava(chat("red", "green"), colored), CHAT, [(3, 3), (3, 3)], id="instruction data"
+        ),
+    ],
+)
+def test_ids_and_labels_are_those_of_the_text(llama, example, text, sizes):
+    ids, labels = expected(llama, text)
+    encoded = encoder(llama).encode(example)
+    assert list(encoded.ids) == ids
+    assert list(encoded.labels) == labels
+    assert [image.size for image in encoded.images] == sizes
+    assert labels.count(llama.eos_token_id) == text.count("»")
+    assert encoded.weights == tuple(float(label != IGNORED) for label in labels)
+
+
+def test_a_prompt_is_the_one_that_inference_builds_with_the_tokens_that_were_generated(llama):
+    """The flow asks a scripted model; its conversations, rendered, are prefixes of the trained ids."""
+    sample, settings = a_sample(), Settings.of("paper")
+    renderer = Renderer(llama, LLAVA, llama.convert_tokens_to_ids(IMAGE_TOKEN))
+    backend = FakeBackend({"macro": "x", "locate": BOX, "micro": "dark blue"})
+    answer_batch(backend, [question_of(sample, SHORT_ANSWER)], [StopCriteria(9)], settings)
+    asked = {call.stage: call.conversations[0] for call in backend.calls}
+    example = from_sample(sample, settings.protocol, LLAVA.box_format, SHORT_ANSWER)
+    ids = encoder(llama).encode(example).ids
+
+    locate = renderer.render(asked["locate"], lambda _: LENGTH).ids
+    generated = tuple(llama(f"ASSISTANT: {BOX}</s>", add_special_tokens=False).input_ids)
+    said = generated[len(llama("ASSISTANT:", add_special_tokens=False).input_ids) :]
+    assert ids[: len(locate) + len(said)] == (*locate, *said)
+
+    turns = asked["micro"].turns
+    micro = Conversation(turns[:1]).assistant(BOX, said[:-1]).user(turns[2].text, *turns[2].images)
+    prompt = renderer.render(micro, lambda _: LENGTH).ids
+    assert ids[: len(prompt)] == prompt
+    assert asked["micro"].images[0].size == example.conversation.images[0].size
+
+
+@pytest.mark.parametrize(
+    ("image", "placeholders", "kept"),
+    [("red", 1, 1), (["red"], 1, 1), (None, 0, 0), (None, 1, 0), ([], 1, 0)],
+)
+def test_instruction_data_with_one_picture_or_none(image, placeholders, kept):
+    record = {
+        "id": 5,
+        "image": image,
+        "conversations": [
+            {"from": "gpt", "value": "I come first and am dropped."},
+            {"from": "human", "value": "What is it?\n" + "<image>" * placeholders},
+            {"from": "gpt", "value": " red "},
+            {"from": "human", "value": "I have no answer."},
+        ],
+    }
+    example = from_llava(record, colored)
+    assert example.conversation.turns[0].text == "What is it?"
+    assert [turn.role for turn in example.conversation.turns] == ["user", "assistant"]
+    assert len(example.conversation.images) == kept
+    encoded = encoder(character_tokenizer()).encode(example)
+    words = character_tokenizer()
+    assert words.decode([label for label in encoded.labels if label != IGNORED]) == " red</s>"
+
+
+HUMAN, GPT = {"from": "human", "value": "a <image>"}, {"from": "gpt", "value": "b"}
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"id": "1", "image": ["x", "y"], "conversations": [HUMAN, GPT]},
+        {"id": "1", "image": "x", "conversations": [{"from": "human", "value": "a"}, GPT]},
+        {"id": "1", "conversations": [GPT]},
+        {"id": "1", "conversations": []},
+        {"id": "1", "conversations": None},
+        {"id": "1"},
+        {"id": "1", "conversations": [HUMAN, HUMAN, GPT]},
+        {"id": "1", "conversations": [HUMAN, {"from": "system", "value": "c"}, GPT]},
+        {"id": "1", "conversations": [HUMAN, {"from": "gpt", "value": "<image>"}]},
+    ],
+)
+def test_faulty_records_are_refused_before_training_begins(record):
+    with pytest.raises(UserError, match="1"):
+        check_llava([{"id": "fine", "image": "x", "conversations": [HUMAN, GPT]}, record])
+
+
+@pytest.mark.parametrize("record", [chat("red", "green")])
+def test_whole_rounds_are_kept_and_no_picture_is_cut(llama, record):
+    """At every length: the rounds that fit, each with its reply, its closing token and its images."""
+    example = from_llava(record, colored)
+    whole = encoder(llama).encode(example)
+    image = llama.convert_tokens_to_ids(IMAGE_TOKEN)
+    ends = [place + 1 for place, label in enumerate(whole.labels) if label == llama.eos_token_id]
+    assert len(ends) == 3
+    for length in range(1, len(whole.ids) + 2):
+        encoded = encoder(llama, length).encode(example)
+        fitting = [end for end in ends if end <= length]
+        assert (encoded is None) == (not fitting)
+        if encoded is not None:
+            assert (encoded.rounds, len(encoded.ids)) == (len(fitting), fitting[-1])
+            assert encoded.ids == whole.ids[: fitting[-1]]
+            assert encoded.labels == whole.labels[: fitting[-1]]
+            assert encoded.ids.count(image) == LENGTH * len(encoded.images)
+            assert list(encoded.images) == list(whole.images[: len(encoded.images)])
+
+
+def test_box_tokens_can_weigh_more(llama):
+    example = from_sample(a_sample(), load_protocol("paper"), LLAVA.box_format)
+    encoded = encoder(llama, box_weight=2.5).encode(example)
+    weighing = [(token, weight) for token, weight in zip(encoded.ids, encoded.weights, strict=True) if weight]
+    assert llama.decode([token for token, weight in weighing if weight == 2.5]) == f"{BOX}</s>"
+    assert llama.decode([token for token, weight in weighing if weight == 1.0]) == "dark blue</s>"
+
+
+def test_a_template_that_does_not_close_a_reply_is_refused():
+    words = character_tokenizer()
+    words.chat_template = (
+        "{% for turn in messages %}{{ turn['role'] }}: {{ turn['content'][-1]['text'] }} {% endfor %}"
+        "{% if add_generation_prompt %}assistant:{% endif %}"
+    )
+    example = Example("1", Conversation().user("a").assistant("b").user("c").assistant("d"))
+    with pytest.raises(UserError):
+        encoder(words).encode(example)
+
+
+def test_an_empty_reply_is_its_closing_token():
+    words = character_tokenizer()
+    encoded = encoder(words).encode(Example("1", Conversation().user("a").assistant("")))
+    learned = [label for label in encoded.labels if label != IGNORED]
+    assert words.decode(learned) == "</s>"

@@ -1,0 +1,109 @@
+"""Samples as conversation files for other training code."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dualfocus_lmms.boxes import Box, BoxFormat
+from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.train.data.export import export
+from dualfocus_lmms.train.data.samples import SampleImage, TrainingSample
+
+LOCATE = "Please provide the bounding box coordinate of the region this question asks: What is it?"
+MICRO = "Please combine the information from these two images and answer this question: What is it?"
+
+
+def picture(color: str, name: str, size: tuple[int, int] = (40, 20)) -> SampleImage:
+    file = io.BytesIO()
+    Image.new("RGB", size, color).save(file, "PNG")
+    return SampleImage(file.getvalue(), name)
+
+
+PHOTO = picture("red", "1.png")
+SAMPLES = [
+    TrainingSample(
+        "a", PHOTO, "What is it?", "A cat.", Box(0.1, 0.25, 0.5, 1.0), picture("blue", "a.png"), "vg:1"
+    ),
+    TrainingSample("b", PHOTO, "Is it red?", "Yes.", source="vg:1"),
+    TrainingSample(
+        "c", picture("green", "1.png"), "What is it?", "é", Box(0, 0, 1, 1), picture("blue", ""), "vg:2"
+    ),
+]
+
+
+def test_llava(tmp_path: Path) -> None:
+    path = export(SAMPLES, tmp_path)
+    assert path.name == "dualfocus_llava.json"
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    assert rows[0] == {
+        "id": "a",
+        "image": ["images/1.png", "crops/a.png"],
+        "conversations": [
+            {"from": "human", "value": f"<image>\n{LOCATE}"},
+            {"from": "gpt", "value": "[0.10, 0.25, 0.50, 1.00]"},
+            {"from": "human", "value": f"<image>\n{MICRO}"},
+            {"from": "gpt", "value": "A cat."},
+        ],
+    }
+    assert rows[1] == {
+        "id": "b",
+        "image": "images/1.png",
+        "conversations": [
+            {"from": "human", "value": "<image>\nIs it red?"},
+            {"from": "gpt", "value": "Yes."},
+        ],
+    }
+    assert rows[2]["image"] == ["images/1-2.png", "crops/c.jpg"]  # another image of the same name
+    assert (tmp_path / "images" / "1.png").read_bytes() == PHOTO.data
+    assert (tmp_path / "images" / "1-2.png").read_bytes() == SAMPLES[2].image.data
+    assert len(list(tmp_path.rglob("*.png"))) == 3
+
+
+def test_messages_in_the_words_of_the_paper_and_thousandths_of_a_square(tmp_path: Path) -> None:
+    thousandths = BoxFormat("({:d},{:d}),({:d},{:d})", 1000, "square")
+    path = export(SAMPLES[:1], tmp_path, "messages", "paper", thousandths, "Answer briefly.")
+    row = json.loads(path.read_text())
+    assert row["images"] == ["images/1.png", "crops/a.png"]
+    assert [message["role"] for message in row["messages"]] == ["user", "assistant", "user", "assistant"]
+    assert [message["content"] for message in row["messages"]] == [
+        "<image>\nProvide the coordinates of the region this question is asking about: What is it?",
+        "(100,375),(500,750)",  # 40 x 20 in a square of 40
+        "<image>\nCombine these two images and answer the question: What is it?\nAnswer briefly.",
+        "A cat.",
+    ]
+
+
+def test_nothing_appears_when_a_sample_fails(tmp_path: Path) -> None:
+    def failing() -> object:
+        yield SAMPLES[0]
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        export(failing(), tmp_path)  # type: ignore[arg-type]
+    assert not (tmp_path / "dualfocus_llava.json").exists()
+
+
+def test_an_unknown_form_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="Unknown form 'coco': choose one of llava, messages"):
+        export([], tmp_path, "coco")
+    assert json.loads(export([], tmp_path).read_text()) == []
+
+
+def test_pictures_of_another_export_are_not_overwritten(tmp_path: Path) -> None:
+    first = export(SAMPLES[:1], tmp_path).read_bytes()
+    other = TrainingSample("d", picture("black", "1.png"), "Is it red?", "No.")
+    with pytest.raises(UserError, match="another export"):
+        export([other], tmp_path, "messages")
+    assert (tmp_path / "images" / "1.png").read_bytes() == PHOTO.data
+    assert export(SAMPLES[:1], tmp_path).read_bytes() == first
+    assert export(SAMPLES[:1], tmp_path, "messages").exists()
+
+
+def test_boxes_in_pixels_of_a_resized_picture_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="resizes"):
+        export(SAMPLES, tmp_path, box_format=BoxFormat("{:d} {:d} {:d} {:d}", frame="resized"))

@@ -1,0 +1,149 @@
+"""Samples on disk: what is written is read, shards are whole, and other readers understand them."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dualfocus_lmms.boxes import Box
+from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.train.data.samples import SampleImage, TrainingSample, read_samples, write_samples
+
+
+def noise(seed: int, side: int = 40, form: str = "PNG") -> SampleImage:
+    """An image that does not compress."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, form)
+    return SampleImage(file.getvalue(), f"{seed}.{form.lower()}")
+
+
+def make(number: int, photo: SampleImage | None = None) -> TrainingSample:
+    """Sample `number`; every third one is plain."""
+    plain = number % 3 == 2
+    return TrainingSample(
+        id=f"s{number}",
+        image=photo or noise(number),
+        question=f"What is {number}?",
+        answer=f"Größe {number}",
+        box=None if plain else Box(0.1, 0.2, 0.3, number / 100),
+        crop=None if plain else noise(1000 + number, 8),
+        source=f"vg:{number}",
+    )
+
+
+def fields(sample: TrainingSample) -> tuple[object, ...]:
+    return (sample.id, sample.image, sample.question, sample.answer, sample.box, sample.crop, sample.source)
+
+
+@pytest.fixture
+def samples() -> list[TrainingSample]:
+    return [make(number) for number in range(20, 97)]
+
+
+def test_what_is_written_is_read_in_any_order(tmp_path: Path, samples: list[TrainingSample]) -> None:
+    paths = write_samples(samples, tmp_path, rows_per_file=40)
+    assert [path.name for path in paths] == ["samples-00000.parquet", "samples-00001.parquet"]
+    read = read_samples(tmp_path)
+    assert len(read) == 77
+    for index in (0, 76, 39, 40, 31, 32, 5):
+        assert fields(read[index]) == fields(samples[index])
+    assert fields(read[-1]) == fields(samples[-1])
+    assert [sample.id for sample in read[38:42]] == ["s58", "s59", "s60", "s61"]
+    assert [sample.id for sample in read] == [sample.id for sample in samples]
+    with pytest.raises(IndexError):
+        read[77]
+
+
+def test_one_shard_is_read_and_a_copy_in_another_process_works(
+    tmp_path: Path, samples: list[TrainingSample]
+) -> None:
+    path = write_samples(samples, tmp_path)[0]
+    read = read_samples(path)
+    assert read[3].id == "s23"
+    assert pickle.loads(pickle.dumps(read))[4].id == "s24"
+
+
+def test_a_picture_is_decoded_upright_and_a_broken_one_is_named(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    Image.new("L", (4, 2)).save(file, "JPEG", exif=exif)
+    picture = SampleImage(file.getvalue(), "turned.jpg").decode()
+    assert (picture.size, picture.mode) == ((2, 4), "RGB")
+    with pytest.raises(UserError, match=r"half\.png"):
+        SampleImage(noise(1).data[:500], "half.png").decode()
+
+
+def test_a_shard_that_is_there_is_left_and_a_missing_one_is_written(
+    tmp_path: Path, samples: list[TrainingSample]
+) -> None:
+    first, second = write_samples(samples, tmp_path, rows_per_file=50)
+    whole = second.read_bytes()
+    before = first.stat().st_mtime_ns
+    second.unlink()
+    write_samples(iter(samples), tmp_path, rows_per_file=50)
+    assert first.stat().st_mtime_ns == before
+    assert second.read_bytes() == whole
+    assert sorted(path.name for path in tmp_path.iterdir()) == [first.name, second.name]
+
+
+def test_a_failure_leaves_only_whole_shards(tmp_path: Path, samples: list[TrainingSample]) -> None:
+    def failing() -> object:
+        yield from samples[:60]
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        write_samples(failing(), tmp_path, rows_per_file=50)  # type: ignore[arg-type]
+    assert [path.name for path in tmp_path.iterdir()] == ["samples-00000.parquet"]
+
+
+def test_a_folder_of_other_samples_is_refused(tmp_path: Path, samples: list[TrainingSample]) -> None:
+    write_samples(samples, tmp_path, rows_per_file=30)
+    with pytest.raises(UserError, match="other samples"):
+        write_samples(samples[1:], tmp_path, rows_per_file=30)
+    with pytest.raises(UserError, match=r"other samples too \(samples-00001"):
+        write_samples(samples[:30], tmp_path, rows_per_file=30)
+
+
+def test_neighbours_share_one_copy_of_their_photo(tmp_path: Path) -> None:
+    photo = noise(0, 300)
+    path = write_samples([make(number, photo) for number in range(20, 40)], tmp_path)[0]
+    assert len(photo.data) < path.stat().st_size < 1.4 * len(photo.data)
+    assert all(sample.image.data == photo.data for sample in read_samples(path))
+
+
+def test_the_datasets_library_reads_them(tmp_path: Path, samples: list[TrainingSample]) -> None:
+    datasets = pytest.importorskip("datasets")
+    write_samples(samples[:5], tmp_path / "set")
+    rows = datasets.load_dataset("parquet", data_dir=str(tmp_path / "set"), cache_dir=str(tmp_path / "cache"))
+    plain, row = rows["train"][0], rows["train"][1]
+    assert row["image"].size == (40, 40)
+    assert row["crop"].size == (8, 8)
+    assert row["box"] == [0.1, 0.2, 0.3, 0.21]
+    assert (plain["id"], plain["box"], plain["crop"]) == ("s20", None, None)
+    assert set(row) == {"id", "image", "crop", "question", "answer", "box", "source"}
+
+
+def test_mistakes_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="There are no samples in"):
+        read_samples(tmp_path)
+    bad = tmp_path / "samples-00000.parquet"
+    bad.write_bytes(b"no parquet")
+    with pytest.raises(UserError, match="no Parquet file"):
+        read_samples(bad)
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"id": ["1"]}), bad)
+    with pytest.raises(UserError, match="lacks answer, box, crop"):
+        read_samples(bad)
+    with pytest.raises(UserError, match="at least 1, got 0"):
+        write_samples([], tmp_path, rows_per_file=0)
+    with pytest.raises(ValueError, match="both a box and a crop"):
+        TrainingSample("x", noise(1), "q", "a", box=Box(0, 0, 1, 1))

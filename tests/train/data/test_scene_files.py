@@ -1,0 +1,29 @@
+"""Scenes as the files of Visual Genome."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from dualfocus_lmms import UserError
+from dualfocus_lmms.scenes import SIDE, make_scenes
+from dualfocus_lmms.train.data.scene_files import write_visual_genome
+
+
+def test_the_files_are_visual_genomes(tmp_path):
+    scenes = list(make_scenes("train", 0, 3))
+    write_visual_genome(tmp_path, scenes, first_id=10)
+    images, objects, questions = (
+        json.loads((tmp_path / f"{name}.json").read_text())
+        for name in ("image_data", "objects", "question_answers")
+    )
+    assert [image["image_id"] for image in images] == [10, 11, 12]
+    for scene, image, things, asked in zip(scenes, images, objects, questions, strict=True):
+        with Image.open(tmp_path / "VG_100K" / f"{image['image_id']}.jpg") as picture:
+            assert picture.size == (image["width"], image["height"]) == (SIDE, SIDE)
+        assert [record["names"] for record in things["objects"]] == [[thing.name] for thing in scene.things]
+        assert [qa["answer"] for qa in asked["qas"]] == [one.answer for one in scene.asked]
+        known = {record["object_id"] for record in things["objects"]}
+        assert all(record["object_id"] in known for qa in asked["qas"] for record in qa["q_objects"])
+    with pytest.raises(UserError):
+        write_visual_genome(tmp_path, scenes)

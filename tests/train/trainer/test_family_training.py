@@ -1,0 +1,92 @@
+"""Training of every family's tiny model: what is learned is what inference says, and the result loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dualfocus_lmms import Settings, StopCriteria, answer_batch
+from dualfocus_lmms.models.checkpoint.loading import load_checkpoint
+from dualfocus_lmms.models.engines.registry import make_engine
+from dualfocus_lmms.models.tiny.families import MAKERS, save_tiny_family
+from dualfocus_lmms.protocol import load_protocol
+from dualfocus_lmms.train.data.conversations import IGNORED, from_sample, question_of
+from dualfocus_lmms.train.data.samples import read_samples
+from dualfocus_lmms.train.trainer.recipe import load_recipe, training_arguments
+from dualfocus_lmms.train.trainer.trainer import build, train
+
+pytestmark = pytest.mark.seconds(20)
+
+NAMES = sorted(MAKERS)
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_family(tmp_path_factory.mktemp(request.param), request.param)
+
+
+def overrides(folder: Path, samples: str, output: Path, *more: str) -> list[str]:
+    return [
+        f"model={folder}",
+        f"output={output}",
+        f"data.0.path={samples}",
+        f"data.1.path={samples}",
+        "evaluation=null",
+        "protocol=paper",
+        "steps=2",
+        "batch_size=4",
+        "micro_batch_size=2",
+        "max_length=2048",
+        "training.disable_tqdm=true",
+        "training.logging_steps=1",
+        *more,
+    ]
+
+
+def test_a_padded_batch_gives_each_reply_the_log_probabilities_of_inference(
+    folder: Path, sample_folders: Any, tmp_path: Path
+):
+    samples = str(sample_folders[0])
+    recipe = load_recipe("tiny_cpu", overrides(folder, samples, tmp_path, "train=[language_model]"))
+    run = build(recipe, training_arguments(recipe, 1))
+    checkpoint, engine = run.checkpoint, make_engine("naive", run.checkpoint)
+    checkpoint.model.eval()
+    rows = read_samples(samples)[:3]
+    protocol, form = load_protocol("paper"), checkpoint.family.box_format
+    examples = [from_sample(row, protocol, form, "", input_size=engine.input_size) for row in rows]
+    encoder = run.mixture.encoder
+    batch = run.trainer.data_collator([encoder.encode(example) for example in examples])
+    labels = batch.pop("labels")
+    with torch.no_grad():
+        scores = checkpoint.model(**batch).logits[:, :-1].log_softmax(-1)  # (B, L - 1, V)
+    for number, example in enumerate(examples):
+        learned = labels[number, 1:] != IGNORED
+        said = scores[number, learned].gather(-1, labels[number, 1:][learned][:, None])[:, 0]
+        (expected,) = engine.score([example.conversation])
+        assert said.tolist() == pytest.approx([value for turn in expected for value in turn], abs=1e-4)
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_two_steps_and_the_checkpoint_answers(folder: Path, sample_folders: Any, tmp_path: Path, lora: bool):
+    parts = ("train=[projector]", "lora={r: 4}") if lora else ("train=[projector, language_model]",)
+    samples = str(sample_folders[0])
+    made = train("tiny_cpu", overrides(folder, samples, tmp_path / "run", *parts))
+    before, after = (load_checkpoint(str(path), device="cpu") for path in (folder, made))
+    changed = {
+        name
+        for (name, old), new in zip(
+            before.model.state_dict().items(), after.model.state_dict().values(), strict=True
+        )
+        if not torch.equal(old, new)
+    }
+    assert any("q_proj" in name for name in changed)
+    assert any("projector" in name or "merger" in name for name in changed)
+    frozen = [name for name in changed if ("vision_tower" in name or "visual.blocks" in name)]
+    assert frozen == []
+    question = question_of(read_samples(samples)[0], "")
+    engine = make_engine(None, after)
+    (trace,) = answer_batch(engine, [question], [StopCriteria(4)], Settings.of(grounding="center"))
+    assert trace.micro is not None

@@ -1,0 +1,407 @@
+"""Runs on a tiny model: against a loop written by hand, killed, on two processes, sharded, and with LoRA."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoProcessor, AutoTokenizer, LlavaForConditionalGeneration, get_scheduler
+
+from dualfocus_lmms import GenerationError, Settings, UserError
+from dualfocus_lmms.models.checkpoint.loading import load_checkpoint
+from dualfocus_lmms.models.engines.registry import make_engine
+from dualfocus_lmms.train.data.samples import read_samples, write_samples
+from dualfocus_lmms.train.trainer.evaluation import evaluate, summary
+from dualfocus_lmms.train.trainer.recipe import load_recipe, training_arguments
+from dualfocus_lmms.train.trainer.trainer import build, last_checkpoint, train, weighted_loss
+
+pytestmark = pytest.mark.seconds(70)
+
+STEPS = 8
+SAME = 1e-5  # nats and weights, float32: what another order of summation may change
+CHILD = "import sys; from dualfocus_lmms.train.trainer.trainer import train; train(sys.argv[1], sys.argv[2:])"
+
+
+@pytest.fixture(scope="module")
+def common(tiny_checkpoint, sample_folders) -> list[str]:
+    """Overrides of the tiny recipe that all runs share. The model writes boxes and says yes or no already."""
+    folder, held_out = sample_folders
+    return [
+        f"model={tiny_checkpoint}",
+        f"data.0.path={folder}",
+        f"data.1.path={folder}",
+        f"evaluation.path={held_out}",
+        f"evaluation.every={STEPS // 2}",
+        "evaluation.max_new_tokens=8",
+        f"steps={STEPS}",
+        "protocol=paper",
+        "batch_size=8",
+        "micro_batch_size=4",
+        "train=[projector, language_model]",
+        "training.logging_steps=1",
+        "training.save_steps=2",
+        "training.disable_tqdm=true",
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole_run(common, tmp_path_factory) -> Path:
+    """The output folder of a run that nothing interrupted, on one process."""
+    output = tmp_path_factory.mktemp("whole") / "run"
+    assert train("tiny_cpu", [*common, f"output={output}"]) == output / "model"
+    return output
+
+
+def history(output: Path) -> list[dict[str, float]]:
+    return json.loads((output / "trainer_state.json").read_text())["log_history"]
+
+
+def losses(output: Path) -> list[float]:
+    return [entry["loss"] for entry in history(output) if "loss" in entry]
+
+
+def evaluations(output: Path) -> dict[str, float]:
+    """The figures of every evaluation during a run: "4 macro" is the macro accuracy after step 4."""
+    return {
+        f"{entry['step']} {name.removeprefix('eval_')}": value
+        for entry in history(output)
+        for name, value in entry.items()
+        if name.startswith("eval_")
+    }
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_checkpoint(str(folder), device="cpu").model.state_dict()
+
+
+def assert_same_run(output: Path, other: Path) -> None:
+    assert losses(output) == pytest.approx(losses(other), abs=SAME)
+    ours, theirs = weights(output / "model"), weights(other / "model")
+    assert ours.keys() == theirs.keys()
+    assert max((ours[name] - theirs[name]).abs().max().item() for name in ours) < SAME
+
+
+def by_hand(common: list[str], output: Path) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """The same run as a loop over torch and transformers alone: its losses and weights."""
+    recipe = load_recipe("tiny_cpu", [*common, f"output={output}"])
+    ready = build(recipe, training_arguments(recipe, 1))
+    model = LlavaForConditionalGeneration.from_pretrained(recipe.model, dtype=torch.float32).train()
+    model.model.vision_tower.requires_grad_(False)
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(learning, lr=3e-3, weight_decay=0.0)
+    schedule = get_scheduler("cosine", optimizer, math.ceil(0.03 * STEPS), STEPS)
+    curve = []
+    for step in range(STEPS):
+        rows = [ready.mixture[8 * step + place] for place in range(8)]
+        batch = ready.trainer.data_collator(rows)
+        labels = batch.pop("labels")
+        logits = model(**batch).logits[:, :-1]
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(learning, 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        curve.append(loss.item())
+    return curve, model.state_dict()
+
+
+def test_a_run_equals_a_loop_written_by_hand(common, whole_run, tmp_path):
+    curve, by_loop = by_hand(common, tmp_path / "none")
+    assert losses(whole_run) == pytest.approx(curve, abs=SAME)
+    assert curve[-1] < curve[0]
+    ours = weights(whole_run / "model")
+    assert max((ours[name] - by_loop[name]).abs().max().item() for name in by_loop) < 1e-4
+
+
+def test_only_the_parts_that_learn_have_changed(tiny_checkpoint, whole_run):
+    before, after = weights(tiny_checkpoint), weights(whole_run / "model")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in before if "vision_tower" not in name}
+
+
+def test_evaluation_during_the_run_is_that_of_the_checkpoint(common, whole_run, sample_folders):
+    """With another batch size; the figures are no coincidence: some answers are right and some are not."""
+    recipe = load_recipe("tiny_cpu", [*common, f"output={whole_run}"])
+    backend = make_engine("shared", load_checkpoint(str(whole_run / "model"), device="cpu"))
+    samples = read_samples(sample_folders[1])
+    figures = summary(evaluate(backend, samples, Settings.of("paper"), recipe.instruction, 5, 8))
+    during = evaluations(whole_run)
+    assert {f"8 {name}": value for name, value in figures.items()} == pytest.approx(
+        {name: value for name, value in during.items() if name.startswith("8 ")}, abs=1e-6
+    )
+    assert {name.split()[0] for name in during} == {"4", "8"}
+    assert 0 < figures["box_iou"] < 1
+    assert 0 < figures["macro"] < 1
+    assert 0 < figures["micro"] < 1
+
+
+def test_the_checkpoint_works_in_plain_transformers(whole_run, sample_folders):
+    folder = whole_run / "model"
+    processor = AutoProcessor.from_pretrained(folder)
+    model = LlavaForConditionalGeneration.from_pretrained(folder)
+    content = [{"type": "image"}, {"type": "text", "text": "what?"}]
+    messages = [{"role": "user", "content": content}]
+    text = processor.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert text.endswith("USER: <image>\nwhat? ASSISTANT:")
+    image = read_samples(sample_folders[1])[0].image.decode()
+    inputs = processor(images=image, text=text, return_tensors="pt")
+    assert (inputs["input_ids"] == model.config.image_token_id).sum() == 16
+    said = model.generate(**inputs, max_new_tokens=3, do_sample=False)
+    assert said.shape[1] > inputs["input_ids"].shape[1]
+    assert model.config.get_text_config().use_cache
+    assert model.generation_config.eos_token_id == AutoTokenizer.from_pretrained(folder).eos_token_id
+    assert not (folder / "training_args.bin").exists()
+
+
+def test_a_finished_run_is_left_alone_and_another_one_is_refused(common, whole_run):
+    written = (whole_run / "model" / "model.safetensors").stat().st_mtime_ns
+    assert train("tiny_cpu", [*common, f"output={whole_run}"]) == whole_run / "model"
+    assert (whole_run / "model" / "model.safetensors").stat().st_mtime_ns == written
+    with pytest.raises(UserError, match="seed"):
+        train("tiny_cpu", [*common, f"output={whole_run}", "seed=1"])
+
+
+def test_a_killed_run_continues_as_if_nothing_had_happened(common, whole_run, tmp_path):
+    """SIGKILL after the first checkpoint; half of a later checkpoint is passed over."""
+    output = tmp_path / "run"
+    command = [sys.executable, "-c", CHILD, "tiny_cpu", *common, f"output={output}"]
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while last_checkpoint(output) is None and child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    stopped = last_checkpoint(output)
+    assert stopped is not None
+    assert not (output / "model").exists()
+    half = output / f"checkpoint-{STEPS + 2}"
+    half.mkdir()
+    (half / "trainer_state.json").write_text('{"log_history": [')
+    assert last_checkpoint(output) == stopped
+    train("tiny_cpu", [*common, f"output={output}"])
+    assert_same_run(output, whole_run)
+    steps = [entry["step"] for entry in history(output) if "loss" in entry]
+    assert steps == list(range(1, STEPS + 1))
+
+
+# Three runs on the same two processes: their start takes longest. accelerate passes over FSDP in silence on a
+# CPU, so they tell it that they are GPUs.
+TWO_PROCESSES = """
+import json, shutil, sys
+import torch
+from accelerate.state import AcceleratorState, DistributedType, PartialState
+from dualfocus_lmms.train.trainer import trainer
+
+common, fsdp, folder = json.loads(sys.argv[1])
+trainer.train("tiny_cpu", [*common, f"output={folder}/plain"])
+
+real = trainer.training_arguments
+def pretend(*given):
+    arguments = real(*given)
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    return arguments
+
+trainer.training_arguments = pretend
+divided = [*common, *fsdp, f"output={folder}/divided"]
+AcceleratorState._reset_state()
+trainer.train("tiny_cpu", divided)
+torch.distributed.barrier()
+if torch.distributed.get_rank() == 0:
+    shutil.copytree(f"{folder}/divided", f"{folder}/divided, whole")
+    for name in ("model", "checkpoint-8"):
+        shutil.rmtree(f"{folder}/divided/{name}")
+torch.distributed.barrier()
+AcceleratorState._reset_state()
+trainer.train("tiny_cpu", divided)
+"""
+
+
+@pytest.fixture(scope="module")
+def two_processes(common, tmp_path_factory) -> Path:
+    """Runs on two processes: plain/; by FSDP "divided, whole"/; divided/, that one continued near its end."""
+    import yaml
+
+    from dualfocus_lmms.train.trainer.recipe import RECIPES
+
+    given = yaml.safe_load((RECIPES / "llava15_7b_full_8gpu_fsdp.yaml").read_text())["training"]
+    fsdp = ["training.fsdp=true", f"training.fsdp_config={json.dumps(given['fsdp_config'])}"]
+    folder = tmp_path_factory.mktemp("two")
+    script = folder / "script.py"
+    script.write_text(TWO_PROCESSES)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*launch, str(script), json.dumps([common, fsdp, str(folder)])],
+        capture_output=True, text=True, check=False, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+    return folder
+
+
+def test_two_processes_make_the_run_of_one(whole_run, two_processes):
+    output = two_processes / "plain"
+    assert_same_run(output, whole_run)
+    assert evaluations(output) == pytest.approx(evaluations(whole_run))
+
+
+def test_weights_divided_by_fsdp_make_the_same_run(whole_run, two_processes):
+    """The FSDP settings of the 7B recipe: training, evaluation, continuing and the whole checkpoint."""
+    output = two_processes / "divided, whole"
+    assert (output / "checkpoint-8" / "pytorch_model_fsdp_0").is_dir()  # it was divided indeed
+    assert_same_run(output, whole_run)
+    assert evaluations(output) == pytest.approx(evaluations(whole_run))
+    assert_same_run(two_processes / "divided", whole_run)
+
+
+@pytest.fixture(scope="module")
+def lora(common) -> list[str]:
+    return [*common, "train=[projector]", "lora={r: 4, lora_alpha: 8}", "training.learning_rate=1e-2"]
+
+
+def test_lora_is_merged_into_the_checkpoint_and_can_be_continued(lora, tiny_checkpoint, tmp_path):
+    output, other = tmp_path / "run", tmp_path / "other"
+    train("tiny_cpu", [*lora, f"output={output}"])
+    before, after = weights(tiny_checkpoint), weights(output / "model")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    layers = [name for name in before if "language_model.layers" in name and "proj" in name]
+    projector = [name for name in before if "multi_modal_projector" in name]
+    assert changed == {*layers, *projector}
+    assert losses(output)[-1] < losses(output)[0]
+
+    from peft import PeftModel
+
+    base = LlavaForConditionalGeneration.from_pretrained(tiny_checkpoint)
+    adapted = PeftModel.from_pretrained(base, output / "checkpoint-8").eval()
+    merged = LlavaForConditionalGeneration.from_pretrained(output / "model").eval()
+    inputs = {
+        "input_ids": torch.tensor([[1, 9, 30, 31]]),
+        "attention_mask": torch.ones(1, 4, dtype=torch.long),
+    }
+    with torch.no_grad():
+        assert torch.allclose(adapted(**inputs).logits, merged(**inputs).logits, atol=1e-4)
+
+    shutil.copytree(output, other)
+    for name in ("model", "checkpoint-8"):
+        shutil.rmtree(other / name)
+    train("tiny_cpu", [*lora, f"output={output}"])  # finished: left alone
+    note = json.loads((other / "recipe.json").read_text())
+    (other / "recipe.json").write_text(json.dumps({**note, "output": str(other)}))
+    train("tiny_cpu", [*lora, f"output={other}"])
+    assert_same_run(other, output)
+
+
+def test_bfloat16_weights_with_lora_train_in_float32_where_it_matters(lora, tmp_path):
+    overrides = [*lora, f"output={tmp_path / 'run'}", "dtype=bfloat16", "training.bf16=true", "steps=2"]
+    recipe = load_recipe("tiny_cpu", overrides)
+    model = build(recipe, training_arguments(recipe, 1)).trainer.model
+    types = {(parameter.requires_grad, parameter.dtype) for parameter in model.parameters()}
+    assert types == {(True, torch.float32), (False, torch.bfloat16)}
+    folder = train("tiny_cpu", overrides)
+    assert {value.dtype for value in load_checkpoint(str(folder), dtype="bfloat16").model.parameters()} == {
+        torch.bfloat16
+    }
+
+
+def test_what_does_not_fit_is_reported(common, tmp_path):
+    output = tmp_path / "run"
+    train("tiny_cpu", [*common, f"output={output}", "steps=2", "max_length=100", "evaluation=null"])
+    assert not any("eval_macro" in entry for entry in history(output))
+    last = history(output)[-1]
+    assert last["shortened"] > 0
+    assert last["shortened"] + last["left_out"] <= 16
+    assert all(math.isfinite(loss) for loss in losses(output))
+
+
+def test_a_loss_that_is_no_number_stops_the_run(common, tmp_path):
+    with pytest.raises(GenerationError):
+        train("tiny_cpu", [*common, f"output={tmp_path / 'run'}", "training.learning_rate=1e30"])
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_no_checkpoint_of_a_broken_model_is_written(common, tmp_path):
+    """Though the loss is logged later than checkpoints are written. What failed may be started otherwise."""
+    output = tmp_path / "run"
+    rare = [
+        "training.save_steps=1",
+        "training.logging_steps=100",
+        "evaluation=null",
+        "training.warmup_steps=0",
+    ]
+    with pytest.raises(GenerationError):
+        train("tiny_cpu", [*common, *rare, f"output={output}", "training.learning_rate=1e30"])
+    for folder in output.glob("checkpoint-*"):
+        assert all(bool(value.isfinite().all()) for value in weights(folder).values())
+    shutil.rmtree(output)
+    with pytest.raises(GenerationError):
+        train(
+            "tiny_cpu", [*common, f"output={output}", "training.learning_rate=1e30", "training.save_steps=8"]
+        )
+    assert last_checkpoint(output) is None
+    train("tiny_cpu", [*common, f"output={output}", "steps=1", "evaluation=null"])
+
+
+def test_an_output_that_cannot_be_written_is_the_users_mistake(common, tmp_path):
+    (tmp_path / "file").touch()
+    for output in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(UserError, match="file"):
+            train("tiny_cpu", [*common, f"output={output}"])
+
+
+def test_a_run_in_which_no_sample_fits_makes_no_checkpoint(common, make_samples, tmp_path):
+    long = [replace(sample, question="what " * 90) for sample in make_samples(8, 2)]
+    write_samples(long, tmp_path / "long")
+    output, data = tmp_path / "run", f"data=[{{path: {tmp_path / 'long'}}}]"
+    with pytest.raises(UserError, match="max_length"):
+        train("tiny_cpu", [*common, f"output={output}", data, "max_length=100", "evaluation=null", "steps=1"])
+    assert not (output / "model").exists()
+
+
+def test_a_length_beyond_the_models_is_refused(common, tmp_path):
+    with pytest.raises(UserError, match="4096"):
+        train("tiny_cpu", [*common, f"output={tmp_path / 'run'}", "max_length=5000"])
+
+
+def test_samples_can_be_used_as_macro_questions_too(common, tmp_path):
+    recipe = load_recipe("tiny_cpu", [*common, f"output={tmp_path / 'run'}"])
+    assert [source.kind for source in recipe.data] == ["samples", "macro"]
+    mixture = build(recipe, training_arguments(recipe, 1)).mixture
+    assert mixture.counts == [80, 80]
+    rounds = Counter(len(mixture.example(index).conversation.turns) // 2 for index in range(64))
+    assert set(rounds) == {1, 2}
+
+
+def test_weights_scale_the_loss_of_their_tokens():
+    torch.manual_seed(0)
+    logits, labels = torch.randn(2, 5, 7), torch.randint(0, 7, (2, 5))
+    labels[0, :3] = -100
+    ones = torch.ones(2, 5)
+    plain = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+    assert torch.isclose(weighted_loss(logits, labels, ones, None), plain)
+    assert torch.isclose(weighted_loss(logits, labels, 3 * ones, None), 3 * plain)
+    assert torch.isclose(weighted_loss(logits, labels, ones, 12), plain * 6 / 12)
+    only = ones * torch.tensor([[0.0], [1.0]])
+    second = torch.nn.functional.cross_entropy(logits[1, :-1], labels[1, 1:])
+    assert torch.isclose(weighted_loss(logits, labels, only, None), second * 4 / 6)
+
+
+def test_a_box_weight_of_nearly_one_is_nearly_the_plain_run(common, whole_run, tmp_path):
+    """The weighted loss goes the same way through accumulation as the plain one."""
+    output = tmp_path / "run"
+    train("tiny_cpu", [*common, f"output={output}", "box_weight=1.000001", "steps=2"])
+    assert losses(output)[0] == pytest.approx(losses(whole_run)[0], abs=SAME)
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))

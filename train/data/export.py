@@ -1,0 +1,171 @@
+"""DualFocus samples as the conversation files that other training code reads.
+
+Two forms, with the images in folders next to the file: `llava`, the JSON of LLaVA's instruction data (turns
+with <image> placeholders, two images a record), and `messages`, JSON Lines of chat messages and their images,
+which LLaMA-Factory, ms-swift and others read. Turns are worded as at inference, by the protocol.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from PIL import Image
+
+from dualfocus_lmms.boxes import BoxFormat
+from dualfocus_lmms.errors import UserError, choose
+from dualfocus_lmms.files import atomic_write, replacing
+from dualfocus_lmms.flow import locate_prompt, micro_prompt
+from dualfocus_lmms.protocol import Protocol, load_protocol
+from dualfocus_lmms.train.data.conversations import question_of
+from dualfocus_lmms.train.data.samples import SampleImage, TrainingSample
+
+IMAGES, CROPS = "images", "crops"
+PLACEHOLDER = "<image>"
+_BLANK = Image.new("RGB", (1, 1))  # prompts do not look at the image
+
+Turns = list[tuple[str, str, str | None]]  # role (user, assistant), text, image that opens the turn
+
+
+def export(
+    samples: Iterable[TrainingSample],
+    folder: str | Path,
+    form: str = "llava",
+    protocol: str = "release",
+    box_format: BoxFormat | None = None,
+    instruction: str = "",
+) -> Path:
+    """Write `samples` to `folder` in a form ("llava" or "messages") and return the conversation file.
+
+    box_format: how the box is written; by default as LLaVA-1.5 does. instruction: how to answer, on a line of
+    its own after the question ("" for none). The file appears only when all samples are written. UserError
+    for a box format of the resized image, and when the folder holds another export's images.
+    """
+    if form not in _FORMS:
+        raise choose("form", form, sorted(_FORMS))
+    if box_format is not None and box_format.frame == "resized":
+        raise UserError(
+            "This family writes boxes in pixels of the picture as the training code resizes it, which an "
+            "export cannot know: train it with `dualfocus train`, or export for another family."
+        )
+    name, record = _FORMS[form]
+    folder = Path(folder)
+    try:
+        for part in (IMAGES, CROPS):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+        with replacing(folder / name) as temporary, temporary.open("w", encoding="utf-8") as file:
+            rules = load_protocol(protocol)
+            lines = (
+                json.dumps(record(sample.id, turns), ensure_ascii=False)
+                for sample, turns in _conversations(samples, folder, rules, box_format, instruction)
+            )
+            if form == "llava":
+                file.write("[\n")
+                for number, line in enumerate(lines):
+                    file.write(",\n" * bool(number) + line)
+                file.write("\n]\n")
+            else:
+                file.writelines(line + "\n" for line in lines)
+        return folder / name
+    except OSError as error:
+        raise UserError(f"Cannot write to {str(folder)!r}: {error}.") from error
+
+
+def turns_of(
+    sample: TrainingSample,
+    image: str,
+    crop: str | None,
+    protocol: Protocol,
+    box_format: BoxFormat | None = None,
+    instruction: str = "",
+) -> Turns:
+    """The turns of a sample (section 3.2, format 1); image and crop are the names of its images."""
+    box_format = box_format or BoxFormat()
+    question = question_of(sample, instruction, _BLANK)
+    if sample.box is None:
+        return [("user", question.prompt, image), ("assistant", sample.answer, None)]
+    size = (1, 1) if box_format.frame == "original" else sample.image.decode().size
+    return [
+        ("user", locate_prompt(question, protocol), image),
+        ("assistant", box_format.write(sample.box, size), None),
+        ("user", micro_prompt(question, protocol), crop),
+        ("assistant", sample.answer, None),
+    ]
+
+
+def _conversations(
+    samples: Iterable[TrainingSample],
+    folder: Path,
+    protocol: Protocol,
+    box_format: BoxFormat | None,
+    instruction: str,
+) -> Iterator[tuple[TrainingSample, Turns]]:
+    """Each sample with its turns; its images are written, each image once."""
+    written: dict[str, int] = {}
+    for sample in samples:
+        name = _file_name(sample.image, sample.source or sample.id)
+        image = _save(sample.image, f"{IMAGES}/{name}", folder, written)
+        crop = None
+        if sample.crop is not None:
+            crop = _save(sample.crop, f"{CROPS}/{_file_name(sample.crop, sample.id)}", folder, written)
+        yield sample, turns_of(sample, image, crop, protocol, box_format, instruction)
+
+
+def _file_name(picture: SampleImage, fallback: str) -> str:
+    """The last part of an image's name, or a name made of `fallback`."""
+    name = PurePosixPath(picture.name.replace("\\", "/")).name
+    return name if name not in ("", ".", "..") else re.sub(r"[^\w.-]", "_", fallback) + ".jpg"
+
+
+def _save(picture: SampleImage, name: str, folder: Path, written: dict[str, int]) -> str:
+    """Write an image unless it is there; another image of the same name gets a number."""
+    stem, dot, ending = name.rpartition(".")
+    key, number = hash(picture.data), 1
+    while written.get(name, key) != key:
+        number += 1
+        name = f"{stem}-{number}{dot}{ending}"
+    if name not in written:
+        path = folder / name
+        finished = any((folder / file).exists() for file, _ in _FORMS.values())
+        if finished and path.exists() and path.read_bytes() != picture.data:
+            raise UserError(f"{str(folder)!r} holds another export ({name} differs): give a new folder.")
+        atomic_write(path, picture.data)
+        written[name] = key
+    return name
+
+
+def _llava(name: str, turns: Turns) -> dict[str, Any]:
+    """LLaVA's form: one image is a name, two are a list in the order of their placeholders."""
+    images = [image for _, _, image in turns if image is not None]
+    return {
+        "id": name,
+        "image": images[0] if len(images) == 1 else images,
+        "conversations": [
+            {
+                "from": "human" if role == "user" else "gpt",
+                "value": f"{PLACEHOLDER}\n{text}" if image is not None else text,
+            }
+            for role, text, image in turns
+        ],
+    }
+
+
+def _messages(name: str, turns: Turns) -> dict[str, Any]:
+    """Chat messages with placeholders in the text, and the images in their order."""
+    return {
+        "id": name,
+        "messages": [
+            {"role": role, "content": f"{PLACEHOLDER}\n{text}" if image is not None else text}
+            for role, text, image in turns
+        ],
+        "images": [image for _, _, image in turns if image is not None],
+    }
+
+
+_FORMS: dict[str, tuple[str, Callable[[str, Turns], dict[str, Any]]]] = {
+    "llava": ("dualfocus_llava.json", _llava),
+    "messages": ("dualfocus_messages.jsonl", _messages),
+}

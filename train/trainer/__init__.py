@@ -1,0 +1,1 @@
+"""Recipes, collation, the trainer and its checkpoints."""

@@ -1,0 +1,1 @@
+"""Visual Genome's questions as two-round samples."""

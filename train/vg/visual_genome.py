@@ -1,0 +1,246 @@
+"""Build DualFocus samples from Visual Genome (section 3.2, appendix D): `build`, run by `dualfocus data vg`.
+
+Images are worked on in lots. A lot is done when its part of the report is there, which is written after its
+samples; a build that was killed goes on with the lots that are not done, and ends with the same files.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.files import atomic_write
+from dualfocus_lmms.protocol import load_protocol
+from dualfocus_lmms.train.data.samples import SHARDS, TrainingSample, shard_path, write_shard
+from dualfocus_lmms.train.vg.config import VGConfig
+from dualfocus_lmms.train.vg.question_grounding import Dropped, Grounded, Reason
+from dualfocus_lmms.train.vg.records import Annotations, Outcome, make_samples, outcomes, photo_path
+from dualfocus_lmms.train.vg.report import Line, Report
+
+LOT = 100  # images a lot
+_PARTS = "parts"
+_PHOTO = (Reason.NO_PHOTO, Reason.BAD_PHOTO)  # images may be put there, and the same call made again
+
+
+def build(
+    root: str | Path,
+    out: str | Path,
+    config: VGConfig | str | Path | None = None,
+    workers: int = 1,
+    limit: int | None = None,
+    protocol: str = "release",
+    annotations_only: bool = False,
+    seed: int = 0,
+    progress: bool = True,
+) -> Report:
+    """Write samples-*.parquet, report.md, report.json and page.md into `out`.
+
+    root: a folder of Visual Genome's files (see vg_records). config: a file of settings over configs/vg.yaml.
+    workers: processes. limit: only the first images, by id. protocol: whose geometry cuts the regions out.
+    annotations_only: write samples-*.jsonl, without images and without looking for them. seed: chooses
+    the examples. UserError when `out` holds a build with other settings, or when there are no images.
+    """
+    root, out = Path(root), Path(out)
+    if workers < 1 or (limit is not None and limit < 1):
+        raise UserError(f"workers and limit must be at least 1, got {workers} and {limit}.")
+    config = config if isinstance(config, VGConfig) else VGConfig.load(config)
+    load_protocol(protocol)
+    with _bytes_bar(root, progress) as advance:
+        annotations = Annotations.open(root, config, advance)
+    ids = list(annotations.files["question_answers"].ids)[:limit]
+    if not annotations_only and ids and not any(photo_path(image, annotations) for image in ids[:LOT]):
+        raise UserError(
+            f"There is no photo of the first {min(len(ids), LOT)} images in {str(root)!r}: put them into "
+            f"VG_100K/ or VG_100K_2/ there ({ids[0]}.jpg), or leave pictures out (annotations_only)."
+        )
+    _begin(out, annotations, config, limit, protocol, annotations_only, seed)
+    job = _Job(annotations, config, protocol, out, annotations_only, seed)
+    lots = [(index, ids[start : start + LOT]) for index, start in enumerate(range(0, len(ids), LOT))]
+    report = Report(seed=seed)
+    for name, file in annotations.files.items():
+        for row in file.malformed:
+            report.problem(f"{name}.json: record {row} has no image id")
+    try:
+        with tqdm(total=len(ids), unit=" images", desc="images", disable=not progress) as bar:
+            for part, (_, images) in zip(_run(job, lots, workers), lots, strict=True):
+                report.merge(part)
+                bar.update(len(images))
+                bar.set_postfix(kept=report.kept.total(), refresh=False)
+        report.write(out)
+        for leftover in out.glob(f".{SHARDS}.*"):  # of processes that were killed
+            leftover.unlink(missing_ok=True)
+    except OSError as error:  # no space left, for one
+        raise UserError(
+            f"Stopped: {error}. What is done is kept in {str(out)!r}, the same call goes on."
+        ) from error
+    return report
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What every process needs."""
+
+    annotations: Annotations
+    config: VGConfig
+    protocol: str
+    out: Path
+    annotations_only: bool
+    seed: int
+
+    def lot(self, lot: tuple[int, Sequence[int]]) -> Report:
+        """The report of one lot, which is worked on unless that was done before with every image it needs."""
+        index, images = lot
+        part = self.out / _PARTS / f"part-{index:05d}.json"
+        if part.exists():
+            done = Report.from_dict(json.loads(part.read_text(encoding="utf-8")))
+            if not any(done.dropped[reason.value] for reason in _PHOTO):
+                return done
+        report = Report(seed=self.seed)
+        if self.annotations_only:
+            rows = [row for image in images for row in self._rows(image, report)]
+            atomic_write(
+                self.out / f"samples-{index:05d}.jsonl", "".join(json.dumps(row) + "\n" for row in rows)
+            )
+        else:
+            path = shard_path(self.out, index)
+            if (
+                write_shard((sample for image in images for sample in self._samples(image, report)), path)
+                == 0
+            ):
+                path.unlink()
+        atomic_write(part, json.dumps(report.to_dict(), ensure_ascii=False))
+        return report
+
+    def _rows(self, image: int, report: Report) -> Iterator[dict[str, Any]]:
+        """The samples of an image as plain values, without images."""
+        kept = self._kept(image, report)
+        _count(kept, report)
+        for outcome in kept:
+            assert isinstance(outcome.result, Grounded)
+            assert outcome.box is not None
+            yield {
+                "id": outcome.id,
+                "image_id": image,
+                "question": outcome.question,
+                "answer": outcome.answer,
+                "box": outcome.box.xyxy,
+                "how": outcome.result.how,
+                "names": outcome.result.names,
+                "objects": outcome.result.ids,
+                "source": f"vg:{image}",
+            }
+
+    def _samples(self, image: int, report: Report) -> Iterator[TrainingSample]:
+        """The samples of an image, with images."""
+        kept = self._kept(image, report)
+        if not kept:
+            return
+        samples, problem = make_samples(kept, self.annotations, self.config, load_protocol(self.protocol))
+        if problem is not None:
+            report.problem(f"image {image}: {problem.reason.value}: {problem.detail}")
+            kept = [replace(outcome, result=problem, box=None) for outcome in kept]
+        _count(kept, report)
+        yield from samples
+
+    def _kept(self, image: int, report: Report) -> list[Outcome]:
+        """The questions of an image to keep; those dropped are counted here."""
+        report.images += 1
+        found = list(outcomes(image, self.annotations, self.config))
+        kept = [outcome for outcome in found if outcome.box is not None]
+        few, most = len(kept) < self.config.min_per_image, self.config.max_per_image
+        chosen = [] if few else kept[:most]
+        ids = {outcome.id for outcome in chosen}
+        for outcome in found:
+            if outcome.id in ids:
+                continue
+            if outcome.box is not None:
+                reason = Reason.FEW_IN_IMAGE if few else Reason.MANY_IN_IMAGE
+                outcome = replace(outcome, result=Dropped(reason), box=None)
+            elif isinstance(outcome.result, Dropped) and outcome.result.reason is Reason.MALFORMED:
+                report.problem(f"{outcome.id}: {outcome.result.detail}")
+            _count([outcome], report)
+        return chosen
+
+
+def _count(found: Sequence[Outcome], report: Report) -> None:
+    """Add outcomes of one image to a report."""
+    report.images_kept += any(outcome.box is not None for outcome in found)
+    for outcome in found:
+        if isinstance(outcome.result, Grounded):
+            verdict, note = outcome.result.how, ", ".join(outcome.result.names)
+        else:
+            verdict, note = outcome.result.reason.value, outcome.result.detail
+        box = outcome.box.xyxy if outcome.box is not None else None
+        report.add(Line(outcome.id, outcome.image_id, outcome.question, outcome.answer, verdict, note, box))
+
+
+_job: _Job | None = None  # of this worker process
+
+
+def _start(job: _Job) -> None:
+    global _job
+    _job = job
+
+
+def _work(lot: tuple[int, Sequence[int]]) -> Report:
+    assert _job is not None
+    return _job.lot(lot)
+
+
+def _run(job: _Job, lots: Sequence[tuple[int, Sequence[int]]], workers: int) -> Iterator[Report]:
+    """The reports of all lots, in order."""
+    if workers == 1 or len(lots) < 2:
+        yield from map(job.lot, lots)
+        return
+    pool = ProcessPoolExecutor(min(workers, len(lots)), get_context("spawn"), _start, (job,))
+    try:
+        yield from pool.map(_work, lots)
+    except BrokenProcessPool as error:  # by the system, for memory
+        raise UserError(
+            f"One of {workers} processes was ended from outside, which systems do that run out of memory: "
+            "the same call with fewer workers goes on."
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin(out: Path, annotations: Annotations, config: VGConfig, *settings: Any) -> None:
+    """Make `out` and note the settings there; UserError when it was begun with others."""
+    names = ("limit", "protocol", "annotations_only", "seed")
+    sizes = {name: file.path.stat().st_size for name, file in annotations.files.items()}
+    record = dict(zip(names, settings, strict=True)) | {"lot": LOT, "files": sizes, "config": config.values}
+    text = json.dumps(record, indent=1, default=str) + "\n"
+    path = out / "build.json"
+    try:
+        (out / _PARTS).mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            if any(out.glob(SHARDS)):
+                raise UserError(f"{str(out)!r} holds samples of another build: give an empty folder.")
+            atomic_write(path, text)
+    except OSError as error:
+        raise UserError(f"Cannot write to {str(out)!r}: {error}.") from error
+    written, given = json.loads(path.read_text(encoding="utf-8")), json.loads(text)
+    other = sorted(key for key in given if written.get(key) != given[key])
+    if other:
+        raise UserError(
+            f"{str(out)!r} holds a build with another {', '.join(other)}: give an empty folder, or go on "
+            f"with the settings that {path.name} there records."
+        )
+
+
+@contextmanager
+def _bytes_bar(root: Path, progress: bool) -> Iterator[Any]:
+    """A progress bar over the bytes of the annotation files."""
+    total = sum(path.stat().st_size for path in root.glob("*.json")) if root.is_dir() else 0
+    with tqdm(total=total, unit="B", unit_scale=True, desc="annotations", disable=not progress) as bar:
+        yield bar.update
