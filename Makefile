@@ -35,7 +35,7 @@ QUICK := \
 	tests/dualfocus_lmms/test_prompts.py \
 	tests/dualfocus_lmms/test_flow.py \
 	tests/dualfocus_lmms/test_selection.py \
-	tests/dualfocus_lmms/test_judging.py \
+	tests/dualfocus_lmms/test_joint_rules.py \
 	tests/dualfocus_lmms/test_trace.py \
 	tests/tasks/test_scoring.py \
 	tests/tasks/test_pope.py \

@@ -227,3 +227,10 @@ def test_how_a_tree_is_read() -> None:
     lines = ["p/", "├── a/     one", "│   ├── b.md, c/  two", "│   └── d -> ../e", "└── f.md"]
     text = "<!-- tree -->\n```text\n" + "\n".join(lines) + "\n```\n"
     assert list(tree(text)) == [("a", None), ("a/b.md", None), ("a/c", None), ("a/d", "../e"), ("f.md", None)]
+
+
+def test_the_tests_that_the_makefile_names_exist():
+    named = re.findall(r"tests/[\w/]+\.py(?:::\w+)?", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert len(named) > 10
+    for file, _, test in (name.partition("::") for name in named):
+        assert f"def {test}" in (ROOT / file).read_text(encoding="utf-8")
