@@ -42,6 +42,7 @@ class DualFocusModel:
         device_map: str | None = None,
         attn_implementation: str | None = None,
         engine: str | None = None,
+        cuda_graphs: bool = False,
         family: str | None = None,
         **settings: Any,
     ) -> None:
@@ -56,7 +57,7 @@ class DualFocusModel:
         checkpoint = load_checkpoint(
             str(pretrained), revision, dtype, device, attn_implementation, family, device_map
         )
-        self.backend: Backend = make_engine(engine, checkpoint)
+        self.backend: Backend = make_engine(engine, checkpoint, cuda_graphs)
         self.settings = _bind_grounding(self.settings, self.backend)
 
     @classmethod

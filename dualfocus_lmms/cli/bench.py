@@ -34,18 +34,41 @@ def bench(
         float,
         typer.Option(min=0, max=1, help="Share of questions that skip the second look."),
     ] = 0.58,
+    cuda_graphs: Annotated[
+        bool,
+        typer.Option("--cuda-graphs", help="Also the first engine with its decoding steps as CUDA graphs."),
+    ] = False,
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="For the turns of one batch size; each mode has one.", show_default="no limit"
+        ),
+    ] = None,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1.", show_default="a GPU if any")
     ] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
     out: Annotated[str | None, typer.Option(help="Folder for the figures.", show_default="none")] = None,
     profile: Annotated[
-        bool, typer.Option("--profile", help="Also a profile of one batch and its trace, in the folder.")
+        bool,
+        typer.Option(
+            "--profile", help="Also a profile of a batch of each size and its trace, in the folder."
+        ),
     ] = False,
 ) -> None:
     """Time, tokens and memory of every engine and of the release's own loop, as ratios to plain inference."""
     from dualfocus_lmms.models.bench.benchmark import Plan, bench
     from dualfocus_lmms.models.bench.model import Source
 
-    plan = Plan(tuple(batch_size), samples, repeats, new_tokens, box_tokens, skip_share, tuple(engine))
+    plan = Plan(
+        tuple(batch_size),
+        samples,
+        repeats,
+        new_tokens,
+        box_tokens,
+        skip_share,
+        tuple(engine),
+        cuda_graphs,
+        seconds,
+    )
     print(bench(Source(size, pretrained, family, device, dtype), plan, out, profile))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import gc
 import json
 import statistics
+import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -29,9 +30,11 @@ from dualfocus_lmms._version import __version__
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.files import atomic_write, writable
 from dualfocus_lmms.models.bench import machine
+from dualfocus_lmms.models.bench.bounds import LIMITS, bounds
 from dualfocus_lmms.models.bench.model import Engine, Source, noise_questions, picture_tokens, slot_bytes
 from dualfocus_lmms.models.bench.modes import (
     DUAL,
+    GENERATE,
     MACRO,
     NAIVE,
     RELEASE,
@@ -50,7 +53,6 @@ from dualfocus_lmms.models.engines.backend import Counts
 from dualfocus_lmms.trace import Trace
 from dualfocus_lmms.types import Fallback, Question
 
-BOUND_TOKENS = 576  # of an image: the bounds are for this many
 TOLERANCE = 1e-4  # largest difference of log-probabilities between engines in float32, nats
 
 Key = tuple[int, int]  # a repeat, and the first question of a batch
@@ -80,55 +82,70 @@ class BatchSizeResult:
 def bench(source: Source, plan: Plan, out: str | None = None, profile: bool = False) -> str:
     """Run the benchmark and return its report in Markdown.
 
-    out: a folder for report.md and report.json. profile: one batch under torch's profiler, into the same
-    folder. UserError for an impossible value.
+    out: a folder for report.md and report.json, written anew after each batch size. profile: a batch of each
+    size under torch's profiler, into the same folder. UserError for an impossible value.
     """
     if profile and out is None:
         raise UserError("A profile is two files: give a folder for them with --out.")
     folder = None if out is None else writable(out, "--out")
     checkpoint = source.load()
     engines = forced_engines(checkpoint, plan)
-    blocks = measure(engines, plan)
-    peaks = _peaks(source, engines, plan)
-    rows = [row for block in blocks for row in rows_of(block, plan, peaks)]
     tokens = picture_tokens(next(iter(engines.values())))
-    report = {
-        "setup": _setup(checkpoint, plan, source) | {"image_tokens": tokens},
-        "rows": rows,
-        "bounds": bounds(rows, tokens, tokens * slot_bytes(checkpoint)),
-        "engines": agreement(blocks, checkpoint.model.dtype),
-        "floors": _floors(engines, plan),
-    }
-    text = markdown(report)
-    if folder is not None:
-        try:
-            atomic_write(folder / "report.md", text)
-            atomic_write(folder / "report.json", json.dumps(report, indent=2) + "\n")
-        except OSError as error:
-            raise UserError(f"{text}\nCannot write these figures to {folder}: {error}.") from error
-        if profile:
-            _profile(engines, plan, folder)
+    setup = _setup(checkpoint, plan, source) | {"image_tokens": tokens}
+    rates = _rates(checkpoint)
+    blocks: list[BatchSizeResult] = []
+    rows: list[dict[str, Any]] = []
+    floors: list[dict[str, Any]] = []
+    for batch_size in plan.batch_sizes:
+        blocks.append(measure(engines, plan, batch_size))
+        peaks = _peaks(source, engines, replace(plan, batch_sizes=(batch_size,)))
+        rows += rows_of(blocks[-1], peaks)
+        if rates is not None:
+            engine = next(iter(engines.values()))
+            floors.append(machine.floors(engine, noise_questions(batch_size), *rates))
+        report = {
+            "setup": setup,
+            "rows": rows,
+            "bounds": bounds(rows, LIMITS[checkpoint.device.type], tokens, tokens * slot_bytes(checkpoint)),
+            "engines": agreement(blocks, checkpoint.model.dtype),
+            "floors": floors or None,
+        }
+        text = markdown(report)
+        if folder is not None:
+            _write(report, text, folder)
+            if profile:
+                _profile(engines, plan, batch_size, folder)
     return text
 
 
-def measure(engines: dict[str, Engine], plan: Plan) -> list[BatchSizeResult]:
-    """Every mode at every batch size."""
+def _write(report: dict[str, Any], text: str, folder: Path) -> None:
+    """The report so far; where that fails, the figures are in the error."""
+    try:
+        atomic_write(folder / "report.md", text)
+        atomic_write(folder / "report.json", json.dumps(report, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"{text}\nCannot write these figures to {folder}: {error}.") from error
+
+
+def measure(engines: dict[str, Engine], plan: Plan, batch_size: int) -> BatchSizeResult:
+    """Every mode at one batch size."""
     questions = noise_questions(plan.samples)
-    blocks = []
-    for batch_size in plan.batch_sizes:
-        macro, *others = modes(engines, plan)
-        warm = answer(macro, questions, batch_size, plan)
-        for mode in others:
-            if mode.rows is None:
-                answer(mode, questions[:batch_size], batch_size, plan)
-        confidences = [trace.macro.confidence(macro.settings.count_eos) for trace in warm]
-        threshold = skip_threshold(confidences, plan.skip_share)
-        settings = replace(plan_settings(plan), skip_confidence=threshold)
-        skipping = Mode(SKIPPING, macro.engine_name, macro.engine, settings, run=True)
-        tallies = [(mode, Tally()) for mode in (macro, *others, skipping)]
-        _take_turns(tallies, questions, batch_size, plan)
-        blocks.append(BatchSizeResult(batch_size, tallies))
-    return blocks
+    macro, *others = modes(engines, plan)
+    warm = answer(macro, questions, batch_size, plan)
+    for mode in others:
+        if mode.rows is None:
+            answer(mode, questions[:batch_size], batch_size, plan)
+    confidences = [trace.macro.confidence(macro.settings.count_eos) for trace in warm]
+    threshold = skip_threshold(confidences, plan.skip_share)
+    settings = replace(plan_settings(plan), skip_confidence=threshold)
+    skipping = [
+        Mode(SKIPPING, mode.engine_name, mode.engine, settings, run=True)
+        for mode in (macro, *others)
+        if mode.name == MACRO and mode.engine_name != GENERATE
+    ]
+    tallies = [(mode, Tally()) for mode in (macro, *others, *skipping)]
+    _take_turns(tallies, questions, batch_size, plan)
+    return BatchSizeResult(batch_size, tallies)
 
 
 def _take_turns(
@@ -137,14 +154,23 @@ def _take_turns(
     """Time the modes on one batch after the other; each batch begins with another mode."""
     starts = range(0, plan.samples, batch_size)
     turns = [(repeat, start) for repeat in range(plan.repeats) for start in starts]
+    began = time.monotonic()
     for number, key in enumerate(tqdm(turns, f"batch size {batch_size}", disable=None)):
+        if number and plan.seconds is not None and time.monotonic() - began > plan.seconds:
+            break
         first = number % len(tallies)
         for mode, tally in (*tallies[first:], *tallies[:first]):
             if _takes_part(mode, key[0], starts.index(key[1]), len(starts)):
                 if mode.run:
-                    _time_run(mode, tallies[0][0], questions, batch_size, key, plan, tally)
+                    _time_run(mode, _unit(mode, tallies)[0], questions, batch_size, key, plan, tally)
                 else:
                     _time(mode, questions[key[1] :][: mode.rows or batch_size], key, plan, tally)
+
+
+def _unit(mode: Mode, tallies: Sequence[tuple[Mode, Tally]]) -> tuple[Mode, Tally]:
+    """The plain model that a mode is compared with: as the same engine runs it, else the first."""
+    units = [unit for unit in tallies if unit[0].name == MACRO]
+    return next((unit for unit in units if unit[0].engine_name == mode.engine_name), units[0])
 
 
 def _takes_part(mode: Mode, repeat: int, batch: int, batches: int) -> bool:
@@ -184,24 +210,22 @@ def _time_run(
     tally.units[key], tally.seconds[key] = (spent[0] + spent[2]) / 2, spent[1]
 
 
-def rows_of(
-    block: BatchSizeResult, plan: Plan, peaks: dict[tuple[int, str, str], int]
-) -> list[dict[str, Any]]:
+def rows_of(block: BatchSizeResult, peaks: dict[tuple[int, str, str], int]) -> list[dict[str, Any]]:
     """The figures of one batch size, a row for each mode."""
-    named = {mode.name: tally for mode, tally in block.tallies}
-    macro, release = named[MACRO], named[RELEASE]
+    first = block.tallies[0][1]
+    release = next(tally for mode, tally in block.tallies if mode.name == RELEASE)
     return [
         {
             "batch_size": block.batch_size,
             "mode": mode.name,
             "engine": mode.engine_name,
-            "n": len(tally.traces) // plan.repeats,
-            "time": spread(ratios(tally, macro)),
+            "n": len({trace.question_id for trace in tally.traces}),
+            "time": spread(ratios(tally, first if mode.name == MACRO else _unit(mode, block.tallies)[1])),
             "time_to_release": None if mode.run else spread(ratios(tally, release)),
             "seconds_per_sample": spread(list(tally.seconds.values())),
             "skipped": sum(trace.fallback == Fallback.SKIPPED for trace in tally.traces) / len(tally.traces),
             "tokens_per_sample": (tokens := tally.work.tokens / len(tally.traces)),
-            "token_ratio": tokens / (macro.work.tokens / len(macro.traces)),
+            "token_ratio": tokens / (first.work.tokens / len(first.traces)),
             "forwards_per_batch": tally.work.forwards / _batches(mode, tally, block.batch_size),
             "encodes_per_sample": tally.work.encodes / len(tally.traces),
             "peak_bytes": peaks.get((block.batch_size, mode.name, mode.engine_name)),
@@ -263,43 +287,6 @@ def agreement(blocks: Sequence[BatchSizeResult], dtype: torch.dtype) -> list[dic
     return found
 
 
-def bounds(rows: Sequence[dict[str, Any]], image_tokens: int, image_bytes: int) -> list[dict[str, Any]]:
-    """What was asked of DualFocus, what was measured, and whether it holds; None where it cannot be judged.
-
-    image_bytes: of one image's tokens in the cache.
-    """
-    peaks = {row["batch_size"]: row["peak_bytes"] for row in rows if row["mode"] == MACRO}
-    return [
-        {
-            "what": what,
-            "batch_size": row["batch_size"],
-            "engine": row["engine"],
-            "limit": limit,
-            "measured": measured,
-            "holds": measured <= limit if image_tokens == BOUND_TOKENS else None,
-        }
-        for row in rows
-        if row["mode"] in (DUAL, SKIPPING) and row["engine"] != NAIVE
-        for what, limit, measured in _bounds(row, peaks[row["batch_size"]], image_bytes)
-    ]
-
-
-def _bounds(row: dict[str, Any], macro_peak: int | None, image_bytes: int) -> list[tuple[str, float, float]]:
-    """What is asked of a row of DualFocus: the ratio's name, its limit, what was measured."""
-    size, time = row["batch_size"], row["time"]["median"]
-    if row["mode"] == SKIPPING:
-        near = 0.55 <= row["skipped"] <= 0.6
-        return [("time, skipping / macro only", 1.7, time)] if near else []
-    found = [("LM tokens / macro only", 2.1, row["token_ratio"])]
-    if size == 1 or 4 <= size <= 8:
-        found.append(("time / macro only", 2.4 if size == 1 else 2.2, time))
-    found.append(("time / release's way", 0.45, row["time_to_release"]["median"]))
-    if macro_peak is not None:  # 1.3 times, and what the second image takes in the cache
-        limit = 1.3 + size * image_bytes / macro_peak
-        found.append(("peak memory / macro only", limit, row["peak_bytes"] / macro_peak))
-    return found
-
-
 def _peaks(source: Source, engines: dict[str, Engine], plan: Plan) -> dict[tuple[int, str, str], int]:
     """Peak bytes of one batch by batch size, mode and engine, weights included; empty where the system does
     not tell.
@@ -335,21 +322,20 @@ def _peaks_of(engines: dict[str, Engine], plan: Plan) -> dict[tuple[int, str, st
     return peaks
 
 
-def _floors(engines: dict[str, Engine], plan: Plan) -> list[dict[str, Any]] | None:
-    """How near the first engine comes to the GPU's floors, by batch size; None without a GPU."""
-    engine = next(iter(engines.values()))
-    device, dtype = engine.model.device, engine.model.dtype
-    if device.type != "cuda":
+def _rates(checkpoint: Checkpoint) -> tuple[float, float] | None:
+    """What the GPU's memory and its arithmetic reach, see `machine.floors`; None without a GPU."""
+    if checkpoint.device.type != "cuda":
         return None
-    rates = machine.copy_rate(device), machine.matmul_rate(device, dtype)
-    return [machine.floors(engine, noise_questions(size), *rates) for size in plan.batch_sizes]
+    return machine.copy_rate(checkpoint.device), machine.matmul_rate(
+        checkpoint.device, checkpoint.model.dtype
+    )
 
 
-def _profile(engines: dict[str, Engine], plan: Plan, folder: Path) -> None:
-    """One batch of DualFocus, the first engine and the first batch size."""
+def _profile(engines: dict[str, Engine], plan: Plan, batch_size: int, folder: Path) -> None:
+    """One batch of DualFocus by the first engine."""
     mode = next(mode for mode in modes(engines, plan) if mode.name == DUAL)
-    batch = noise_questions(plan.batch_sizes[0])
-    machine.profile(mode.engine.model.device, partial(answer, mode, batch, len(batch), plan), folder)
+    work = partial(answer, mode, noise_questions(batch_size), batch_size, plan)
+    machine.profile(mode.engine.model.device, work, folder, f"batch-{batch_size}")
 
 
 def _setup(checkpoint: Checkpoint, plan: Plan, source: Source) -> dict[str, Any]:

@@ -78,8 +78,8 @@ def resident(name: str = "VmRSS") -> int:
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith(f"{name}:"))
 
 
-def profile(device: torch.device, work: Work, folder: Path) -> None:
-    """Run `work` under torch's profiler: profile.txt, a table, and trace.json.gz for chrome://tracing."""
+def profile(device: torch.device, work: Work, folder: Path, name: str) -> None:
+    """Run `work` under torch's profiler: profile-NAME.txt, a table, and trace-NAME.json.gz for chrome://tracing."""
     gpu = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if gpu else [])]
     with torch.profiler.profile(activities=activities) as profiler:
@@ -87,8 +87,8 @@ def profile(device: torch.device, work: Work, folder: Path) -> None:
         wait(device)
     order = "self_device_time_total" if gpu else "self_cpu_time_total"
     table = profiler.key_averages().table(sort_by=order, row_limit=40, max_name_column_width=60)
-    atomic_write(folder / "profile.txt", table + "\n")
-    profiler.export_chrome_trace(str(folder / "trace.json.gz"))
+    atomic_write(folder / f"profile-{name}.txt", table + "\n")
+    profiler.export_chrome_trace(str(folder / f"trace-{name}.json.gz"))
 
 
 def copy_rate(device: torch.device, size: int = _COPIED) -> float:
@@ -121,6 +121,7 @@ def floors(engine: Engine, questions: Sequence[Question], copying: float, matmul
     with FlopCounterMode(display=False) as counter:
         ask(1)
     read = engine.counts.tokens - counted
+    prepare = _median(device, lambda: engine.pictures([question.image for question in questions]))
     prefill = _median(device, lambda: ask(1))
     step = (_median(device, lambda: ask(1 + STEPS)) - prefill) / STEPS
     operations = counter.get_total_flops()
@@ -130,6 +131,7 @@ def floors(engine: Engine, questions: Sequence[Question], copying: float, matmul
         "copy_rate": copying,
         "matmul_rate": matmul,
         "prefill_operations": operations,
+        "prepare_seconds": prepare,
         "prefill_seconds": prefill,
         "prefill_share": operations / matmul / prefill,
         "step_bytes": moved,

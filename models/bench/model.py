@@ -23,6 +23,7 @@ from dualfocus_lmms.conversation import Conversation
 from dualfocus_lmms.errors import UserError, choose
 from dualfocus_lmms.models.checkpoint.image_text_inputs import reader
 from dualfocus_lmms.models.checkpoint.loading import Checkpoint, load_checkpoint, torch_device, torch_dtype
+from dualfocus_lmms.models.engines.attention import steady_attention
 from dualfocus_lmms.models.engines.backend import ModelBackend
 from dualfocus_lmms.models.engines.naive import NaiveBackend
 from dualfocus_lmms.models.engines.shared import SharedBackend
@@ -127,6 +128,47 @@ def write_boxes(checkpoint: Checkpoint) -> None:
         head[after] += (push / size * direction).to(head.dtype)
 
 
+class BatchedGenerate(NaiveBackend):
+    """The plain model as most harnesses run it: transformers' `generate` on a batch padded on the left.
+
+    It takes no log-probability (0 stands for each).
+    """
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        stage: Stage,
+        conversations: Sequence[Conversation],
+        limits: Sequence[StopCriteria],
+        keep: Keep | None = None,
+        drafts: Sequence[Sequence[int]] | None = None,
+    ) -> list[Answer]:
+        images = [image for conversation in conversations for image in conversation.images]
+        pictures = dict(zip(map(id, images), self.pictures(images), strict=True))
+        prompts = [
+            self.renderer.render(conversation, lambda image: pictures[id(image)].ids).ids
+            for conversation in conversations
+        ]
+        width = max(map(len, prompts))
+        pads = torch.tensor([width - len(ids) for ids in prompts], device=self.model.device)
+        ids = torch.tensor(
+            [[0] * (width - len(ids)) + list(ids) for ids in prompts], device=self.model.device
+        )
+        inputs = self.prompt_input(ids)
+        inputs["attention_mask"] = (torch.arange(width, device=ids.device) >= pads[:, None]).long()
+        new_tokens = max(limit.max_new_tokens for limit in limits)
+        inputs |= self.encoder_input([pictures[id(image)] for image in images])
+        with steady_attention(self.model.device):
+            sequences = self.model.generate(
+                **inputs, generation_config=self._generation_config(new_tokens)
+            )  # (B, width + new)
+        self.counts.encodes += len(images)
+        return [
+            Answer(stage, self.decode(tokens), tuple(tokens), (0.0,) * len(tokens), ended=False)
+            for tokens in sequences[:, width:].tolist()
+        ]
+
+
 class ReleaseWay(NaiveBackend):
     """The authors' evaluation code: transformers' `generate` for each reply, one question at a time.
 
@@ -143,7 +185,8 @@ class ReleaseWay(NaiveBackend):
         keep: Keep | None = None,
         drafts: Sequence[Sequence[int]] | None = None,
     ) -> list[Answer]:
-        return [self._reply(stage, *row) for row in zip(conversations, limits, strict=True)]
+        with steady_attention(self.model.device):
+            return [self._reply(stage, *row) for row in zip(conversations, limits, strict=True)]
 
     def score(self, conversations: Sequence[Conversation]) -> list[list[tuple[float, ...]]]:
         self.counts.encodes += sum(len(conversation.images) for conversation in conversations)

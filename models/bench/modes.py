@@ -9,7 +9,7 @@ from typing import Any
 
 from dualfocus_lmms.errors import UserError, choose
 from dualfocus_lmms.flow import answer_batch
-from dualfocus_lmms.models.bench.model import Engine, ReleaseWay, force_replies
+from dualfocus_lmms.models.bench.model import BatchedGenerate, Engine, ReleaseWay, force_replies
 from dualfocus_lmms.models.checkpoint.loading import Checkpoint
 from dualfocus_lmms.models.engines.registry import ENGINES, make_engine
 from dualfocus_lmms.models.run.request import Request
@@ -19,14 +19,16 @@ from dualfocus_lmms.trace import Trace
 from dualfocus_lmms.types import Question, StopCriteria
 
 MACRO, DUAL, SKIPPING, RELEASE = "macro only", "DualFocus", "DualFocus, skipping", "release's way"
-NAIVE = "naive"
+NAIVE, GENERATE = "naive", "generate"
+GRAPHS = " + CUDA graphs"  # after the name of an engine that has them
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What is run. samples: questions in each repeat. skip_share: of them, how many skip the second look.
 
-    engines: modes of the engine by name, none: all that serve the checkpoint.
+    engines: modes of the engine by name, none: all that serve the checkpoint. cuda_graphs: also the first
+    engine with them. seconds: for the turns of one batch size; there is one at least, None is no limit.
     """
 
     batch_sizes: tuple[int, ...] = (1, 4)
@@ -36,6 +38,8 @@ class Plan:
     box_tokens: int = 24
     skip_share: float = 0.58
     engines: tuple[str, ...] = ()
+    cuda_graphs: bool = False
+    seconds: float | None = None
 
     def __post_init__(self) -> None:
         counts = (*self.batch_sizes, self.samples, self.repeats, self.new_tokens, self.box_tokens)
@@ -71,17 +75,27 @@ def forced_engines(checkpoint: Checkpoint, plan: Plan) -> dict[str, Engine]:
     names = plan.engines or ([NAIVE] if own == NAIVE else list(ENGINES))
     ordered = sorted(dict.fromkeys(names), key=lambda name: (name == NAIVE, name != own))
     engines = {name: force_replies(make_engine(name, checkpoint)) for name in ordered}
-    return engines | {RELEASE: force_replies(ReleaseWay(checkpoint))}
+    if plan.cuda_graphs and ordered[0] != NAIVE:
+        with_graphs = force_replies(make_engine(ordered[0], checkpoint, cuda_graphs=True))
+        engines = {ordered[0]: engines[ordered[0]], ordered[0] + GRAPHS: with_graphs} | engines
+    others = {GENERATE: BatchedGenerate(checkpoint), RELEASE: ReleaseWay(checkpoint)}
+    return engines | {name: force_replies(engine) for name, engine in others.items()}
 
 
 def modes(engines: dict[str, Engine], plan: Plan) -> list[Mode]:
-    """The plain model, DualFocus by every engine, and the release's way."""
-    first, engine = next(iter(engines.items()))
-    found = [Mode(MACRO, first, engine, plan_settings(plan, pathway="macro"))]
+    """The plain model, the first engine's way first; DualFocus by every engine; and the release's way."""
+    first, macro = next(iter(engines)), plan_settings(plan, pathway="macro")
+    found = [
+        Mode(MACRO, name, engine, macro)
+        for name, engine in engines.items()
+        if name in (first, first + GRAPHS, GENERATE)
+    ]
     for name, engine in engines.items():
         if name == RELEASE:
             settings = plan_settings(plan, protocol="release")
-            found.append(Mode(RELEASE, "generate", engine, settings, batches=2, rows=1))
+            found.append(Mode(RELEASE, GENERATE, engine, settings, batches=2, rows=1))
+        elif name == GENERATE:
+            continue
         elif name == NAIVE:
             found.append(Mode(DUAL, name, engine, plan_settings(plan), batches=1, rows=1))
         else:

@@ -88,8 +88,9 @@ def _floor_lines(floors: Sequence[dict[str, Any]] | None) -> list[str]:
         return ["- Shares of the floors of memory and arithmetic: not measured, for there was no GPU."]
     return [
         f"- Floors, batch {facts['batch_size']}: prefill, {facts['prefill_operations'] / _TERA:.2f} TFLOP in "
-        f"{facts['prefill_seconds'] * 1e3:.1f} ms, reaches {facts['prefill_share']:.0%} of the rate of a "
-        f"matrix product ({facts['matmul_rate'] / _TERA:.0f} TFLOP/s); a decoding step, "
+        f"{facts['prefill_seconds'] * 1e3:.1f} ms ({facts['prepare_seconds'] * 1e3:.1f} ms on the CPU), "
+        f"reaches {facts['prefill_share']:.0%} of the rate of a matrix product "
+        f"({facts['matmul_rate'] / _TERA:.0f} TFLOP/s); a decoding step, "
         f"{facts['step_bytes'] / _GIGA:.2f} GB in {facts['step_seconds'] * 1e3:.2f} ms, "
         f"{facts['step_share']:.0%} of the rate of a copy ({facts['copy_rate'] / _GIGA:.0f} GB/s)."
         for facts in floors

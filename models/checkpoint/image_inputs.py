@@ -7,8 +7,11 @@ tokens around them.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -18,6 +21,7 @@ from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.family import Family
 from dualfocus_lmms.zoom import pad_to_square
 
+_MOST_THREADS = 8  # pillow and numpy let others run while they resize and scale
 _NOT_FOR_THE_ENCODER = (
     "input_ids",
     "attention_mask",
@@ -55,14 +59,16 @@ class FixedSizeImages:
         self._pad_color = tuple(int(value * 255) for value in mean)
 
     def __call__(self, images: Sequence[Image.Image]) -> list[ImageInputs]:
-        if not images:
-            return []
-        pictures = [image.convert("RGB") for image in images]
+        if len(images) < 2:
+            return [self._picture(image) for image in images]
+        return list(_threads(os.getpid()).map(self._picture, images))
+
+    def _picture(self, image: Image.Image) -> ImageInputs:
+        picture = image.convert("RGB")
         if self._square:
-            pictures = [pad_to_square(picture, self._pad_color) for picture in pictures]  # type: ignore[arg-type]
-        pixels = self._processor(images=pictures, return_tensors="pt")["pixel_values"]  # (N, 3, H, W)
-        size = (pixels.shape[-1], pixels.shape[-2])
-        return [ImageInputs(self._ids, {"pixel_values": one[None]}, size) for one in pixels]
+            picture = pad_to_square(picture, self._pad_color)  # type: ignore[arg-type]
+        pixels = self._processor(images=[picture], return_tensors="pt")["pixel_values"]  # (1, 3, H, W)
+        return ImageInputs(self._ids, {"pixel_values": pixels}, (pixels.shape[-1], pixels.shape[-2]))
 
     def ids(self, image: Image.Image) -> tuple[int, ...]:
         """The ids of `image` in a prompt."""
@@ -109,6 +115,12 @@ class ProcessorImages:
 
     def _input_size(self, inputs: Mapping[str, torch.Tensor], image: Image.Image) -> tuple[int, int]:
         return grid_size(inputs, self._processor.image_processor) or image.size
+
+
+@cache
+def _threads(process: int) -> ThreadPoolExecutor:
+    """Those of one process: threads do not survive a fork."""
+    return ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS), "pictures")
 
 
 def grid_size(inputs: Mapping[str, torch.Tensor], image_processor: Any) -> tuple[int, int] | None:

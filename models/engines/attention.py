@@ -1,20 +1,31 @@
-"""Attention on a CPU: a long query in pieces, each with only the keys that are visible to one of its tokens.
+"""Attention: on a GPU no kernels that every new shape has to wait for, on a CPU long queries in pieces.
 
-torch's kernel skips the other keys itself where the attention is causal, but not where it gets a mask: then
-it computes what the mask hides. Any model of transformers that supports "sdpa" supports this one by its name.
+A piece gets only the keys that are visible to one of its tokens. torch's kernel for CPUs skips the other keys
+itself where the attention is causal, but not where it gets a mask: then it computes what the mask hides. Any
+model of transformers that supports "sdpa" supports this one by its name.
 """
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 IN_PIECES = "sdpa_in_pieces"
+# Not cuDNN's kernels, torch's first choice on Hopper: they run faster, but prepare each new shape for about a
+# tenth of a second, and the lengths of prompts and replies give nearly every forward one (docs/speed.md).
+_STEADY = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 _PIECE = 192  # tokens: torch divides fewer into smaller blocks, which takes a fifth longer
+
+
+def steady_attention(device: torch.device) -> AbstractContextManager[None]:
+    """Let torch's attention in it use only kernels that take any shape at once. Changes nothing on a CPU."""
+    return sdpa_kernel(_STEADY) if device.type == "cuda" else nullcontext()
 
 
 def divide_long_queries(language_model: PreTrainedModel) -> None:

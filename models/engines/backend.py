@@ -17,6 +17,7 @@ from dualfocus_lmms.models.checkpoint.image_inputs import ImageInputs, joined
 from dualfocus_lmms.models.checkpoint.image_text_inputs import reader, token_types
 from dualfocus_lmms.models.checkpoint.loading import Checkpoint
 from dualfocus_lmms.models.checkpoint.tokenize_chat import Rendered
+from dualfocus_lmms.models.engines.attention import steady_attention
 from dualfocus_lmms.types import Answer, Stage, StopCriteria, Usage
 
 
@@ -77,8 +78,9 @@ class ModelBackend:
     @torch.inference_mode()
     def logits(self, ids: torch.Tensor, images: Sequence[Image.Image]) -> torch.Tensor:
         """Raw logits (1, L, V) in float32 of one forward over a whole sequence (1, L) with its images."""
-        inputs = self.encoder_input(self.pictures(images))
-        return self.model(**self.prompt_input(ids), **inputs, use_cache=False).logits.float()
+        inputs = self.prompt_input(ids) | self.encoder_input(self.pictures(images))
+        with steady_attention(self.model.device):
+            return self.model(**inputs, use_cache=False).logits.float()
 
     def warn_too_long(self, tokens: int) -> None:
         """Warn, once, that a prompt has more tokens than the model has positions."""

@@ -19,6 +19,7 @@ from dualfocus_lmms.conversation import Conversation
 from dualfocus_lmms.models.checkpoint.image_inputs import ImageInputs, as_patch
 from dualfocus_lmms.models.checkpoint.tokenize_chat import Rendered
 from dualfocus_lmms.models.compatibility import unsupported_release
+from dualfocus_lmms.models.engines.attention import steady_attention
 from dualfocus_lmms.models.engines.backend import ModelBackend
 from dualfocus_lmms.models.engines.kv_cache import PrefixKey
 
@@ -80,9 +81,9 @@ class ImageEncoder:
         backend = self._backend
         prepared = backend.pictures(images)
         lengths = [one.ids.count(backend.image_token_id) for one in prepared]
-        output = self._encoder.get_image_features(
-            **self.arguments(backend.encoder_input(prepared)), return_dict=True
-        )
+        inputs = self.arguments(backend.encoder_input(prepared))
+        with steady_attention(backend.model.device):
+            output = self._encoder.get_image_features(**inputs, return_dict=True)
         features = _flat(output.pooler_output).split(lengths)
         layers = [_flat(layer).split(lengths) for layer in self.deepstack_features(output)]
         deepstack = list(zip(*layers, strict=True)) if layers else [()] * len(images)

@@ -73,6 +73,16 @@ class PrefixCache:
     branch_ids: torch.Tensor
     keys: list[PrefixKey]
 
+    def visible_to(self, new: torch.Tensor) -> torch.Tensor:
+        """Which slots each of the last S columns sees, (B, S, slots): new (B, S) are their branch_ids.
+
+        Those shared by all branches are visible to a hole too: a softmax over nothing would be NaN.
+        """
+        own, cached = new.to(self.branch_ids.device)[:, :, None], self.branch_ids[:, None, :]
+        visible = (cached == SHARED) | ((cached == own) & (cached > 0))
+        order = torch.arange(cached.shape[2], device=cached.device)
+        return visible & (order <= order[-own.shape[1] :, None])
+
     def drop(self, row: int, count: int, branch_id: int = SHARED) -> None:
         """Turn the last `count` tokens with `branch_id` of a row into holes."""
         slots = (self.branch_ids[row] == branch_id).nonzero()[-count:, 0]

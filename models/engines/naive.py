@@ -16,6 +16,7 @@ from transformers import GenerationConfig
 from dualfocus_lmms.conversation import Conversation
 from dualfocus_lmms.models.checkpoint.image_inputs import ImageInputs, as_patch
 from dualfocus_lmms.models.checkpoint.loading import Checkpoint
+from dualfocus_lmms.models.engines.attention import steady_attention
 from dualfocus_lmms.models.engines.backend import ModelBackend
 from dualfocus_lmms.types import Answer, Keep, Stage, StopCriteria, Usage
 
@@ -36,7 +37,8 @@ class NaiveBackend(ModelBackend):
         keep: Keep | None = None,
         drafts: Sequence[Sequence[int]] | None = None,
     ) -> list[Answer]:
-        return [self._row(stage, *row) for row in zip(conversations, limits, strict=True)]
+        with steady_attention(self.model.device):
+            return [self._row(stage, *row) for row in zip(conversations, limits, strict=True)]
 
     def forget(self, but: Sequence[Image.Image] = ()) -> None:
         pass

@@ -18,13 +18,16 @@ ENGINES: dict[str, type[SharedBackend] | type[NaiveBackend]] = {
 }
 
 
-def make_engine(name: str | None, checkpoint: Checkpoint) -> SharedBackend | NaiveBackend:
+def make_engine(
+    name: str | None, checkpoint: Checkpoint, cuda_graphs: bool = False
+) -> SharedBackend | NaiveBackend:
     """The engine called `name` on a loaded checkpoint; None is the one of its family. UserError lists the
-    known names."""
+    known names, and says where cuda_graphs cannot be; they are nothing to the naive engine."""
     name = checkpoint.family.engine if name is None else name
     if name not in ENGINES:
         raise choose("engine", name, sorted(ENGINES))
-    return ENGINES[name](checkpoint)
+    engine = ENGINES[name]
+    return engine(checkpoint, cuda_graphs) if issubclass(engine, SharedBackend) else engine(checkpoint)
 
 
 __all__ = ["ENGINES", "ModelBackend", "make_engine"]

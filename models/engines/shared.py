@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -25,9 +26,10 @@ from dualfocus_lmms.conversation import Conversation
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.models.checkpoint.loading import Checkpoint
 from dualfocus_lmms.models.compatibility import cache_argument
-from dualfocus_lmms.models.engines.attention import divide_long_queries
+from dualfocus_lmms.models.engines.attention import IN_PIECES, divide_long_queries, steady_attention
 from dualfocus_lmms.models.engines.backend import ModelBackend
 from dualfocus_lmms.models.engines.batch_rows import Branches, InputBlock, Row
+from dualfocus_lmms.models.engines.decoding_graphs import DecodingGraphs
 from dualfocus_lmms.models.engines.drafts import Draft
 from dualfocus_lmms.models.engines.image_encoding import ImageEncoder, check_release
 from dualfocus_lmms.models.engines.kv_cache import (
@@ -44,7 +46,7 @@ from dualfocus_lmms.types import Answer, Keep, Stage, StopCriteria, Usage
 class SharedBackend(ModelBackend):
     """Batched greedy decoding over shared prefixes. A prefix is kept until extended or forgotten."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, cuda_graphs: bool = False) -> None:
         super().__init__(checkpoint)
         check_shareable(checkpoint)
         self._language_model = self.model.model.language_model
@@ -55,6 +57,18 @@ class SharedBackend(ModelBackend):
         self._head = self.model.get_output_embeddings()
         self._suppressed = torch.tensor([self.image_token_id], device=self.model.device)
         self._kept: list[PrefixCache] = []
+        self.graphs: DecodingGraphs | None = None
+        if cuda_graphs:
+            self._check_graphs()
+            self.graphs = DecodingGraphs(self._hidden, record=self.model.device.type == "cuda")
+
+    def _check_graphs(self) -> None:
+        """UserError where decoding steps cannot be CUDA graphs."""
+        devices = set(getattr(self.model, "hf_device_map", {}).values())
+        if len(devices) > 1:
+            raise UserError("cuda_graphs needs the model on one GPU: leave device_map out.")
+        if self._attention not in ("sdpa", IN_PIECES):
+            raise UserError(f"cuda_graphs needs attn_implementation=sdpa, got {self._attention!r}.")
 
     def forget(self, but: Sequence[Image.Image] = ()) -> None:
         tokens = self._images.keep(but)
@@ -165,6 +179,10 @@ class SharedBackend(ModelBackend):
 
     def _decode(self, branches: Branches, state: PrefixCache, logits: Sequence[torch.Tensor]) -> None:
         """Greedy decoding until every row is done; fills the rows' tokens and log-probabilities."""
+        with self.graphs.over(state) if self.graphs else nullcontext():
+            self._take_steps(branches, state, logits)
+
+    def _take_steps(self, branches: Branches, state: PrefixCache, logits: Sequence[torch.Tensor]) -> None:
         while True:
             for (branch_id, rows), scores in zip(branches.items(), logits, strict=True):
                 self._choose(rows, branch_id, state, scores)
@@ -266,16 +284,30 @@ class SharedBackend(ModelBackend):
     ) -> torch.Tensor:
         """Hidden states (B, S, D) of new columns; extends the state's cache and branch_ids."""
         state.branch_ids = torch.cat([state.branch_ids, branch_ids.to(state.branch_ids.device)], dim=1)
-        output = self._language_model(
-            inputs_embeds=embeddings,
-            attention_mask=self._mask(state, branch_ids),
-            position_ids=positions if len(positions) > 1 else positions[0],
-            use_cache=True,
-            **{self._cache_argument: state.cache},
-            **extra,
-        )
         self.counts.forwards += 1
         self.counts.tokens += int((branch_ids > 0).sum())
+        if self.graphs and self.graphs.takes(state):
+            return self.graphs.step(embeddings, state.visible_to(branch_ids), positions, state)
+        return self._hidden(embeddings, self._mask(state, branch_ids), positions, state.cache, **extra)
+
+    def _hidden(
+        self,
+        embeddings: torch.Tensor,
+        mask: torch.Tensor | None,
+        positions: torch.Tensor,
+        cache: DynamicCache,
+        **extra: Any,
+    ) -> torch.Tensor:
+        """The language model's last hidden states (B, S, D); extends the cache."""
+        with steady_attention(self.model.device):
+            output = self._language_model(
+                inputs_embeds=embeddings,
+                attention_mask=mask,
+                position_ids=positions if len(positions) > 1 else positions[0],
+                use_cache=True,
+                **{self._cache_argument: cache},
+                **extra,
+            )
         return output.last_hidden_state
 
     def _mask(self, state: PrefixCache, new: torch.Tensor) -> torch.Tensor | None:
@@ -283,6 +315,10 @@ class SharedBackend(ModelBackend):
         token follows a hole."""
         valid = state.branch_ids > 0
         return valid.long() if bool((~valid[:, :-1] & valid[:, 1:]).any()) else None
+
+    @property
+    def _attention(self) -> str:
+        return self._language_model.config._attn_implementation
 
     def _answer(self, stage: Stage, row: Row, seconds: float) -> Answer:
         usage = Usage(row.computed, row.encodes, seconds)

@@ -59,10 +59,6 @@ class TreeBackend(TemplateBackend):
             for one, other in zip(answering, locating, strict=True)
         )
 
-    @property
-    def _attention(self) -> str:
-        return self._language_model.config._attn_implementation
-
     def _generate_both(self, answering: Sequence[Row], locating: Sequence[Row]) -> None:
         """Fill the rows of both branches, and keep the second one's conversations."""
         state = self._prefix(answering)
@@ -76,11 +72,7 @@ class TreeBackend(TemplateBackend):
         """For columns of branches (B, 1, S, slots): True, or 0 to be added, for what is visible."""
         if int(new.max()) <= SHARED:
             return super()._mask(state, new)
-        own, cached = new.to(state.branch_ids.device)[:, :, None], state.branch_ids[:, None, :]
-        # The trunk is visible to a hole too: a softmax over nothing would be NaN.
-        visible = (cached == SHARED) | ((cached == own) & (cached > 0))  # (B, S, slots)
-        order = torch.arange(cached.shape[2], device=cached.device)
-        visible = (visible & (order <= order[-own.shape[1] :, None]))[:, None]
+        visible = state.visible_to(new)[:, None]
         if self._attention == "sdpa":
             return visible
         mask = torch.zeros(visible.shape, dtype=self.model.dtype, device=visible.device)

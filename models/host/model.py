@@ -138,7 +138,7 @@ class DualFocus(Answering):
             options.device_map,
         )
         self.device = checkpoint.device
-        backend = make_engine(options.engine, checkpoint)
+        backend = make_engine(options.engine, checkpoint, options.cuda_graphs)
         settings = bind_grounding(settings, backend)
         self._runner = Runner(backend, settings, options.batch_size, writer, finished, options.max_batch_size)
         logger.info(f"DualFocus on {self.device}: {options.identity()}")

@@ -42,6 +42,7 @@ _SAME_ANSWERS = (
     "device",
     "device_map",
     "engine",
+    "cuda_graphs",
     "attn_implementation",
     "base_url",
     "api_key",
@@ -105,6 +106,7 @@ class ModelOptions(FlowOptions):
     pretrained, revision: checkpoint folder or hub name. subimage: see `Settings`. batch_size: questions
     answered together, or "auto" for as many as memory holds, max_batch_size at most. device_map: "auto"
     spreads one model over all GPUs. family, engine: names, None is what suits the checkpoint.
+    cuda_graphs: record decoding steps, see docs/speed.md.
     """
 
     pretrained: str
@@ -116,6 +118,7 @@ class ModelOptions(FlowOptions):
     device_map: str | None = None
     attn_implementation: str | None = None
     engine: str | None = None
+    cuda_graphs: bool = False
     revision: str | None = None
     family: str | None = None
 

@@ -17,7 +17,8 @@ from dualfocus_lmms import Conversation, Settings, StopCriteria, UserError
 from dualfocus_lmms.cli import app
 from dualfocus_lmms.models.bench import machine
 from dualfocus_lmms.models.bench import modes as bench_modes
-from dualfocus_lmms.models.bench.benchmark import Tally, bench, bounds, measure, ratios, rows_of, spread
+from dualfocus_lmms.models.bench.benchmark import Tally, agreement, bench, measure, ratios, rows_of, spread
+from dualfocus_lmms.models.bench.bounds import LIMITS, bounds
 from dualfocus_lmms.models.bench.model import (
     ReleaseWay,
     Source,
@@ -63,7 +64,7 @@ def rows(report: Report, batch_size: int = 1) -> dict[tuple[str, str], dict[str,
 
 
 def test_every_mode_is_measured_at_every_batch_size(report: Report):
-    wanted = {(MACRO, "tree"), (SKIPPING, "tree"), (RELEASE, "generate")}
+    wanted = {(MACRO, "tree"), (MACRO, "generate"), (SKIPPING, "tree"), (RELEASE, "generate")}
     wanted |= {(DUAL, name) for name in ENGINES}
     assert set(rows(report, 1)) == set(rows(report, 2)) == wanted
 
@@ -87,8 +88,8 @@ def test_the_work_of_each_mode_is_counted(report: Report):
 def test_questions_that_are_not_skipped_share_a_second_look(tiny: Checkpoint):
     """Two of four: one batch, though each of the two batches before it has one."""
     plan = replace(PLAN, engines=("tree",))
-    [block] = measure(forced_engines(tiny, plan), plan)
-    [skipping] = [row for row in rows_of(block, plan, {}) if row["mode"] == SKIPPING]
+    block = measure(forced_engines(tiny, plan), plan, 2)
+    [skipping] = [row for row in rows_of(block, {}) if row["mode"] == SKIPPING]
     assert skipping["forwards_per_batch"] == (3 + 3 + 7) / 2
     assert (skipping["n"], skipping["skipped"]) == (4, 0.5)
 
@@ -155,9 +156,10 @@ def test_memory_is_measured_where_the_system_tells(report: Report):
 
 
 def test_a_profile_is_a_table_and_a_trace(report: Report):
-    assert "aten::mm" in (report[0] / "profile.txt").read_text(encoding="utf-8")
-    with gzip.open(report[0] / "trace.json.gz") as file:
-        assert any(event.get("name") == "aten::mm" for event in json.load(file)["traceEvents"])
+    for size in (1, 2):
+        assert "aten::mm" in (report[0] / f"profile-batch-{size}.txt").read_text(encoding="utf-8")
+        with gzip.open(report[0] / f"trace-batch-{size}.json.gz") as file:
+            assert any(event.get("name") == "aten::mm" for event in json.load(file)["traceEvents"])
 
 
 def row(mode: str, batch_size: int, **figures: Any) -> dict[str, Any]:
@@ -184,7 +186,9 @@ def row(mode: str, batch_size: int, **figures: Any) -> dict[str, Any]:
 )
 def test_a_bound_holds_up_to_its_limit(figures: dict[str, Any], broken: list[str]):
     size = figures.get("batch_size", 1)
-    measured = bounds([row(MACRO, size), row(DUAL, **{"batch_size": size} | figures)], 576, 200)
+    measured = bounds(
+        [row(MACRO, size), row(DUAL, **{"batch_size": size} | figures)], LIMITS["cpu"], 576, 200
+    )
     assert [bound["what"] for bound in measured if not bound["holds"]] == broken
 
 
@@ -194,14 +198,62 @@ def test_a_bound_holds_up_to_its_limit(figures: dict[str, Any], broken: list[str
 )
 def test_the_bound_on_skipping_is_for_its_share(skipped: float, time: float, holds: list[bool]):
     skipping = row(SKIPPING, 1, skipped=skipped, time={"median": time}, time_to_release=None, peak_bytes=None)
-    assert [bound["holds"] for bound in bounds([row(MACRO, 1), skipping], 576, 200)] == holds
+    assert [bound["holds"] for bound in bounds([row(MACRO, 1), skipping], LIMITS["cpu"], 576, 200)] == holds
+
+
+@pytest.mark.parametrize(
+    ("device", "size", "limit"),
+    [
+        *[("cpu", 1, 2.4), ("cpu", 2, None), ("cpu", 8, 2.2), ("cpu", 16, None)],
+        *[("cuda", 1, 2.6), ("cuda", 4, None), ("cuda", 16, 2.2), ("cuda", 32, 2.2)],
+    ],
+)
+def test_the_bound_on_the_time_depends_on_device_and_batch_size(device: str, size: int, limit: float | None):
+    found = bounds([row(MACRO, size), row(DUAL, size)], LIMITS[device], 576, 200)
+    assert [one["limit"] for one in found if one["what"] == "time / macro only"] == [limit] * (
+        limit is not None
+    )
+
+
+def test_turns_stop_when_the_seconds_are_over_and_each_mode_has_one(tiny: Checkpoint):
+    plan = replace(PLAN, samples=8, repeats=5, engines=("tree",), seconds=0)
+    block = measure(forced_engines(tiny, plan), plan, 2)
+    rows = rows_of(block, {})
+    assert {len(row["time"]["all"]) for row in rows} == {1}
+    assert [row["n"] for row in rows] == [2, 2, 2, 1, 8]
+
+
+def test_graphs_are_compared_with_the_plain_model_of_the_same_engine(tiny: Checkpoint):
+    plan = replace(PLAN, engines=("tree", "naive"), cuda_graphs=True)
+    block = measure(forced_engines(tiny, plan), plan, 2)
+    tallies = {(mode.name, mode.engine_name): tally for mode, tally in block.tallies}
+    found = {(row["mode"], row["engine"]): row for row in rows_of(block, {})}
+    graphs = "tree + CUDA graphs"
+    assert found[DUAL, graphs]["time"]["all"] == ratios(tallies[DUAL, graphs], tallies[MACRO, graphs])
+    assert found[MACRO, graphs]["time"]["all"] == ratios(tallies[MACRO, graphs], tallies[MACRO, "tree"])
+    assert found[DUAL, graphs]["forwards_per_batch"] == found[DUAL, "tree"]["forwards_per_batch"] == 7
+    assert all(facts["holds"] for facts in agreement([block], torch.float32))
+
+
+def test_the_batched_plain_model_says_what_the_engine_says(tiny: Checkpoint):
+    """Questions of differing lengths: padded on the left."""
+    plan = replace(PLAN, engines=("tree",))
+    block = measure(forced_engines(tiny, plan), plan, 2)
+    said = {
+        mode.engine_name: [trace.macro.tokens for trace in tally.traces[:4]]
+        for mode, tally in block.tallies
+        if mode.name == MACRO
+    }
+    assert said["generate"] == said["tree"]
 
 
 def test_bounds_are_judged_at_576_tokens_an_image_and_without_memory_where_none_is_known():
     figures = [row(MACRO, 1, peak_bytes=None), row(DUAL, 1, peak_bytes=None)]
-    assert {bound["holds"] for bound in bounds(figures, 16, 200)} == {None}
-    assert "peak memory / macro only" not in [bound["what"] for bound in bounds(figures, 576, 200)]
-    assert bounds([row(MACRO, 1), row(DUAL, 1, engine="naive")], 576, 200) == []
+    assert {bound["holds"] for bound in bounds(figures, LIMITS["cpu"], 16, 200)} == {None}
+    assert "peak memory / macro only" not in [
+        bound["what"] for bound in bounds(figures, LIMITS["cpu"], 576, 200)
+    ]
+    assert bounds([row(MACRO, 1), row(DUAL, 1, engine="naive")], LIMITS["cpu"], 576, 200) == []
 
 
 def test_at_576_tokens_an_image_two_passes_cost_at_most_2_1_times_the_tokens():
@@ -211,8 +263,8 @@ def test_at_576_tokens_an_image_two_passes_cost_at_most_2_1_times_the_tokens():
     model = LlavaForConditionalGeneration(config).eval()
     processor = CLIPImageProcessorPil(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336})
     plan = replace(PLAN, engines=("shared",))
-    [block] = measure(forced_engines(Checkpoint(model, words, processor, LLAVA), plan), plan)
-    macro, dual, _, skipping = rows_of(block, plan, {})
+    block = measure(forced_engines(Checkpoint(model, words, processor, LLAVA), plan), plan, 2)
+    macro, _, dual, _, skipping = rows_of(block, {})
     # POPE's prompts are some 60 tokens with Llama's words.
     assert 576 + 40 < macro["tokens_per_sample"] < 576 + 70
     assert 2 < dual["token_ratio"] <= 2.1
@@ -249,8 +301,8 @@ def test_every_family_can_be_measured(family: str):
     checkpoint = Source(family=family, device="cpu").load()
     engines = forced_engines(checkpoint, FEW)
     assert picture_tokens(engines["shared"]) > 1
-    [block] = measure(engines, FEW)
-    assert {row["mode"] for row in rows_of(block, FEW, {})} == {MACRO, DUAL, RELEASE, SKIPPING}
+    block = measure(engines, FEW, 2)
+    assert {row["mode"] for row in rows_of(block, {})} == {MACRO, DUAL, RELEASE, SKIPPING}
 
 
 def test_the_floors_count_what_a_batch_reads(tiny: Checkpoint):
@@ -334,10 +386,11 @@ def test_the_command_gives_all_that_it_is_given(monkeypatch: pytest.MonkeyPatch)
     )
     words = "--family qwen2_vl --device cpu --dtype float16 --batch-size 2 --batch-size 4 --engine naive"
     words += " --samples 8 --repeats 3 --new-tokens 5 --box-tokens 9 --skip-share 0.25 --out here --profile"
+    words += " --cuda-graphs --seconds 60"
     done = CliRunner().invoke(app, ["bench", *words.split()])
     assert (done.exit_code, done.output) == (0, "done\n")
     source = Source(None, None, "qwen2_vl", "cpu", "float16")
-    assert given == [(source, Plan((2, 4), 8, 3, 5, 9, 0.25, ("naive",)), "here", True)]
+    assert given == [(source, Plan((2, 4), 8, 3, 5, 9, 0.25, ("naive",), True, 60), "here", True)]
     CliRunner().invoke(app, ["bench"])
     assert given[1] == (Source(), Plan(), None, False)
 
