@@ -152,10 +152,10 @@ def test_the_micro_answer_s_own_logprobs_are_its_scores_under_the_micro_context(
     asked, backend = [], engine(engine_name)
     generate = backend.generate
 
-    def spy(stage, conversations, *rest, **named):
-        answers = generate(stage, conversations, *rest, **named)
-        if stage == "micro":
-            asked.extend(zip(conversations, answers, strict=True))
+    def spy(prompts):
+        answers = generate(prompts)
+        rows = zip(prompts, answers, strict=True)
+        asked.extend((prompt.conversation, answer) for prompt, answer in rows if prompt.stage == "micro")
         return answers
 
     backend.generate = spy
