@@ -281,4 +281,5 @@ def _trace(sample: Sample, settings: Settings) -> Trace:
         box_shift=settings.box_shift,
         shifted_box=sample.shifted.xyxy if sample.shifted else None,
         judged=sample.judged,
+        stop=sample.limits.stop,
     )

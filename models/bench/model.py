@@ -24,7 +24,7 @@ from dualfocus_lmms.errors import UserError, choose
 from dualfocus_lmms.models.checkpoint.image_text_inputs import reader
 from dualfocus_lmms.models.checkpoint.loading import Checkpoint, load_checkpoint, torch_device, torch_dtype
 from dualfocus_lmms.models.engines.attention import steady_attention
-from dualfocus_lmms.models.engines.backend import ModelBackend
+from dualfocus_lmms.models.engines.backend import ModelBackend, own_settings_ignored
 from dualfocus_lmms.models.engines.naive import NaiveBackend
 from dualfocus_lmms.models.engines.shared import SharedBackend
 from dualfocus_lmms.models.families.llava import LLAVA
@@ -152,7 +152,7 @@ class BatchedGenerate(NaiveBackend):
         inputs["attention_mask"] = (torch.arange(width, device=ids.device) >= pads[:, None]).long()
         new_tokens = max(prompt.limits.max_new_tokens for prompt in prompts)
         inputs |= self.encoder_input([pictures[id(image)] for image in images])
-        with steady_attention(self.model.device):
+        with steady_attention(self.model.device), own_settings_ignored(self.model):
             sequences = self.model.generate(
                 **inputs, generation_config=self._generation_config(new_tokens)
             )  # (B, width + new)
@@ -172,7 +172,7 @@ class ReleaseWay(NaiveBackend):
 
     @torch.inference_mode()
     def generate(self, prompts: Sequence[Prompt]) -> list[Answer]:
-        with steady_attention(self.model.device):
+        with steady_attention(self.model.device), own_settings_ignored(self.model):
             return [self._reply(prompt.stage, prompt.conversation, prompt.limits) for prompt in prompts]
 
     def score(self, conversations: Sequence[Conversation]) -> list[list[tuple[float, ...]]]:

@@ -85,6 +85,16 @@ class Renderer:
             )
         return replied[len(opened) :]
 
+    @cached_property
+    def closing_ids(self) -> frozenset[int]:
+        """The special token by which the template closes a reply; none where other text closes it."""
+        question, marker = Conversation().user("?"), "\ue000\ue001"
+        after = self._template_text(question.assistant(marker), open_turn=False).partition(marker)[2]
+        ids = self.continuation(after.lstrip()) if after.strip() else []
+        added = self._tokenizer.added_tokens_decoder.items()
+        special = {token for token, about in added if about.special} | {*self._tokenizer.all_special_ids}
+        return frozenset(ids[:1]) & special
+
     def _text(self, turns: Sequence[Turn]) -> str:
         """The rendered text after the last assistant turn."""
         marker = f"\ue000{len(turns)}\ue001"

@@ -17,7 +17,7 @@ from dualfocus_lmms.conversation import Conversation
 from dualfocus_lmms.models.checkpoint.image_inputs import ImageInputs, as_patch
 from dualfocus_lmms.models.checkpoint.loading import Checkpoint
 from dualfocus_lmms.models.engines.attention import steady_attention
-from dualfocus_lmms.models.engines.backend import ModelBackend
+from dualfocus_lmms.models.engines.backend import ModelBackend, own_settings_ignored
 from dualfocus_lmms.types import Answer, Prompt, Stage, StopCriteria, Usage
 
 
@@ -48,7 +48,8 @@ class NaiveBackend(ModelBackend):
         images = [prepared[id(image)] for image in rendered.images]
         read = self._embedded if conversation.patches else self._read
         config = self._generation_config(limits.max_new_tokens)
-        generated = self.model.generate(**read(prompt, images), generation_config=config)  # (1, L + new)
+        with own_settings_ignored(self.model):
+            generated = self.model.generate(**read(prompt, images), generation_config=config)  # (1, L + new)
         if not conversation.patches:  # from embeddings, generate returns only the new tokens
             generated = generated[:, prompt.shape[1] :]
         chosen = self._cut(generated[0].tolist(), limits)
