@@ -165,8 +165,10 @@ class ModelBackend:
 
 @contextmanager
 def own_settings_ignored(model: Any) -> Iterator[None]:
-    """Let `generate` of transformers decode greedily from raw logits, whatever the checkpoint's own generation
-    settings ask for: else they fill in what its caller leaves open, penalties and samplers too."""
+    """Let transformers' `generate` decode greedily from raw logits, whatever the checkpoint's settings are.
+
+    Else they fill in what its caller leaves open, penalties and samplers too.
+    """
     own, model.generation_config = model.generation_config, GenerationConfig()
     try:
         yield
