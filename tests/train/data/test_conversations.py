@@ -239,7 +239,8 @@ def test_a_template_that_does_not_close_a_reply_is_refused():
     words = character_tokenizer()
     words.chat_template = (
         "{% for turn in messages %}{{ turn['role'] }}: "
-        "{% if turn['content'] | length > 1 %}<image>{% endif %}{{ turn['content'][-1]['text'] }} {% endfor %}"
+        "{% if turn['content'] | length > 1 %}<image>{% endif %}"
+        "{{ turn['content'][-1]['text'] }} {% endfor %}"
         "{% if add_generation_prompt %}assistant:{% endif %}"
     )
     example = Example("1", Conversation().user("a").assistant("b").user("c").assistant("d"))
