@@ -38,8 +38,9 @@ def family_for(model_type: str) -> Family:
             return family
     known = ", ".join(sorted(kind for family in families for kind in family.model_types))
     raise UserError(
-        f"No family handles model type {model_type!r}: this installation handles {known}. "
-        f"A package can add one through the entry-point group {FAMILIES!r}."
+        f"No family handles model type {model_type!r}: this installation handles {known}. Give "
+        "family=generic, which runs any image-text model of transformers one question at a time, or a "
+        f"package that adds the family through the entry-point group {FAMILIES!r}."
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,12 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
     AutoTokenizer,
-    PreTrainedConfig,
     ProcessorMixin,
 )
 
 from dualfocus_lmms.errors import UserError, choose
 from dualfocus_lmms.family import Family
+from dualfocus_lmms.models.checkpoint.folder import adapter_base, check_folder, model_type, with_adapter
 from dualfocus_lmms.models.checkpoint.image_inputs import complete_processor
 from dualfocus_lmms.models.checkpoint.shipped import resolve_path
 from dualfocus_lmms.models.qwen_vl import QwenVLConfig, load_qwen_image_processor
@@ -63,6 +63,8 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Load a checkpoint folder or hub name in the Hugging Face format, or one that is shipped.
 
+    Of the folder of a LoRA adapter: its base, with the adapter merged into it.
+
     family: a family's name; None takes the one that handles the checkpoint's type. dtype "auto" is the
     checkpoint's own on a GPU and float32 on a CPU. device None is the first GPU if there is one.
     device_map: which parts go where, instead of a device; "auto" fills all GPUs, then the main memory.
@@ -74,11 +76,15 @@ def load_checkpoint(
         raise UserError(
             f"revision={revision!r} is a version on the hub, and {pretrained!r} is a folder: leave it out."
         )
+    check_folder(pretrained)
+    if (base := adapter_base(pretrained)) is not None:
+        whole = load_checkpoint(base, None, dtype, device, attn_implementation, family, device_map)
+        return replace(whole, model=with_adapter(whole.model, pretrained).eval())
     target = torch_device(device)
     model_dtype = torch_dtype(dtype, target)
     try:
-        model_type = _model_type(pretrained, revision)
-        kind = load_family(family) if family else family_for(model_type)
+        type_ = model_type(pretrained, revision)
+        kind = load_family(family) if family else family_for(type_)
         both: Any = AutoModelForImageTextToText.from_pretrained(
             pretrained,
             revision=revision,
@@ -91,7 +97,7 @@ def load_checkpoint(
         processor = _processor(pretrained, revision) if kind.image == "as_is" else None
         if processor is None:
             tokenizer = AutoTokenizer.from_pretrained(pretrained, revision=revision)
-            image_processor = _image_processor(pretrained, revision, model_type)
+            image_processor = _image_processor(pretrained, revision, type_)
         else:
             complete_processor(processor, model.config)
             tokenizer, image_processor = processor.tokenizer, processor.image_processor
@@ -108,6 +114,7 @@ def load_checkpoint(
             f"The checkpoint {pretrained!r} lacks {len(missing)} of its weights, the first of them "
             f"{missing[0]!r}: give a complete one in the Hugging Face format."
         )
+    _check_vocabulary(pretrained, tokenizer)
     _check_keeps_whole_pictures(pretrained, image_processor, kind)
     if device_map is None:
         model = model.to(target)
@@ -130,15 +137,13 @@ def check_placing(device: str | None, device_map: str | Mapping[str, Any] | None
         )
 
 
-def _model_type(pretrained: str, revision: str | None) -> str:
-    """The type that config.json says, "" for none. UserError for a checkpoint in LLaVA's original format."""
-    settings, _ = PreTrainedConfig.get_config_dict(pretrained, revision=revision)
-    if "mm_vision_tower" in settings and "text_config" not in settings:
+def _check_vocabulary(pretrained: str, tokenizer: Any) -> None:
+    """UserError for a tokenizer of special tokens alone: transformers makes one where files are missing."""
+    if len(tokenizer.get_vocab().keys() - tokenizer.get_added_vocab().keys()) < 2:
         raise UserError(
-            f"The checkpoint {pretrained!r} is in LLaVA's original format. Convert it first: "
-            f"dualfocus convert {pretrained} FOLDER, then give pretrained=FOLDER."
+            f"The tokenizer of {pretrained!r} has no vocabulary: tokenizer.json, or vocab.json and "
+            "merges.txt, or tokenizer.model is missing."
         )
-    return settings.get("model_type", "")
 
 
 def _image_processor(pretrained: str, revision: str | None, model_type: str) -> Any:

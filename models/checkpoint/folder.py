@@ -1,0 +1,84 @@
+"""What a checkpoint's folder is, before it is loaded: an adapter, another format, pointers to files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from dualfocus_lmms.errors import UserError
+
+ADAPTER = "adapter_config.json"
+_POINTER = b"version https://git-lfs"
+
+
+def check_folder(pretrained: str) -> None:
+    """UserError for a folder with files that stand for others: what git clones without git-lfs."""
+    folder = Path(pretrained)
+    if not folder.is_dir():
+        return
+    pointers = [file.name for file in sorted(folder.iterdir()) if file.is_file() and _is_pointer(file)]
+    if pointers:
+        raise UserError(
+            f"The files {', '.join(pointers)} of {pretrained!r} are pointers of git-lfs, not the files "
+            f"themselves: run `git lfs pull` in that folder."
+        )
+
+
+def _is_pointer(file: Path) -> bool:
+    with file.open("rb") as opened:
+        return opened.read(len(_POINTER)) == _POINTER
+
+
+def adapter_base(pretrained: str) -> str | None:
+    """The checkpoint that an adapter in a folder was trained on. UserError where the adapter does not say it.
+
+    None for a folder with a model of its own, and for a name on the hub.
+    """
+    file = Path(pretrained) / ADAPTER
+    if not file.is_file() or (file.parent / "config.json").is_file():
+        return None
+    try:
+        base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"Cannot read {str(file)!r}: {error}.") from error
+    if not base:
+        raise UserError(
+            f"{pretrained!r} is a LoRA adapter, and its {ADAPTER} does not say of which checkpoint: "
+            "write its folder or hub name to base_model_name_or_path there."
+        )
+    return str(base)
+
+
+def model_type(pretrained: str, revision: str | None) -> str:
+    """The type that config.json says. UserError for a checkpoint that says none, or of another format."""
+    settings, _ = PreTrainedConfig.get_config_dict(pretrained, revision=revision)
+    if "mm_vision_tower" in settings and "text_config" not in settings:
+        raise UserError(
+            f"The checkpoint {pretrained!r} is in LLaVA's original format. Convert it first: "
+            f"dualfocus convert {pretrained} FOLDER, then give pretrained=FOLDER."
+        )
+    found: str = settings.get("model_type", "")
+    if not found:
+        raise UserError(
+            f"{pretrained!r} has no config.json with a model_type, so it is no checkpoint of transformers: "
+            "give the folder or hub name of one."
+        )
+    if found == "internvl_chat":
+        raise UserError(
+            f"The checkpoint {pretrained!r} needs code of its own (model type {found!r}), and that is never run: "
+            "take the same model in transformers' format, whose name ends with -hf (OpenGVLab/InternVL3-8B-hf)."
+        )
+    return found
+
+
+def with_adapter(model: Any, pretrained: str) -> Any:
+    """A base model with a folder's adapter merged into its weights. UserError where they do not fit."""
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(model, pretrained).merge_and_unload()
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise UserError(f"Cannot load the adapter {pretrained!r} on its base: {error}") from error
