@@ -68,8 +68,9 @@ def model_type(pretrained: str, revision: str | None) -> str:
         )
     if found == "internvl_chat":
         raise UserError(
-            f"The checkpoint {pretrained!r} needs code of its own (model type {found!r}), and that is never run: "
-            "take the same model in transformers' format, whose name ends with -hf (OpenGVLab/InternVL3-8B-hf)."
+            f"The checkpoint {pretrained!r} needs code of its own (model type {found!r}), which is never run. "
+            "Give the same model in transformers' format: its name ends with -hf, as that of "
+            "OpenGVLab/InternVL3-8B-hf does."
         )
     return found
 
