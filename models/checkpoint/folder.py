@@ -68,7 +68,7 @@ def model_type(pretrained: str, revision: str | None) -> str:
         )
     if found == "internvl_chat":
         raise UserError(
-            f"The checkpoint {pretrained!r} needs code of its own (model type {found!r}), which is never run. "
+            f"The checkpoint {pretrained!r} needs code of its own (model type {found!r}), which never runs. "
             "Give the same model in transformers' format: its name ends with -hf, as that of "
             "OpenGVLab/InternVL3-8B-hf does."
         )
