@@ -11,7 +11,7 @@ from PIL import Image
 
 from dualfocus_lmms.boxes import Box
 from dualfocus_lmms.errors import UserError
-from dualfocus_lmms.images import refuse_truncated
+from dualfocus_lmms.images import UNREADABLE, open_image, refuse_truncated
 from dualfocus_lmms.models.run.request import Request
 from dualfocus_lmms.prompts import bare_question
 from dualfocus_lmms.types import Question, StopCriteria
@@ -40,6 +40,7 @@ def read_request(instance: Any, task_dict: Mapping[str, Any], chat: bool) -> Req
     key = {"task": task, "split": split, "doc_id": doc_id, "context": fingerprint}
 
     def question() -> Question:
+        refuse_truncated()  # before the task itself reads the image
         doc = task_dict[task][split][doc_id]
         prompt, images = _chat_content(to_content(doc), key) if chat else (context, to_content(doc))
         return Question(
@@ -185,7 +186,7 @@ def _chat_content(messages: Any, key: Mapping[str, Any]) -> tuple[str, list[Any]
 
 
 def _only_image(images: Any, key: Mapping[str, Any]) -> Image.Image:
-    """The one image of a request, in RGB."""
+    """The one image of a request, as `open_image` gives it: upright too, whatever the task did to it."""
     if isinstance(images, Image.Image):
         images = [images]
     if images is None or len(images) != 1:
@@ -197,10 +198,9 @@ def _only_image(images: Any, key: Mapping[str, Any]) -> Image.Image:
         raise UserError(
             f"{_name(key)} brings {type(image).__name__} instead of an image. Choose an image task."
         )
-    refuse_truncated()
     try:
-        return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
+        return open_image(image)
+    except UNREADABLE as error:
         raise UserError(f"The image of {_name(key)} cannot be read: {error}") from error
 
 

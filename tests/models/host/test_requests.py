@@ -187,6 +187,40 @@ def test_a_truncated_picture_is_named(tmp_path, monkeypatch):
         simple(images=[Image.open(path)]).question()
 
 
+def test_a_truncated_picture_is_refused_where_the_task_decodes_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    path = tmp_path / "broken.png"
+    Image.new("RGB", (400, 400), (9, 200, 30)).save(path)
+    path.write_bytes(path.read_bytes()[:100])
+    arguments = (PROMPT, GREEDY, lambda doc: [Image.open(path).convert("RGB")], 0, "task", "test")
+    request = read_request(SimpleNamespace(args=arguments, metadata={}), DOCS, chat=False)
+    with pytest.raises(OSError, match="truncated"):
+        request.question()
+
+
+@pytest.mark.parametrize("decode", [Image.open, lambda path: Image.open(path).convert("RGB")])
+def test_a_rotated_photo_is_upright_whatever_the_task(tmp_path, decode):
+    scene = Image.linear_gradient("L").resize((8, 6)).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    scene.transpose(Image.Transpose.ROTATE_180).save(tmp_path / "photo.png", exif=exif)
+    picture = decode(tmp_path / "photo.png")
+    for question in (simple(images=[picture]), chat([turn({"type": "image", "url": picture}, TEXT)])):
+        assert question.question().image.tobytes() == scene.tobytes()
+
+
+def test_a_transparent_picture_lies_on_white_whatever_the_task():
+    picture = Image.new("RGBA", (2, 1))
+    picture.putpixel((0, 0), (0, 0, 0, 255))
+    seen = simple(images=[picture]).question().image
+    assert [seen.getpixel((x, 0)) for x in (0, 1)] == [(0, 0, 0), (255, 255, 255)]
+
+
+def test_sixteen_bit_grey_is_not_cut_off_whatever_the_task():
+    picture = Image.fromarray(np.full((5, 7), 9 * 257, np.uint16))
+    assert simple(images=[picture]).question().image.getpixel((0, 0)) == (9, 9, 9)
+
+
 def test_an_empty_question_is_refused():
     with pytest.raises(UserError):
         simple(prompt="  ").question()
