@@ -16,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dualfocus_lmms.errors import UserError
-from dualfocus_lmms.images import image_hash, rgb
+from dualfocus_lmms.images import UNREADABLE, image_hash, rgb
 from dualfocus_lmms.results.report.tables import RIGHT, micro_scores
 from dualfocus_lmms.trace import Trace
 from dualfocus_lmms.visualize import WHY
@@ -79,7 +79,7 @@ class Pictures:
         """(image, crop): places in the lists, -1 where there is none."""
         try:
             image = open_picture(doc_id)
-        except (UserError, OSError) as error:
+        except (UserError, *UNREADABLE) as error:
             return self._problem(str(error))
         if image_hash(image) != trace.image_hash:
             return self._problem("The picture is another one now than the run saw.")

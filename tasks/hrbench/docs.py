@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 from PIL import Image
 
 from dualfocus_lmms.errors import UserError, choose
-from dualfocus_lmms.images import UNREADABLE, open_image
+from dualfocus_lmms.images import UNREADABLE, open_image, unreadable
 from dualfocus_lmms.integrity import FINGERPRINT
 from dualfocus_lmms.tasks.common.official import by_environment, from_either, required
 from dualfocus_lmms.tasks.common.options import (
@@ -148,9 +148,8 @@ def images(doc: Doc) -> list[Image.Image]:
         text = _base64(doc["image"]) if isinstance(doc["image"], str) else hub_picture(doc)
         return [open_image(io.BytesIO(base64.b64decode(text)))]
     except UNREADABLE as error:  # text that is no base64 is a ValueError
-        raise UserError(
-            f"The image of HR-Bench's question {doc['index']} cannot be read ({error}): get the file again."
-        ) from error
+        what = f"The image of HR-Bench's question {doc['index']}"
+        raise unreadable(what, error, "get the file again.") from error
 
 
 # --- scores ------------------------------------------------------------------------------------------------

@@ -9,7 +9,18 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from dualfocus_lmms.images import UNREADABLE, image_hash, open_image, rgb, upright
+from dualfocus_lmms import UserError
+from dualfocus_lmms.images import (
+    MAX_PIXELS,
+    UNREADABLE,
+    image_hash,
+    max_pixels,
+    open_image,
+    opened,
+    rgb,
+    unreadable,
+    upright,
+)
 
 GREY = np.arange(0, 255, 15, dtype=np.uint16).reshape(1, -1)  # as 8 bits
 
@@ -133,3 +144,41 @@ def test_sixteen_bit_grey_may_have_a_transparent_value() -> None:
 
 def test_the_fingerprint_is_of_what_the_model_sees() -> None:
     assert image_hash(writing()) == image_hash(rgb(writing())) != image_hash(writing().convert("RGB"))
+
+
+def test_pictures_above_the_limit_of_pillow_are_read_and_cropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)  # Pillow refuses more than twice as many
+    image = open_image(saved(Image.new("RGB", (20, 10))))
+    assert image.crop((0, 0, 20, 9)).size == (20, 9)
+    assert max_pixels() == 2**30
+
+
+@pytest.mark.parametrize(("width", "fits"), [(19, True), (20, True), (21, False), (41, False)])
+def test_the_limit_can_be_chosen(width: int, fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # restored afterwards
+    monkeypatch.setenv(MAX_PIXELS, "200")
+    for source in (saved(Image.new("L", (width, 10))), Image.new("L", (width, 10))):
+        if fits:
+            assert open_image(source).width == width
+            continue
+        with pytest.raises(Image.DecompressionBombError) as caught:
+            open_image(source)
+        told = str(unreadable("The image 'a.png'", caught.value, "give an image file such as PNG."))
+        assert told.startswith("The image 'a.png' is too large")
+        assert MAX_PIXELS in told
+        assert "PNG." not in told
+
+
+def test_a_size_is_known_before_the_picture_is_decoded() -> None:
+    content = saved(Image.linear_gradient("L")).getvalue()
+    with opened(io.BytesIO(content[:100])) as image:
+        assert image.size == (256, 256)
+    with pytest.raises(UNREADABLE):
+        open_image(io.BytesIO(content[:100]))
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "1e9", "many", "1.5"])
+def test_a_limit_that_is_no_number_of_pixels_is_refused(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(MAX_PIXELS, given)
+    with pytest.raises(UserError, match=rf"{MAX_PIXELS}.* got '{given}'"):
+        max_pixels()

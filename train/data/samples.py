@@ -22,7 +22,7 @@ from PIL import Image
 from dualfocus_lmms.boxes import Box
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.files import replacing
-from dualfocus_lmms.images import UNREADABLE, open_image
+from dualfocus_lmms.images import UNREADABLE, open_image, unreadable
 
 SHARDS = "samples-*.parquet"
 _GROUP = 32  # rows read at a time: large enough to keep an image once, small enough for random access
@@ -52,7 +52,8 @@ class SampleImage:
         try:
             return open_image(io.BytesIO(self.data))
         except UNREADABLE as error:
-            raise UserError(f"The picture {self.name or '(unnamed)'!r} cannot be read: {error}.") from error
+            what = f"The picture {self.name or '(unnamed)'!r}"
+            raise unreadable(what, error, "make the samples again.") from error
 
 
 @dataclass(frozen=True, eq=False, slots=True)

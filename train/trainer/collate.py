@@ -21,7 +21,7 @@ from PIL import Image
 from dualfocus_lmms.boxes import BoxFormat
 from dualfocus_lmms.conversation import Conversation
 from dualfocus_lmms.errors import UserError
-from dualfocus_lmms.images import UNREADABLE, open_image
+from dualfocus_lmms.images import UNREADABLE, open_image, unreadable
 from dualfocus_lmms.models.checkpoint.image_inputs import ImageReader, joined
 from dualfocus_lmms.protocol import Protocol
 from dualfocus_lmms.train.data.conversations import (
@@ -126,7 +126,8 @@ def _open_picture(path: Path) -> Image.Image:
     try:
         return open_image(path)
     except UNREADABLE as error:
-        raise UserError(f"The picture {str(path)!r} cannot be read: {error}.") from error
+        advice = "replace it or leave out its record."
+        raise unreadable(f"The picture {str(path)!r}", error, advice) from error
 
 
 def epoch_counts(sources: Sequence[Source]) -> list[int]:

@@ -194,7 +194,21 @@ def test_a_truncated_picture_is_refused_where_the_task_decodes_it(tmp_path, monk
     path.write_bytes(path.read_bytes()[:100])
     arguments = (PROMPT, GREEDY, lambda doc: [Image.open(path).convert("RGB")], 0, "task", "test")
     request = read_request(SimpleNamespace(args=arguments, metadata={}), DOCS, chat=False)
-    with pytest.raises(OSError, match="truncated"):
+    with pytest.raises(UserError, match=r"image of Document 0 of task .* truncated"):
+        request.question()
+
+
+def test_a_task_may_decode_a_picture_above_the_limit_of_pillow(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # Pillow refuses more than twice as many
+    path = tmp_path / "large.png"
+    PICTURE.save(path)
+    arguments = (PROMPT, GREEDY, lambda doc: [Image.open(path).convert("RGB")], 0, "task", "test")
+    request = read_request(SimpleNamespace(args=arguments, metadata={}), DOCS, chat=False)
+    assert request.question().image.size == PICTURE.size
+    monkeypatch.setenv("DUALFOCUS_MAX_PIXELS", "10")
+    with pytest.raises(
+        UserError, match=r"image of Document 0 of task .* is too large .*DUALFOCUS_MAX_PIXELS"
+    ):
         request.question()
 
 
