@@ -148,6 +148,9 @@ class DualFocusTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        # Qwen's models say False, and a step would be the mean of its micro batches' means; all of them take
+        # the number of learned tokens and divide by it.
+        self.model_accepts_loss_kwargs = True
         self._answer_held_out = answer_held_out
         self._weights_are_loaded = weights_are_loaded
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import TrainerCallback
 
 from dualfocus_lmms import Settings, StopCriteria, answer_batch
 from dualfocus_lmms.models.checkpoint.loading import load_checkpoint
@@ -18,7 +20,7 @@ from dualfocus_lmms.train.data.samples import read_samples
 from dualfocus_lmms.train.trainer.recipe import load_recipe, training_arguments
 from dualfocus_lmms.train.trainer.trainer import build, train
 
-pytestmark = pytest.mark.seconds(20)
+pytestmark = pytest.mark.seconds(50)
 
 NAMES = sorted(MAKERS)
 
@@ -90,3 +92,46 @@ def test_two_steps_and_the_checkpoint_answers(folder: Path, sample_folders: Any,
     engine = make_engine(None, after)
     (trace,) = answer_batch(engine, [question], [StopCriteria(4)], Settings.of(grounding="center"))
     assert trace.micro is not None
+
+
+class Gradients(TrainerCallback):
+    """Keeps what a step learns with: the gradient of every parameter, and the loss that is logged."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, torch.Tensor] = {}
+        self.loss = math.nan
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any, **kwargs: Any) -> None:
+        self.found = {
+            name: parameter.grad.clone()
+            for name, parameter in model.named_parameters()
+            if parameter.grad is not None
+        }
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any, **kwargs: Any) -> None:
+        self.loss = logs.get("loss", self.loss)
+
+
+def one_step(folder: Path, samples: str, output: Path, at_once: int, *more: str) -> Gradients:
+    """A step of 8 rows of different lengths, `at_once` in a forward."""
+    given = ("steps=1", "batch_size=8", f"micro_batch_size={at_once}", "training.max_grad_norm=0", *more)
+    parts = ("train=[projector, language_model]", *given)
+    recipe = load_recipe("tiny_cpu", overrides(folder, samples, output, *parts))
+    run, gradients = build(recipe, training_arguments(recipe, 1)), Gradients()
+    run.trainer.add_callback(gradients)
+    run.trainer.train()
+    return gradients
+
+
+@pytest.mark.parametrize("box_weight", [1, 3])
+def test_a_step_is_the_mean_over_its_tokens_however_it_is_divided(
+    folder: Path, sample_folders: Any, tmp_path: Path, box_weight: int
+):
+    samples, weight = str(sample_folders[0]), f"box_weight={box_weight}"
+    whole = one_step(folder, samples, tmp_path / "whole", 8, weight)
+    divided = one_step(folder, samples, tmp_path / "divided", 1, weight)
+    assert divided.loss == pytest.approx(whole.loss, abs=1e-5)
+    assert divided.found.keys() == whole.found.keys()
+    squares = [(divided.found[name] - whole.found[name]).square().sum().item() for name in whole.found]
+    norm = math.sqrt(sum(gradient.square().sum().item() for gradient in whole.found.values()))
+    assert math.sqrt(sum(squares)) < 1e-4 * norm
