@@ -20,7 +20,7 @@ import torch
 from accelerate.utils import gather_object
 from loguru import logger
 from safetensors import SafetensorError
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, set_seed
 
 from dualfocus_lmms.errors import GenerationError, UserError
 from dualfocus_lmms.files import atomic_write
@@ -89,7 +89,8 @@ class Run:
 
 
 def build(recipe: Recipe, arguments: Any) -> Run:
-    """Load, freeze and adapt the model and make its trainer."""
+    """Load, freeze and adapt the model and make its trainer. What is drawn follows from the recipe's seed."""
+    set_seed(recipe.seed)  # before LoRA's first weights are drawn; the Trainer sets it again
     last = last_checkpoint(Path(recipe.output))
     adopt = last is not None and recipe.lora is None and not recipe.sharded
     # A Trainer looks for the names of modules in a checkpoint's file and finds other ones: we load it.

@@ -239,7 +239,8 @@ def qwen(tmp_path_factory) -> list[str]:
 
 @pytest.fixture(scope="module")
 def two_processes(common, qwen, tmp_path_factory) -> Path:
-    """Runs on two processes: plain/; qwen/, another family; by FSDP "divided, whole"/; divided/, that one continued near its end."""
+    """Runs on two processes: plain/; qwen/, another family; by FSDP "divided, whole"/; divided/, that one
+    continued near its end."""
     import yaml
 
     from dualfocus_lmms.train.trainer.recipe import RECIPES
