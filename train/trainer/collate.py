@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from loguru import logger
 from PIL import Image
 
 from dualfocus_lmms.boxes import BoxFormat
@@ -30,6 +31,7 @@ from dualfocus_lmms.train.data.conversations import (
     Encoder,
     Example,
     InputSize,
+    blank_replies,
     check_llava,
     from_llava,
     from_sample,
@@ -76,19 +78,29 @@ def _sample_example(
 
 
 def llava_source(path: str, images: str | None, share: float | None = None) -> Source:
-    """LLaVA's instruction data: a JSON list, or JSON Lines, with images relative to the folder `images`.
+    """LLaVA's instruction data: a JSON list, or JSON Lines (.jsonl), with images relative to `images`.
 
     Read and checked as a whole at the start, whether its images are there as well; they are opened when
     they are needed.
     """
     records = _read_json(Path(path))
     check_llava(records)
+    _warn_of_blank_replies(path, records)
     if images is None and any(record.get("image") for record in records):
         raise UserError(f"{path!r} names pictures: give their folder as `images`.")
     folder = Path(images or ".")
     _find_pictures(records, folder)
     example = partial(_llava_example, records, folder)
     return Source(Path(path).name, len(records), example, share)
+
+
+def _warn_of_blank_replies(path: str, records: Sequence[Mapping[str, Any]], listed: int = 3) -> None:
+    blank = blank_replies(records)
+    if blank:
+        logger.warning(
+            f"{path!r} has {len(blank)} records with an empty reply, from which the model learns to say "
+            f"nothing: {', '.join(blank[:listed])}."
+        )
 
 
 def _find_pictures(records: Sequence[Mapping[str, Any]], folder: Path, listed: int = 3) -> None:
@@ -112,14 +124,25 @@ def _llava_example(records: Sequence[Mapping[str, Any]], folder: Path, number: i
 
 def _read_json(path: Path) -> list[Mapping[str, Any]]:
     try:
-        text = path.read_text(encoding="utf-8")
-        lines = path.suffix == ".jsonl"
-        records = [json.loads(line) for line in text.splitlines() if line] if lines else json.loads(text)
+        text = path.read_text(encoding="utf-8-sig")  # with or without a byte order mark
+        records = _json_lines(text) if path.suffix == ".jsonl" else json.loads(text)
     except (OSError, ValueError) as error:
         raise UserError(f"{str(path)!r} cannot be read as JSON: {error}.") from error
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise UserError(f"{str(path)!r} is no list of records.")
     return records  # type: ignore[return-value]
+
+
+def _json_lines(text: str) -> list[Any]:
+    """The value of each line that is not blank. ValueError that names the line."""
+    values = []
+    # Not splitlines(): a JSON string may hold other line separators.
+    for number, line in enumerate(text.split("\n"), start=1):
+        try:
+            values += [json.loads(line)] if line.strip() else []
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from error
+    return values
 
 
 def _open_picture(path: Path) -> Image.Image:
