@@ -46,6 +46,10 @@ class ImageInputs:
     input_size: tuple[int, int]
 
 
+class ImageRefusedError(UserError):
+    """The checkpoint's own processor refuses an image."""
+
+
 ImageReader = Callable[[Sequence[Image.Image]], "list[ImageInputs]"]
 
 
@@ -107,7 +111,7 @@ class ProcessorImages:
                 images=[image], text=[self._placeholder], add_special_tokens=False, return_tensors="pt"
             )
         except ValueError as error:  # Qwen's refuses pictures more than 200 times as long as wide
-            raise UserError(
+            raise ImageRefusedError(
                 f"The checkpoint's processor refuses a picture of {image.width} x {image.height} pixels: "
                 f"{error}"
             ) from error

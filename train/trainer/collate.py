@@ -23,7 +23,7 @@ from dualfocus_lmms.boxes import BoxFormat
 from dualfocus_lmms.conversation import Conversation
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.images import UNREADABLE, open_image, unreadable
-from dualfocus_lmms.models.checkpoint.image_inputs import ImageReader, joined
+from dualfocus_lmms.models.checkpoint.image_inputs import ImageReader, ImageRefusedError, joined
 from dualfocus_lmms.protocol import Protocol
 from dualfocus_lmms.train.data.conversations import (
     IGNORED,
@@ -186,6 +186,10 @@ def epoch_order(lengths: Sequence[int], counts: Sequence[int], seed: int, epoch:
     return np.random.default_rng([seed, len(lengths), epoch]).permutation(np.concatenate(rows))
 
 
+# Rows that lost their last rounds, that were too long for one, and that show what the processor refuses.
+MISFITS = ("shortened", "left_out", "refused")
+
+
 class Mixture(torch.utils.data.Dataset):
     """The rows of a whole run, in order; every item is an encoded example, or None where not one round fits.
 
@@ -210,7 +214,7 @@ class Mixture(torch.utils.data.Dataset):
         self.encoder, self._seed = encoder, seed
         self.rows = self.epoch_length if length is None else length
         self._length = self.rows + -self.rows % multiple
-        self._shortened, self._dropped = multiprocessing.Value("q"), multiprocessing.Value("q")
+        self._misfits = {name: multiprocessing.Value("q") for name in MISFITS}
         self._order: tuple[int, np.ndarray] | None = None  # an epoch, its rows
 
     def __len__(self) -> int:
@@ -219,27 +223,38 @@ class Mixture(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> Encoded | None:
         if index >= self.rows:
             return None
-        example = self.example(index)
-        encoded = self.encoder.encode(example)
+        try:
+            example = self.example(index)
+            encoded = self.encoder.encode(example)
+        except ImageRefusedError as error:  # one sample, not the run
+            source, number = self._place(index)
+            logger.warning(f"Example {number} of {source.name!r} is left out. {error}")
+            _add_one(self._misfits["refused"])
+            return None
         if encoded is None:
-            _add_one(self._dropped)
+            _add_one(self._misfits["left_out"])
         elif encoded.rounds < rounds(example):
-            _add_one(self._shortened)
+            _add_one(self._misfits["shortened"])
         return encoded
 
     def example(self, index: int) -> Example:
         """Row `index` of the run before it becomes tokens."""
+        source, number = self._place(index)
+        return source.example(number)
+
+    def _place(self, index: int) -> tuple[Source, int]:
+        """The source of row `index`, and which of its examples it is."""
         epoch, row = divmod(index, self.epoch_length)
         if self._order is None or self._order[0] != epoch:
             lengths = [source.length for source in self.sources]
             self._order = (epoch, epoch_order(lengths, self.counts, self._seed, epoch))
         source, number = self._order[1][row]
-        return self.sources[source].example(int(number))
+        return self.sources[source], int(number)
 
     @property
     def misfits(self) -> dict[str, int]:
-        """How many rows lost their last rounds, and how many were left out, since this process began."""
-        return {"shortened": self._shortened.value, "left_out": self._dropped.value}
+        """How many rows of each of MISFITS there were since this process began."""
+        return {name: counter.value for name, counter in self._misfits.items()}
 
 
 def _add_one(counter: Any) -> None:

@@ -166,7 +166,7 @@ def test_a_run_is_filled_up_without_repeating_a_row():
     mixture = Mixture(sources((3, None), (2, None)), None, seed=1, length=5, multiple=4)
     assert (mixture.rows, len(mixture)) == (5, 8)
     assert [mixture[index] for index in range(5, 8)] == [None] * 3
-    assert mixture.misfits == {"shortened": 0, "left_out": 0}
+    assert mixture.misfits == {"shortened": 0, "left_out": 0, "refused": 0}
 
 
 def test_what_does_not_fit_is_counted_over_all_workers(checkpoint):
@@ -180,7 +180,7 @@ def test_what_does_not_fit_is_counted_over_all_workers(checkpoint):
     )
     rows = [row for batch in loader for row in batch]
     assert Counter(row and row.rounds for row in rows) == {None: 1, 1: 3}
-    assert mixture.misfits == {"shortened": 2, "left_out": 1}
+    assert mixture.misfits == {"shortened": 2, "left_out": 1, "refused": 0}
 
 
 def test_samples_become_examples_with_the_words_of_the_protocol(sample_folders, checkpoint):

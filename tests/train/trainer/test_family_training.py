@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from loguru import logger
+from PIL import Image
 from transformers import TrainerCallback
 
 from dualfocus_lmms import Settings, StopCriteria, answer_batch
@@ -16,7 +21,7 @@ from dualfocus_lmms.models.engines.registry import make_engine
 from dualfocus_lmms.models.tiny.families import MAKERS, save_tiny_family
 from dualfocus_lmms.protocol import load_protocol
 from dualfocus_lmms.train.data.conversations import IGNORED, from_sample, question_of
-from dualfocus_lmms.train.data.samples import read_samples
+from dualfocus_lmms.train.data.samples import SampleImage, TrainingSample, read_samples, write_samples
 from dualfocus_lmms.train.trainer.recipe import load_recipe, training_arguments
 from dualfocus_lmms.train.trainer.trainer import build, train
 
@@ -135,3 +140,28 @@ def test_a_step_is_the_mean_over_its_tokens_however_it_is_divided(
     squares = [(divided.found[name] - whole.found[name]).square().sum().item() for name in whole.found]
     norm = math.sqrt(sum(gradient.square().sum().item() for gradient in whole.found.values()))
     assert math.sqrt(sum(squares)) < 1e-4 * norm
+
+
+def thin(sample: TrainingSample) -> TrainingSample:
+    """The sample with a crop of 1 x 300 pixels, as an older version cut it."""
+    file = io.BytesIO()
+    Image.new("RGB", (1, 300)).save(file, "PNG")
+    return replace(sample, crop=SampleImage(file.getvalue(), "thin.png"))
+
+
+def test_a_picture_that_the_processor_refuses_costs_one_sample(make_samples: Any, tmp_path: Path):
+    model = save_tiny_family(tmp_path / "qwen", "qwen3_vl")
+    samples = make_samples(4)
+    write_samples([thin(samples[0]), *samples[1:]], tmp_path / "samples")
+    told: list[str] = []
+    sink = logger.add(told.append, level="WARNING", format="{message}")
+    path, parts = str(tmp_path / "samples"), "train=[projector, language_model]"
+    try:
+        made = train("tiny_cpu", overrides(model, path, tmp_path / "run", parts))
+    finally:
+        logger.remove(sink)
+    assert (made / "config.json").exists()
+    history = json.loads((made.parent / "trainer_state.json").read_text())["log_history"]
+    assert [entry["refused"] for entry in history if "refused" in entry] == [1]
+    assert any("Example 0 of 'samples' is left out" in line and "1 x 300" in line for line in told)
+    assert any("refuses: 1, left out" in line for line in told)
