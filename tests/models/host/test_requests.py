@@ -7,6 +7,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from dualfocus_lmms import Box, UserError
+from dualfocus_lmms.models.host.model import Answering
 from dualfocus_lmms.models.host.requests import DEFAULT_NEW_TOKENS, read_limits, read_request
 
 PICTURE = Image.new("L", (7, 5), 99)
@@ -261,3 +262,12 @@ def test_limits_come_from_the_tasks_generation_settings_which_stay_untouched():
 def test_sampling_beams_and_impossible_lengths_are_refused(settings):
     with pytest.raises(UserError):
         read_limits(settings)
+
+
+def test_the_first_documents_that_the_host_looks_at_may_be_large(monkeypatch):
+    """The host makes the model, then the tasks, of which it reads one document each."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    Answering()
+    assert Image.MAX_IMAGE_PIXELS == 2**30
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES
