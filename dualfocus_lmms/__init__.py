@@ -16,7 +16,7 @@ from dualfocus_lmms.flow import answer_batch
 from dualfocus_lmms.prompts import bare_question
 from dualfocus_lmms.settings import Settings
 from dualfocus_lmms.trace import Trace, read_traces
-from dualfocus_lmms.types import Answer, Backend, Question, Selection, StopCriteria, Usage
+from dualfocus_lmms.types import Answer, Backend, Prompt, Question, Selection, StopCriteria, Usage
 
 __all__ = [
     "Answer",
@@ -27,6 +27,7 @@ __all__ = [
     "DualFocusModel",
     "Family",
     "GenerationError",
+    "Prompt",
     "Question",
     "Selection",
     "Settings",

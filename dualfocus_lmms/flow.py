@@ -23,44 +23,43 @@ from dualfocus_lmms.protocol import Protocol
 from dualfocus_lmms.selection import select
 from dualfocus_lmms.settings import NATIVE, Settings
 from dualfocus_lmms.trace import Trace
-from dualfocus_lmms.types import Answer, Backend, Fallback, JointScores, Keep, Pairing, Question, StopCriteria
+from dualfocus_lmms.types import Answer, Backend, Fallback, JointScores, Keep, Prompt, Question, StopCriteria
 from dualfocus_lmms.zoom import Rectangle
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Region:
-    """What was located: the crop, or the reason why none exists.
+    """What is looked at again: the crop in pixels and its image.
 
-    shifted: the box that is cropped, None where it was not moved. reply: the text of the box in the
-    conversation, None where the model generated it.
+    reply: to Q1, as the conversation has it: the model's, or the text of a box that is not the model's.
     """
 
-    box: Box | None = None
-    shifted: Box | None = None
-    reply: str | None = None
-    crop: Rectangle | None = None
-    image: Image.Image | None = None
-    fallback: Fallback | None = None
+    crop: Rectangle
+    image: Image.Image
+    reply: Answer | str
 
 
 @dataclass(eq=False, slots=True)
 class Sample:
     """A question with its results so far: at first the macro answer alone.
 
-    It is done where its region has a fallback reason; the others need a second look.
+    box: what was located, shifted: where it was moved to. outcome: the region, or why there is none; None as
+    long as a second look is needed and nothing is located.
     """
 
     question: Question
     limits: StopCriteria
     macro: Answer
-    region: Region
     locate: Answer | None = None
+    box: Box | None = None
+    shifted: Box | None = None
+    outcome: Region | Fallback | None = None
     micro: Answer | None = None
     judged: JointScores | None = None
 
     @property
     def done(self) -> bool:
-        return self.region.fallback is not None
+        return isinstance(self.outcome, Fallback)
 
 
 def answer_batch(
@@ -92,15 +91,16 @@ def run_macro(
     if len(questions) != len(limits):
         raise ValueError(f"Each question needs its limits: {len(questions)} questions, {len(limits)} limits.")
     settings = _worded(settings, backend)
-    replies: Sequence[Answer | None] = [None] * len(questions)
-    if isinstance(backend, Pairing) and _locates_all(settings):
-        macros, replies = _pair(backend, questions, limits, settings)
-    else:
-        macros = _macro(backend, questions, limits, keep=settings.pathway == "both")
+    prompts = [_macro_prompt(*row, settings) for row in zip(questions, limits, strict=True)]
+    if _always_locates(settings):
+        prompts += [_locate_prompt(question, settings) for question in questions]
+    answers = backend.generate(prompts)
+    macros = answers[: len(questions)]
+    replies: Sequence[Answer | None] = answers[len(questions) :] or [None] * len(questions)
     both = settings.pathway == "both"
     reasons = [skip_reason(macro, settings) if both else Fallback.MACRO_ONLY for macro in macros]
     return [
-        Sample(question, limit, macro, Region(fallback=reason), reply)
+        Sample(question, limit, macro, reply, outcome=reason)
         for question, limit, macro, reason, reply in zip(
             questions, limits, macros, reasons, replies, strict=True
         )
@@ -113,14 +113,14 @@ def run_zoom(backend: Backend, samples: Sequence[Sample], settings: Settings) ->
     The results are written into the samples: where memory runs out, they can be run again in parts.
     """
     settings = _worded(settings, backend)
-    unlocated = [sample for sample in samples if not sample.done and sample.region.crop is None]
+    unlocated = [sample for sample in samples if sample.outcome is None]
     without_reply = [sample for sample in unlocated if sample.locate is None]
     for sample, reply in zip(without_reply, _locate(backend, without_reply, settings), strict=True):
         sample.locate = reply
     for sample in unlocated:
-        sample.region = _zoom(backend, sample.question, sample.locate, settings)
-    zoomed = [sample for sample in samples if not sample.done]
-    for sample, (answer, judged) in zip(zoomed, _micro(backend, zoomed, settings), strict=True):
+        _zoom(backend, sample, settings)
+    zoomed = [(sample, sample.outcome) for sample in samples if isinstance(sample.outcome, Region)]
+    for (sample, _), (answer, judged) in zip(zoomed, _micro(backend, zoomed, settings), strict=True):
         sample.micro, sample.judged = answer, judged
     return [_trace(sample, settings) for sample in samples]
 
@@ -164,78 +164,71 @@ def perplexities(answers: Sequence[Answer], settings: Settings) -> dict[str, flo
     return {answer.pathway: min(answer.ppl(settings.count_eos), 1e300) for answer in answers}
 
 
-def _macro(
-    backend: Backend, questions: Sequence[Question], limits: Sequence[StopCriteria], keep: bool
-) -> list[Answer]:
-    conversations = [_macro_conversation(question) for question in questions]
-    return backend.generate("macro", conversations, limits, keep="image" if keep else None)
+def _macro_prompt(question: Question, limits: StopCriteria, settings: Settings) -> Prompt:
+    keep: Keep | None = "image" if settings.pathway == "both" else None
+    return Prompt("macro", Conversation().user(question.prompt, question.image), limits, keep)
+
+
+def _always_locates(settings: Settings) -> bool:
+    """Whether the model locates a region whatever its macro answer is."""
+    return settings.pathway == "both" and not settings.may_skip and settings.grounder is None
+
+
+def _locate_prompt(question: Question, settings: Settings) -> Prompt:
+    keep: Keep = "conversation" if settings.subimage == "turn" else "image"
+    limits = StopCriteria(settings.protocol.locate_tokens)
+    return Prompt("locate", _locate_conversation(question, settings), limits, keep)
 
 
 def _locate(backend: Backend, samples: Sequence[Sample], settings: Settings) -> Sequence[Answer | None]:
     """The model's replies to Q1; None for each where the model does not locate."""
     if not samples or settings.grounder is not None:
         return [None] * len(samples)
-    conversations = [_locate_conversation(sample.question, settings) for sample in samples]
-    limits = [StopCriteria(settings.protocol.locate_tokens)] * len(samples)
-    keep: Keep = "conversation" if settings.subimage == "turn" else "image"
-    return backend.generate("locate", conversations, limits, keep=keep)
-
-
-def _locates_all(settings: Settings) -> bool:
-    """Whether the model locates the region whatever the macro answer is, and continues from its reply."""
-    return (
-        settings.pathway == "both"
-        and not settings.may_skip
-        and settings.grounder is None
-        and settings.subimage == "turn"
-    )
-
-
-def _pair(
-    backend: Pairing, questions: Sequence[Question], limits: Sequence[StopCriteria], settings: Settings
-) -> tuple[list[Answer], list[Answer]]:
-    """The macro answers and the replies to Q1, generated at the same time."""
-    macros = [_macro_conversation(question) for question in questions]
-    locates = [_locate_conversation(question, settings) for question in questions]
-    locate_limits = [StopCriteria(settings.protocol.locate_tokens)] * len(questions)
-    return backend.generate_pair(macros, limits, locates, locate_limits)
-
-
-def _macro_conversation(question: Question) -> Conversation:
-    return Conversation().user(question.prompt, question.image)
+    return backend.generate([_locate_prompt(sample.question, settings) for sample in samples])
 
 
 def _locate_conversation(question: Question, settings: Settings) -> Conversation:
     return Conversation().user(locate_prompt(question, settings.protocol), question.image)
 
 
-def _zoom(backend: Backend, question: Question, reply: Answer | None, settings: Settings) -> Region:
-    size = question.image.size
-    form = backend.box_format
-    resized = backend.input_size(question.image) if form.frame == "resized" else None
-    box = settings.grounder(question) if reply is None else form.read(reply.text, size, resized)  # type: ignore[misc]
+def _zoom(backend: Backend, sample: Sample, settings: Settings) -> None:
+    """Set a sample's box and its outcome."""
+    image, form = sample.question.image, backend.box_format
+    resized = backend.input_size(image) if form.frame == "resized" else None
+    if settings.grounder is not None:
+        box = settings.grounder(sample.question)
+    else:
+        box = None if sample.locate is None else form.read(sample.locate.text, image.size, resized)
     if box is None:
-        return Region(fallback=Fallback.NO_BOX)
-    moved = shifted(box, question, settings.box_shift) if settings.box_shift else None
-    crop = settings.protocol.geometry(moved or box, size, settings.box_margin)
+        sample.outcome = Fallback.NO_BOX
+        return
+    sample.box = box
+    sample.shifted = shifted(box, sample.question, settings.box_shift) if settings.box_shift else None
+    crop = settings.protocol.geometry(sample.shifted or box, image.size, settings.box_margin)
     if crop is None:
-        return Region(box, moved, fallback=Fallback.EMPTY_REGION)
-    text = form.write(box, size, resized) if reply is None else None
-    return Region(box, moved, text, crop, question.image.crop(crop))
+        sample.outcome = Fallback.EMPTY_REGION
+        return
+    reply = sample.locate or form.write(box, image.size, resized)
+    sample.outcome = Region(crop, image.crop(crop), reply)
 
 
 def _micro(
-    backend: Backend, samples: Sequence[Sample], settings: Settings
+    backend: Backend, zoomed: Sequence[tuple[Sample, Region]], settings: Settings
 ) -> list[tuple[Answer, JointScores | None]]:
     """The micro answers, each with the scores of a `JointRule`, None for other rules."""
-    if not samples:
+    if not zoomed:
         return []
-    conversations = [_micro_conversation(sample, settings) for sample in samples]
-    drafts = [sample.macro.tokens for sample in samples]
-    answers = backend.generate("micro", conversations, [sample.limits for sample in samples], drafts=drafts)
+    conversations = [_micro_conversation(*looked, settings) for looked in zoomed]
+    rows = [(sample, conversation) for (sample, _), conversation in zip(zoomed, conversations, strict=True)]
+    answers = backend.generate(
+        [
+            Prompt("micro", conversation, sample.limits, draft=sample.macro.tokens)
+            for sample, conversation in rows
+        ]
+    )
     pairs = [
         Pair(sample.question, conversation, sample.macro, answer)
-        for sample, conversation, answer in zip(samples, conversations, answers, strict=True)
+        for (sample, conversation), answer in zip(rows, answers, strict=True)
     ]
     return list(zip(answers, _judge(backend, pairs, settings), strict=True))
 
@@ -249,19 +242,19 @@ def _judge(backend: Backend, pairs: Sequence[Pair], settings: Settings) -> Seque
     return [replace(verdict, seconds=seconds) for verdict in judged]
 
 
-def _micro_conversation(sample: Sample, settings: Settings) -> Conversation:
+def _micro_conversation(sample: Sample, region: Region, settings: Settings) -> Conversation:
     """Image, Q1 and the box, then crop and Q2; or the macro question about the image with one more tile."""
-    question, reply = sample.question, sample.locate
-    crop: Image.Image = sample.region.image  # type: ignore[assignment]
+    question, reply = sample.question, region.reply
     if settings.subimage == "patch":
-        return Conversation().user(question.prompt, question.image, patches=(crop,))
+        return Conversation().user(question.prompt, question.image, patches=(region.image,))
     located = _locate_conversation(question, settings)
-    turn = (sample.region.reply, None) if reply is None else (reply.text, reply.tokens)
-    return located.assistant(*turn).user(micro_prompt(question, settings.protocol), crop)  # type: ignore[arg-type]
+    turn = (reply, None) if isinstance(reply, str) else (reply.text, reply.tokens)
+    return located.assistant(*turn).user(micro_prompt(question, settings.protocol), region.image)
 
 
 def _trace(sample: Sample, settings: Settings) -> Trace:
-    question, macro, micro, region = sample.question, sample.macro, sample.micro, sample.region
+    question, macro, micro = sample.question, sample.macro, sample.micro
+    region = sample.outcome if isinstance(sample.outcome, Region) else None
     prompts = {"macro": question.prompt}
     if sample.locate is not None or micro is not None:  # the micro conversation opens with it
         prompts["locate"] = locate_prompt(question, settings.protocol)
@@ -279,13 +272,14 @@ def _trace(sample: Sample, settings: Settings) -> Trace:
         macro=macro,
         locate=sample.locate,
         micro=micro,
-        box=region.box.xyxy if region.box else None,
-        crop=region.crop,
-        fallback=region.fallback.value if region.fallback else None,
+        box=sample.box.xyxy if sample.box else None,
+        crop=region.crop if region else None,
+        fallback=sample.outcome.value if isinstance(sample.outcome, Fallback) else None,
         ppl=perplexities(answers, settings),
         grounding=settings.grounding,
-        given_reply=region.reply,
+        given_reply=region.reply if region and isinstance(region.reply, str) else None,
         box_shift=settings.box_shift,
-        shifted_box=region.shifted.xyxy if region.shifted else None,
+        shifted_box=sample.shifted.xyxy if sample.shifted else None,
         judged=sample.judged,
+        stop=sample.limits.stop,
     )

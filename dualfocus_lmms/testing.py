@@ -11,13 +11,14 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import get_args
 
 from PIL import Image
 
 from dualfocus_lmms.boxes import BoxFormat
 from dualfocus_lmms.conversation import Conversation, Turn
-from dualfocus_lmms.types import Answer, Keep, Stage, StopCriteria, Usage
+from dualfocus_lmms.types import Answer, Keep, Prompt, Stage, StopCriteria, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +36,20 @@ Script = Callable[[Stage, Conversation], "Reply | str"] | Mapping[Stage, "Reply 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Call:
-    """One call of `generate`, as it arrived."""
+    """The prompts of one stage in one call of `generate`, as they arrived."""
 
     stage: Stage
     conversations: tuple[Conversation, ...]
     limits: tuple[StopCriteria, ...]
     keep: Keep | None
+
+    @classmethod
+    def of(cls, prompts: Sequence[Prompt]) -> Call:
+        """Prompts of one stage that keep the same."""
+        conversations, limits = zip(
+            *((prompt.conversation, prompt.limits) for prompt in prompts), strict=True
+        )
+        return cls(prompts[0].stage, conversations, limits, prompts[0].keep)
 
     @property
     def texts(self) -> list[str]:
@@ -58,7 +67,8 @@ class FakeBackend:
 
     script: a reply for each stage, or a function (stage, conversation) -> reply. A plain text is a reply of
     one token. A script may raise GenerationError. It replies in full whatever the limits. ValueError for a
-    call that breaks the protocol. calls: every call in order. forgotten: how often `forget` was called.
+    call that breaks the protocol. calls: every call in order, a stage at
+    a time. forgotten: how often `forget` was called.
 
     scores: what `score` returns for an assistant turn by its text, the log-probability of each token and,
     last, of the closing token; a turn with another text gets -0.1 for each token and -0.01. scored: every
@@ -82,17 +92,12 @@ class FakeBackend:
         self._script = script
         self._scores = scores or {}
 
-    def generate(
-        self,
-        stage: Stage,
-        conversations: Sequence[Conversation],
-        limits: Sequence[StopCriteria],
-        keep: Keep | None = None,
-        drafts: Sequence[Sequence[int]] | None = None,
-    ) -> list[Answer]:
-        self.calls.append(Call(stage, tuple(conversations), tuple(limits), keep))
-        _check(stage, conversations, limits, keep)
-        return [self._answer(stage, conversation) for conversation in conversations]
+    def generate(self, prompts: Sequence[Prompt]) -> list[Answer]:
+        stages = [list(group) for _, group in groupby(prompts, lambda prompt: (prompt.stage, prompt.keep))]
+        self.calls += [Call.of(stage) for stage in stages]
+        for prompt in prompts:
+            _check(prompt)
+        return [self._answer(prompt.stage, prompt.conversation) for prompt in prompts]
 
     def score(self, conversations: Sequence[Conversation]) -> list[list[tuple[float, ...]]]:
         for conversation in conversations:
@@ -127,18 +132,13 @@ class FakeBackend:
         return Answer(stage, reply.text, tokens, logprobs, ended, usage)
 
 
-def _check(
-    stage: Stage, conversations: Sequence[Conversation], limits: Sequence[StopCriteria], keep: Keep | None
-) -> None:
-    """ValueError when a call breaks the protocol's preconditions."""
-    if stage not in get_args(Stage):
-        raise ValueError(f"The stage is one of {get_args(Stage)}, got {stage!r}.")
-    if keep is not None and keep not in get_args(Keep):
-        raise ValueError(f"keep is one of {get_args(Keep)} or None, got {keep!r}.")
-    if len(conversations) != len(limits):
-        raise ValueError(f"Each conversation needs its limits: {len(conversations)} and {len(limits)} given.")
-    for conversation in conversations:
-        _check_turns(conversation, "user")
+def _check(prompt: Prompt) -> None:
+    """ValueError when a prompt breaks the protocol's preconditions."""
+    if prompt.stage not in get_args(Stage):
+        raise ValueError(f"The stage is one of {get_args(Stage)}, got {prompt.stage!r}.")
+    if prompt.keep is not None and prompt.keep not in get_args(Keep):
+        raise ValueError(f"keep is one of {get_args(Keep)} or None, got {prompt.keep!r}.")
+    _check_turns(prompt.conversation, "user")
 
 
 def _check_turns(conversation: Conversation, last: str) -> None:

@@ -40,7 +40,7 @@ class Trace:
     None where nothing was moved.
 
     ppl: the perplexities of the answers under their own pathways. judged: what decided where the rule
-    compares them under one context, else None.
+    compares them under one context, else None. stop: the strings at which an answer was cut.
     """
 
     key: dict[str, Any]
@@ -61,6 +61,7 @@ class Trace:
     box_shift: int = 0
     shifted_box: tuple[float, float, float, float] | None = None
     judged: JointScores | None = None
+    stop: tuple[str, ...] = ()
     version: int = VERSION
 
     def to_json(self) -> str:
@@ -84,6 +85,7 @@ class Trace:
             if data.get("shifted_box") is not None:
                 data["shifted_box"] = tuple(data["shifted_box"])
             data["judged"] = _judged(data.get("judged"))
+            data["stop"] = tuple(data.get("stop", ()))
             return cls(**data)
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a trace: {error}") from error

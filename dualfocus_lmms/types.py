@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol
 
 from PIL import Image
 
@@ -201,6 +201,35 @@ class Selection:
     margin: float | None = None
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Prompt:
+    """One reply to generate.
+
+    conversation: ends with a user turn. limits: when the reply stops. keep: what later calls will extend, the
+    prefix up to the first image, the whole conversation with the reply, or nothing. draft: the tokens that
+    the reply probably is, without a closing token; None leaves it to the backend. Both save work and never
+    change an answer.
+    """
+
+    stage: Stage
+    conversation: Conversation
+    limits: StopCriteria
+    keep: Keep | None = None
+    draft: Sequence[int] | None = None
+
+    @staticmethod
+    def batch(
+        stage: Stage,
+        conversations: Sequence[Conversation],
+        limits: Sequence[StopCriteria],
+        keep: Keep | None = None,
+        drafts: Sequence[Sequence[int] | None] | None = None,
+    ) -> list[Prompt]:
+        """Prompts of one stage, a row for each conversation."""
+        rows = zip(conversations, limits, drafts or [None] * len(conversations), strict=True)
+        return [Prompt(stage, conversation, limit, keep, draft) for conversation, limit, draft in rows]
+
+
 class Backend(Protocol):
     """What the flow needs from a model. `testing.FakeBackend` is a scripted one."""
 
@@ -208,20 +237,12 @@ class Backend(Protocol):
     local_patches: bool  # whether a sub-image can join the tiles of an image
     native_locate: str | None  # Q1 as the family was trained with, {question} in it; None: it has none
 
-    def generate(
-        self,
-        stage: Stage,
-        conversations: Sequence[Conversation],
-        limits: Sequence[StopCriteria],
-        keep: Keep | None = None,
-        drafts: Sequence[Sequence[int]] | None = None,
-    ) -> list[Answer]:
-        """Greedy continuations, one for each conversation, which must end with a user turn.
+    def generate(self, prompts: Sequence[Prompt]) -> list[Answer]:
+        """Greedy continuations, one for each prompt, in order.
 
-        keep says what later calls will extend: the prefix up to the first image, the whole conversation with
-        the reply, or nothing. drafts are the tokens that each reply probably is, without a closing token.
-        Both save work and never change an answer. The text of an assistant turn without tokens
-        is tokenised. Raises GenerationError when a logit is not a number.
+        The prompts of several stages may come in one call, those of a stage next to each other: the backend
+        decides what it computes together. The text of an assistant turn without tokens is tokenised. Raises
+        GenerationError when a logit is not a number.
         """
         ...
 
@@ -242,22 +263,4 @@ class Backend(Protocol):
 
     def forget(self, but: Sequence[Image.Image] = ()) -> None:
         """Drop whatever was kept, except, if that saves work, for conversations about the images `but`."""
-        ...
-
-
-@runtime_checkable
-class Pairing(Protocol):
-    """What a `Backend` may have besides: both questions about the whole image at the same time."""
-
-    def generate_pair(
-        self,
-        macros: Sequence[Conversation],
-        macro_limits: Sequence[StopCriteria],
-        locates: Sequence[Conversation],
-        locate_limits: Sequence[StopCriteria],
-    ) -> tuple[list[Answer], list[Answer]]:
-        """What `generate` returns for the stages macro and locate, of the same images in the same order.
-
-        Later calls extend the second conversations with their replies. Raises what `generate` raises.
-        """
         ...

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dualfocus_lmms.conversation import Conversation
 from dualfocus_lmms.files import atomic_write
 from dualfocus_lmms.models.bench.model import Engine, slot_bytes
-from dualfocus_lmms.types import Question, StopCriteria
+from dualfocus_lmms.types import Prompt, Question, StopCriteria
 
 STEPS = 16  # decoding steps that are timed against the floor
 _TIMES = 5  # of each thing that is timed; the median counts
@@ -114,7 +114,7 @@ def floors(engine: Engine, questions: Sequence[Question], copying: float, matmul
     conversations = [Conversation().user(question.prompt, question.image) for question in questions]
 
     def ask(tokens: int) -> None:
-        engine.generate("macro", conversations, [StopCriteria(tokens)] * len(conversations))
+        engine.generate(Prompt.batch("macro", conversations, [StopCriteria(tokens)] * len(conversations)))
         engine.forget()
 
     counted = engine.counts.tokens

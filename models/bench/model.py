@@ -24,13 +24,13 @@ from dualfocus_lmms.errors import UserError, choose
 from dualfocus_lmms.models.checkpoint.image_text_inputs import reader
 from dualfocus_lmms.models.checkpoint.loading import Checkpoint, load_checkpoint, torch_device, torch_dtype
 from dualfocus_lmms.models.engines.attention import steady_attention
-from dualfocus_lmms.models.engines.backend import ModelBackend
+from dualfocus_lmms.models.engines.backend import ModelBackend, own_settings_ignored
 from dualfocus_lmms.models.engines.naive import NaiveBackend
 from dualfocus_lmms.models.engines.shared import SharedBackend
 from dualfocus_lmms.models.families.llava import LLAVA
 from dualfocus_lmms.models.tiny.llava import SIZES, character_tokenizer, llava_config
 from dualfocus_lmms.prompts import SHORT_ANSWER
-from dualfocus_lmms.types import Answer, Keep, Question, Stage, StopCriteria
+from dualfocus_lmms.types import Answer, Prompt, Question, Stage, StopCriteria
 
 Engine = SharedBackend | NaiveBackend
 LLAMA_WORDS = 32064  # LLaVA-1.5's vocabulary
@@ -135,37 +135,31 @@ class BatchedGenerate(NaiveBackend):
     """
 
     @torch.inference_mode()
-    def generate(
-        self,
-        stage: Stage,
-        conversations: Sequence[Conversation],
-        limits: Sequence[StopCriteria],
-        keep: Keep | None = None,
-        drafts: Sequence[Sequence[int]] | None = None,
-    ) -> list[Answer]:
+    def generate(self, prompts: Sequence[Prompt]) -> list[Answer]:
+        conversations = [prompt.conversation for prompt in prompts]
         images = [image for conversation in conversations for image in conversation.images]
         pictures = dict(zip(map(id, images), self.pictures(images), strict=True))
-        prompts = [
+        rendered = [
             self.renderer.render(conversation, lambda image: pictures[id(image)].ids).ids
             for conversation in conversations
         ]
-        width = max(map(len, prompts))
-        pads = torch.tensor([width - len(ids) for ids in prompts], device=self.model.device)
+        width = max(map(len, rendered))
+        pads = torch.tensor([width - len(ids) for ids in rendered], device=self.model.device)
         ids = torch.tensor(
-            [[0] * (width - len(ids)) + list(ids) for ids in prompts], device=self.model.device
+            [[0] * (width - len(ids)) + list(ids) for ids in rendered], device=self.model.device
         )
         inputs = self.prompt_input(ids)
         inputs["attention_mask"] = (torch.arange(width, device=ids.device) >= pads[:, None]).long()
-        new_tokens = max(limit.max_new_tokens for limit in limits)
+        new_tokens = max(prompt.limits.max_new_tokens for prompt in prompts)
         inputs |= self.encoder_input([pictures[id(image)] for image in images])
-        with steady_attention(self.model.device):
+        with steady_attention(self.model.device), own_settings_ignored(self.model):
             sequences = self.model.generate(
                 **inputs, generation_config=self._generation_config(new_tokens)
             )  # (B, width + new)
         self.counts.encodes += len(images)
         return [
-            Answer(stage, self.decode(tokens), tuple(tokens), (0.0,) * len(tokens), ended=False)
-            for tokens in sequences[:, width:].tolist()
+            Answer(prompt.stage, self.decode(tokens), tuple(tokens), (0.0,) * len(tokens), ended=False)
+            for prompt, tokens in zip(prompts, sequences[:, width:].tolist(), strict=True)
         ]
 
 
@@ -177,16 +171,9 @@ class ReleaseWay(NaiveBackend):
     """
 
     @torch.inference_mode()
-    def generate(
-        self,
-        stage: Stage,
-        conversations: Sequence[Conversation],
-        limits: Sequence[StopCriteria],
-        keep: Keep | None = None,
-        drafts: Sequence[Sequence[int]] | None = None,
-    ) -> list[Answer]:
-        with steady_attention(self.model.device):
-            return [self._reply(stage, *row) for row in zip(conversations, limits, strict=True)]
+    def generate(self, prompts: Sequence[Prompt]) -> list[Answer]:
+        with steady_attention(self.model.device), own_settings_ignored(self.model):
+            return [self._reply(prompt.stage, prompt.conversation, prompt.limits) for prompt in prompts]
 
     def score(self, conversations: Sequence[Conversation]) -> list[list[tuple[float, ...]]]:
         self.counts.encodes += sum(len(conversation.images) for conversation in conversations)

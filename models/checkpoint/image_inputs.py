@@ -167,5 +167,32 @@ def image_tokens(config: Any) -> int:
     vision: Any = getattr(config, "vision_config", None)
     if not hasattr(config, "vision_feature_select_strategy") or not hasattr(vision, "patch_size"):
         return config.image_seq_length
-    patches = (vision.image_size // vision.patch_size) ** 2
-    return patches if config.vision_feature_select_strategy == "default" else patches + 1
+    features = (vision.image_size // vision.patch_size) ** 2 + class_tokens(config)
+    return features - (config.vision_feature_select_strategy == "default")  # which leaves the first one out
+
+
+def class_tokens(config: Any) -> int:
+    """Features of the vision tower that stand for no patch: CLIP's towers alone have one."""
+    return int(config.vision_config.model_type.startswith("clip"))
+
+
+def complete_processor(processor: Any, config: Any) -> None:
+    """Give a processor what decides the number of an image's tokens and older files of checkpoints leave out:
+    the patch size and the choice of features are the model's own, and so is a class token.
+
+    UserError where a class token would lie among tiles: no release of transformers can put them together.
+    """
+    vision: Any = getattr(config, "vision_config", None)
+    tiled = getattr(config, "image_grid_pinpoints", None) is not None
+    if tiled and getattr(config, "vision_feature_select_strategy", None) == "full" and class_tokens(config):
+        raise UserError(
+            "The checkpoint's config.json has vision_feature_select_strategy 'full' with a CLIP tower and "
+            "tiles, but a class token has no place among tiles. Set it to 'default' there."
+        )
+    if hasattr(processor, "patch_size") and processor.patch_size is None:
+        processor.patch_size = vision.patch_size
+    if hasattr(processor, "vision_feature_select_strategy"):
+        strategy = getattr(config, "vision_feature_select_strategy", None)
+        processor.vision_feature_select_strategy = strategy or processor.vision_feature_select_strategy
+    if hasattr(processor, "num_additional_image_tokens"):
+        processor.num_additional_image_tokens = class_tokens(config)

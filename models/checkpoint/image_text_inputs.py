@@ -8,9 +8,10 @@ from typing import Any
 import transformers
 
 from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.models.checkpoint.chat_template import PROBE, apply_template, choose_template
 from dualfocus_lmms.models.checkpoint.image_inputs import FixedSizeImages, ProcessorImages, image_tokens
 from dualfocus_lmms.models.checkpoint.loading import Checkpoint
-from dualfocus_lmms.models.checkpoint.tokenize_chat import Renderer, placeholder
+from dualfocus_lmms.models.checkpoint.tokenize_chat import Renderer
 
 # The model's argument for a mask (B, L) of the tokens of images.
 _TYPES = ("mm_token_type_ids", "token_type_ids")
@@ -26,9 +27,9 @@ def reader(checkpoint: Checkpoint) -> tuple[Renderer, FixedSizeImages | Processo
     if processor is None:
         fixed = FixedSizeImages(family, checkpoint.image_processor, token, image_tokens(model.config))
         return Renderer(tokenizer, family, token), fixed
-    template = processor.chat_template or tokenizer.chat_template or family.chat_template
     known = [text for text in (getattr(processor, name, None) for name in _PLACEHOLDERS) if text]
-    image_text = placeholder(tokenizer, template, known)
+    template = choose_template(tokenizer, family, known, processor.chat_template)
+    image_text = next(text for text in known if text in apply_template(tokenizer, template, PROBE, True))
     renderer = Renderer(tokenizer, family, tokenizer.convert_tokens_to_ids(image_text), template)
     return renderer, ProcessorImages(processor, image_text)
 

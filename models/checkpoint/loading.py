@@ -22,6 +22,7 @@ from transformers import (
 
 from dualfocus_lmms.errors import UserError, choose
 from dualfocus_lmms.family import Family
+from dualfocus_lmms.models.checkpoint.image_inputs import complete_processor
 from dualfocus_lmms.models.checkpoint.shipped import resolve_path
 from dualfocus_lmms.models.qwen_vl import QwenVLConfig, load_qwen_image_processor
 from dualfocus_lmms.plugins import family_for, load_family
@@ -92,6 +93,7 @@ def load_checkpoint(
             tokenizer = AutoTokenizer.from_pretrained(pretrained, revision=revision)
             image_processor = _image_processor(pretrained, revision, model_type)
         else:
+            complete_processor(processor, model.config)
             tokenizer, image_processor = processor.tokenizer, processor.image_processor
     # RuntimeError: weights of another shape than config.json says.
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,8 +14,10 @@ from PIL import Image
 from dualfocus_lmms.conversation import Conversation, Turn
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.family import Family
+from dualfocus_lmms.models.checkpoint.chat_template import apply_template, choose_template
 
 _ANCHORS = ("\n", "a", "1")
+_NO_REASONING = re.compile(r"<think>\s*</think>\s*")
 
 # How many placeholders stand for a picture, or the very ids that do where they are not all the same.
 PictureIds = Callable[[Image.Image], "int | Sequence[int]"]
@@ -35,7 +38,7 @@ class Rendered:
 
 
 class Renderer:
-    """Applies the chat template given, the tokenizer's, or the family's when the tokenizer brings none.
+    """Applies a chat template: the one given, else what `choose_template` takes of tokenizer and family.
 
     image_token_id: what the template writes once for every image.
     """
@@ -44,9 +47,9 @@ class Renderer:
         self, tokenizer: Any, family: Family, image_token_id: int, template: str | None = None
     ) -> None:
         self._tokenizer = tokenizer
-        self._template = template or tokenizer.chat_template or family.chat_template
         self._image_token_id = image_token_id
         self._image_token = tokenizer.convert_ids_to_tokens(image_token_id)
+        self._template = template or choose_template(tokenizer, family, [self._image_token])
         bos = tokenizer.bos_token_id
         self._adds_bos = bos is not None and tokenizer("a").input_ids[:1] == [bos]
 
@@ -78,12 +81,24 @@ class Renderer:
         question, marker = Conversation().user("?"), "\ue000\ue001"
         opened = self._template_text(question, open_turn=True)
         replied = self._template_text(question.assistant(marker), open_turn=False).partition(marker)[0]
+        if opened.startswith(replied) and _NO_REASONING.fullmatch(opened[len(replied) :]):
+            return ""  # only the turn that is opened says that nothing is to be thought
         if not replied.startswith(opened):
             raise UserError(
                 f"The chat template opens an assistant turn with {opened[-20:]!r} before a reply and with "
                 f"{replied[-20:]!r} around one: a reply cannot be put back where it was generated."
             )
         return replied[len(opened) :]
+
+    @cached_property
+    def closing_ids(self) -> frozenset[int]:
+        """The special token by which the template closes a reply; none where other text closes it."""
+        question, marker = Conversation().user("?"), "\ue000\ue001"
+        after = self._template_text(question.assistant(marker), open_turn=False).partition(marker)[2]
+        ids = self.continuation(after.lstrip()) if after.strip() else []
+        added = self._tokenizer.added_tokens_decoder.items()
+        special = {token for token, about in added if about.special} | {*self._tokenizer.all_special_ids}
+        return frozenset(ids[:1]) & special
 
     def _text(self, turns: Sequence[Turn]) -> str:
         """The rendered text after the last assistant turn."""
@@ -96,12 +111,7 @@ class Renderer:
         return self._template_text(Conversation(tuple(marked)), open_turn=True).split(marker)[-1]
 
     def _template_text(self, conversation: Conversation, open_turn: bool) -> str:
-        return self._tokenizer.apply_chat_template(
-            conversation.messages(),
-            chat_template=self._template,
-            add_generation_prompt=open_turn,
-            tokenize=False,
-        )
+        return apply_template(self._tokenizer, self._template, conversation, open_turn)
 
     def _tokens(self, text: str, first: bool) -> list[int]:
         """Ids of a piece of text; a piece that is not the first continues a text and opens with no blank."""
@@ -156,18 +166,3 @@ class Renderer:
         starts.append(len(expanded))
         moved = tuple((starts[start], length) for start, length in replies)
         return Rendered(tuple(expanded), images, tuple(spans), moved)
-
-
-def placeholder(tokenizer: Any, template: str, known: Sequence[str]) -> str:
-    """Which of the `known` texts a chat template writes for a picture. UserError when it is none of them."""
-    picture = Image.new("RGB", (1, 1))
-    text = tokenizer.apply_chat_template(
-        Conversation().user("?", picture).messages(), chat_template=template, tokenize=False
-    )
-    for candidate in known:
-        if candidate in text:
-            return candidate
-    raise UserError(
-        f"The checkpoint's chat template writes none of {', '.join(map(repr, known))} for a picture: "
-        "it is not made for questions about images."
-    )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from loguru import logger
 from PIL import Image
+from transformers import GenerationConfig
 
 from dualfocus_lmms.conversation import Conversation
 from dualfocus_lmms.errors import GenerationError
@@ -48,7 +50,7 @@ class ModelBackend:
         self.renderer, self.pictures = reader(checkpoint)
         self.counts = Counts()
         self._most_tokens = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        self.eos_ids = _eos_ids(self.model, self.tokenizer)
+        self.eos_ids = _eos_ids(self.model, self.tokenizer) | self.renderer.closing_ids
         self._token_types = token_types(self.model)
 
     def input_size(self, image: Image.Image) -> tuple[int, int]:
@@ -159,6 +161,19 @@ class ModelBackend:
             kept = max(kept, 1)
             text, tokens, logprobs, ended = text[:cut], tokens[:kept], logprobs[:kept], False
         return Answer(stage, text.strip(), tuple(tokens), tuple(logprobs), ended, usage)
+
+
+@contextmanager
+def own_settings_ignored(model: Any) -> Iterator[None]:
+    """Let transformers' `generate` decode greedily from raw logits, whatever the checkpoint's settings are.
+
+    Else they fill in what its caller leaves open, penalties and samplers too.
+    """
+    own, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 def _first_stop(text: str, stops: Sequence[str]) -> int | None:

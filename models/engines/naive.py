@@ -17,28 +17,21 @@ from dualfocus_lmms.conversation import Conversation
 from dualfocus_lmms.models.checkpoint.image_inputs import ImageInputs, as_patch
 from dualfocus_lmms.models.checkpoint.loading import Checkpoint
 from dualfocus_lmms.models.engines.attention import steady_attention
-from dualfocus_lmms.models.engines.backend import ModelBackend
-from dualfocus_lmms.types import Answer, Keep, Stage, StopCriteria, Usage
+from dualfocus_lmms.models.engines.backend import ModelBackend, own_settings_ignored
+from dualfocus_lmms.types import Answer, Prompt, Stage, StopCriteria, Usage
 
 
 class NaiveBackend(ModelBackend):
-    """Separate full generations. `keep` and `drafts` are ignored."""
+    """Separate full generations. What prompts keep and their drafts are ignored."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__(checkpoint)
         language_model = getattr(self.model.model, "language_model", self.model)
         language_model.register_forward_pre_hook(self._count_forward, with_kwargs=True)
 
-    def generate(
-        self,
-        stage: Stage,
-        conversations: Sequence[Conversation],
-        limits: Sequence[StopCriteria],
-        keep: Keep | None = None,
-        drafts: Sequence[Sequence[int]] | None = None,
-    ) -> list[Answer]:
+    def generate(self, prompts: Sequence[Prompt]) -> list[Answer]:
         with steady_attention(self.model.device):
-            return [self._row(stage, *row) for row in zip(conversations, limits, strict=True)]
+            return [self._row(prompt.stage, prompt.conversation, prompt.limits) for prompt in prompts]
 
     def forget(self, but: Sequence[Image.Image] = ()) -> None:
         pass
@@ -55,7 +48,8 @@ class NaiveBackend(ModelBackend):
         images = [prepared[id(image)] for image in rendered.images]
         read = self._embedded if conversation.patches else self._read
         config = self._generation_config(limits.max_new_tokens)
-        generated = self.model.generate(**read(prompt, images), generation_config=config)  # (1, L + new)
+        with own_settings_ignored(self.model):
+            generated = self.model.generate(**read(prompt, images), generation_config=config)  # (1, L + new)
         if not conversation.patches:  # from embeddings, generate returns only the new tokens
             generated = generated[:, prompt.shape[1] :]
         chosen = self._cut(generated[0].tolist(), limits)

@@ -15,6 +15,7 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -22,7 +23,6 @@ from PIL import Image
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from dualfocus_lmms.conversation import Conversation
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.models.checkpoint.loading import Checkpoint
 from dualfocus_lmms.models.compatibility import cache_argument
@@ -40,7 +40,7 @@ from dualfocus_lmms.models.engines.kv_cache import (
     match_prefixes,
     take_rows,
 )
-from dualfocus_lmms.types import Answer, Keep, Stage, StopCriteria, Usage
+from dualfocus_lmms.types import Answer, Keep, Prompt, Stage, Usage
 
 
 class SharedBackend(ModelBackend):
@@ -84,21 +84,25 @@ class SharedBackend(ModelBackend):
         return super().input_size(image) if encoded is None else encoded.prepared.input_size
 
     @torch.inference_mode()
-    def generate(
-        self,
-        stage: Stage,
-        conversations: Sequence[Conversation],
-        limits: Sequence[StopCriteria],
-        keep: Keep | None = None,
-        drafts: Sequence[Sequence[int]] | None = None,
-    ) -> list[Answer]:
-        started = time.perf_counter()
-        rows = self._rows(conversations, limits)
-        for row, draft in zip(rows, self._drafts(stage, len(rows), drafts), strict=True):
-            row.draft = draft
-        self._generate_rows(rows, keep)
-        seconds = (time.perf_counter() - started) / len(rows)
-        return [self._answer(stage, row, seconds) for row in rows]
+    def generate(self, prompts: Sequence[Prompt]) -> list[Answer]:
+        answers: list[Answer] = []
+        for group in self._groups(prompts):
+            started = time.perf_counter()
+            rows = self._generate_group(group)
+            seconds = (time.perf_counter() - started) / len(rows)
+            for prompt, row in zip(group, rows, strict=True):
+                answers.append(self._answer(prompt.stage, row, seconds))
+        return answers
+
+    def _groups(self, prompts: Sequence[Prompt]) -> list[list[Prompt]]:
+        """The prompts that are computed together: those of one stage."""
+        return [list(group) for _, group in groupby(prompts, lambda prompt: (prompt.stage, prompt.keep))]
+
+    def _generate_group(self, prompts: Sequence[Prompt]) -> list[Row]:
+        """The finished rows of prompts that are computed together."""
+        rows = self._rows(prompts)
+        self._generate_rows(rows, prompts[0].keep)
+        return rows
 
     def _generate_rows(self, rows: Sequence[Row], keep: Keep | None) -> None:
         """Fill the rows' tokens and log-probabilities, and keep what later calls will extend."""
@@ -109,18 +113,20 @@ class SharedBackend(ModelBackend):
         if keep == "conversation":
             self._kept.append(PrefixCache(state.cache, state.branch_ids, [row.cached_key for row in rows]))
 
-    def _drafts(self, stage: Stage, rows: int, given: Sequence[Sequence[int]] | None) -> list[Draft]:
-        """The draft of each row's reply: none in this engine."""
-        return [Draft()] * rows
+    def _draft(self, prompt: Prompt) -> Draft:
+        """The draft of a reply: none in this engine."""
+        return Draft()
 
-    def _rows(self, conversations: Sequence[Conversation], limits: Sequence[StopCriteria]) -> list[Row]:
-        new_encodes = self._images.encode(conversations)
+    def _rows(self, prompts: Sequence[Prompt]) -> list[Row]:
+        new_encodes = self._images.encode([prompt.conversation for prompt in prompts])
         rows = []
-        for conversation, limit, encodes in zip(conversations, limits, new_encodes, strict=True):
-            rendered = self.renderer.render(conversation, lambda image: self._images[image].prepared.ids)
+        for prompt, encodes in zip(prompts, new_encodes, strict=True):
+            rendered = self.renderer.render(
+                prompt.conversation, lambda image: self._images[image].prepared.ids
+            )
             self.warn_too_long(len(rendered.ids))
-            positions = self._images.positions(rendered)
-            rows.append(Row(rendered, self._images.key(rendered), positions, limit, encodes))
+            key, positions = self._images.key(rendered), self._images.positions(rendered)
+            rows.append(Row(rendered, key, positions, prompt.limits, encodes, self._draft(prompt)))
         return rows
 
     def _prefix(self, rows: Sequence[Row]) -> PrefixCache:

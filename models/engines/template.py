@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cached_property
 
 from dualfocus_lmms.models.engines.drafts import Draft, box_draft
 from dualfocus_lmms.models.engines.shared import SharedBackend
-from dualfocus_lmms.types import Stage
+from dualfocus_lmms.types import Prompt
 
 
 class TemplateBackend(SharedBackend):
@@ -18,7 +17,7 @@ class TemplateBackend(SharedBackend):
     def _box(self) -> Draft:
         return box_draft(self.checkpoint.family.box_format, self.renderer.reply)
 
-    def _drafts(self, stage: Stage, rows: int, given: Sequence[Sequence[int]] | None) -> list[Draft]:
-        if given is not None:
-            return [Draft((tuple(tokens),)) for tokens in given]
-        return [self._box if stage == "locate" else Draft()] * rows
+    def _draft(self, prompt: Prompt) -> Draft:
+        if prompt.draft is not None:
+            return Draft((tuple(prompt.draft),))
+        return self._box if prompt.stage == "locate" else Draft()

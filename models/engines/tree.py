@@ -7,50 +7,42 @@ FlashAttention.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 import torch
 
-from dualfocus_lmms.conversation import Conversation
 from dualfocus_lmms.models.engines.attention import IN_PIECES
 from dualfocus_lmms.models.engines.batch_rows import Row
 from dualfocus_lmms.models.engines.kv_cache import SHARED, PrefixCache
 from dualfocus_lmms.models.engines.shared import reserve_second_look
 from dualfocus_lmms.models.engines.template import TemplateBackend
-from dualfocus_lmms.types import Answer, StopCriteria
+from dualfocus_lmms.types import Prompt
 
 _MACRO, _LOCATE = SHARED + 1, SHARED + 2
+_PAIR = [("macro", "image"), ("locate", "conversation")]  # what is generated at the same time
 _ANY_MASK = ("sdpa", "eager", IN_PIECES)
 
 
 class TreeBackend(TemplateBackend):
     """The template engine with both questions about the whole image in the same forwards."""
 
-    @torch.inference_mode()
-    def generate_pair(
-        self,
-        macros: Sequence[Conversation],
-        macro_limits: Sequence[StopCriteria],
-        locates: Sequence[Conversation],
-        locate_limits: Sequence[StopCriteria],
-    ) -> tuple[list[Answer], list[Answer]]:
-        """See `types.Pairing`."""
-        started = time.perf_counter()
-        answering = self._rows(macros, macro_limits)
-        locating = self._rows(locates, locate_limits)
-        for row, draft in zip(locating, self._drafts("locate", len(locating), None), strict=True):
-            row.draft = draft
+    def _groups(self, prompts: Sequence[Prompt]) -> list[list[Prompt]]:
+        groups = super()._groups(prompts)
+        kept = [(group[0].stage, group[0].keep) for group in groups]
+        same = len({len(group) for group in groups}) == 1
+        return [[*prompts]] if same and kept == _PAIR else groups
+
+    def _generate_group(self, prompts: Sequence[Prompt]) -> list[Row]:
+        if prompts[-1].stage == prompts[0].stage:
+            return super()._generate_group(prompts)
+        rows = self._rows(prompts)
+        answering, locating = rows[: len(rows) // 2], rows[len(rows) // 2 :]
         if self._branches(answering, locating):
             self._generate_both(answering, locating)
         else:
             self._generate_rows(answering, keep="image")
             self._generate_rows(locating, keep="conversation")
-        seconds = (time.perf_counter() - started) / (len(answering) + len(locating))
-        return (
-            [self._answer("macro", row, seconds) for row in answering],
-            [self._answer("locate", row, seconds) for row in locating],
-        )
+        return rows
 
     def _branches(self, answering: Sequence[Row], locating: Sequence[Row]) -> bool:
         """Whether the attention takes any mask, and both conversations of a row begin with the same trunk."""

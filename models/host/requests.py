@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import cache
 from itertools import takewhile
 from typing import Any
 
+from loguru import logger
 from PIL import Image
 
 from dualfocus_lmms.boxes import Box
@@ -18,7 +20,10 @@ from dualfocus_lmms.types import Question, StopCriteria
 
 DEFAULT_NEW_TOKENS = 128  # as the release decodes
 # What --gen_kwargs may set: the first two matter, the others can only say that decoding is greedy.
-GENERATION_SETTINGS = ("max_new_tokens", "until", "do_sample", "num_beams", "temperature", "top_p", "top_k")
+GENERATION_SETTINGS = (
+    *("max_new_tokens", "until"),
+    *("do_sample", "num_beams", "num_return_sequences", "temperature", "top_p", "top_k"),
+)
 _PICTURE_NAMES = ("image_id", "image")  # columns of documents, the first one that holds texts
 _QUESTION = "{question}"  # where the bare question stands in a task's wording
 _REPLACE = "get its file again, or leave the document out."
@@ -65,13 +70,20 @@ def read_request(instance: Any, task_dict: Mapping[str, Any], chat: bool) -> Req
 def read_limits(gen_kwargs: Mapping[str, Any]) -> StopCriteria:
     """The limits in a task's generation settings. Only greedy decoding is defined for DualFocus.
 
-    Settings without effect on greedy decoding (temperature 0, top_p) are ignored. UserError for the others.
+    UserError for sampling (a temperature above 0 too, unless do_sample says no), beams and several answers. A
+    warning, once, names the settings that have no effect here.
     """
-    if gen_kwargs.get("do_sample") or (gen_kwargs.get("num_beams") or 1) > 1:
+    sampled = gen_kwargs.get("do_sample")
+    if sampled is None:
+        sampled = (gen_kwargs.get("temperature") or 0) > 0
+    several = max(gen_kwargs.get("num_beams") or 1, gen_kwargs.get("num_return_sequences") or 1)
+    if sampled or several > 1:
         raise UserError(
-            f"The task asks for sampling or beam search ({dict(gen_kwargs)}), but perplexities are compared "
-            "between greedy answers. Run it with --gen_kwargs do_sample=False,num_beams=1."
+            f"The task asks for sampling, beam search or several answers ({dict(gen_kwargs)}), but "
+            "perplexities are compared between greedy answers. Run it with --gen_kwargs "
+            "do_sample=False,num_beams=1,num_return_sequences=1."
         )
+    _name_unused(tuple(sorted(gen_kwargs.keys() - set(GENERATION_SETTINGS))))
     until = gen_kwargs.get("until") or ()
     stops = (until,) if isinstance(until, str) else tuple(until)
     longest = gen_kwargs.get("max_new_tokens", DEFAULT_NEW_TOKENS)
@@ -80,6 +92,16 @@ def read_limits(gen_kwargs: Mapping[str, Any]) -> StopCriteria:
     if type(longest) is not int:
         raise UserError(f"max_new_tokens is a whole number of tokens, 1 or more, got {longest!r}.")
     return StopCriteria(longest, stops)
+
+
+@cache
+def _name_unused(names: tuple[str, ...]) -> None:
+    """Warn, once, of generation settings that change nothing here."""
+    if names:
+        logger.warning(
+            f"The task's generation settings {', '.join(names)} are not used: DualFocus decodes greedily, "
+            f"from raw logits, and reads {', '.join(GENERATION_SETTINGS[:2])} alone."
+        )
 
 
 def _picture_name(docs: Any, doc_id: int) -> str | None:

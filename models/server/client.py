@@ -30,7 +30,7 @@ from dualfocus_lmms.models.server.images import DataUrls, InputSize
 from dualfocus_lmms.models.server.reply import read_reply
 from dualfocus_lmms.settings import Settings
 from dualfocus_lmms.trace import Trace
-from dualfocus_lmms.types import Answer, Backend, Keep, Question, Stage, StopCriteria
+from dualfocus_lmms.types import Answer, Backend, Prompt, Question, Stage, StopCriteria
 
 # Not OpenAI's own; a server ignores the fields it does not know. A checkpoint's own repetition penalty would
 # change which token is the likeliest. Token ids are for the traces.
@@ -72,18 +72,11 @@ class ServerBackend:
         self._url = DataUrls(square=family.image == "square")
         self._clock = SharedClock()
 
-    def generate(
-        self,
-        stage: Stage,
-        conversations: Sequence[Conversation],
-        limits: Sequence[StopCriteria],
-        keep: Keep | None = None,
-        drafts: Sequence[Sequence[int]] | None = None,
-    ) -> list[Answer]:
-        """See `Backend`. One request after the other. `keep` and `drafts` are ignored: images open every
+    def generate(self, prompts: Sequence[Prompt]) -> list[Answer]:
+        """See `Backend`. One request after the other. What is kept and drafts are ignored: images open every
         message, so that a server that caches prefixes finds them itself. UserError where the server refuses a
         request."""
-        return [self._answer(stage, *row) for row in zip(conversations, limits, strict=True)]
+        return [self._answer(prompt.stage, prompt.conversation, prompt.limits) for prompt in prompts]
 
     def score(self, conversations: Sequence[Conversation]) -> NoReturn:
         """Always a UserError: a chat server gives the log-probabilities of what it generates, no others."""

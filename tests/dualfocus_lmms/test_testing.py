@@ -7,12 +7,12 @@ from PIL import Image
 
 from dualfocus_lmms import Answer, Conversation, StopCriteria
 from dualfocus_lmms.testing import FakeBackend, Reply
+from dualfocus_lmms.types import Prompt
 
 
 @pytest.mark.parametrize(
     "call",
     [
-        ("macro", [Conversation().user("x")], []),
         ("macro", [Conversation()], [StopCriteria(1)]),
         ("macro", [Conversation().user("x").assistant("y")], [StopCriteria(1)]),
         ("macro", [Conversation().assistant("x").user("y")], [StopCriteria(1)]),
@@ -24,7 +24,7 @@ from dualfocus_lmms.testing import FakeBackend, Reply
 )
 def test_the_double_refuses_what_the_protocol_forbids(call) -> None:
     with pytest.raises(ValueError, match=r"stage|keep|limits|turn"):
-        FakeBackend({"macro": "yes"}).generate(*call)
+        FakeBackend({"macro": "yes"}).generate(Prompt.batch(*call))
 
 
 @pytest.mark.parametrize(
@@ -45,9 +45,9 @@ def test_the_double_scores_by_script() -> None:
 def test_the_double_says_what_the_script_says() -> None:
     backend = FakeBackend({"macro": Reply("two words", (-0.1, -0.2), None), "locate": "here"})
     image = Image.new("RGB", (2, 2))
-    (macro,) = backend.generate("macro", [Conversation().user("q", image)], [StopCriteria(9)])
+    (macro,) = backend.generate(Prompt.batch("macro", [Conversation().user("q", image)], [StopCriteria(9)]))
     (locate,) = backend.generate(
-        "locate", [Conversation().user("q", image)], [StopCriteria(9)], "conversation"
+        Prompt.batch("locate", [Conversation().user("q", image)], [StopCriteria(9)], "conversation")
     )
     assert (macro.text, macro.logprobs, macro.ended, macro.usage.encodes) == (
         "two words",

@@ -9,6 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
+import pytest
+
 from dualfocus_lmms.tasks.hrbench import docs as hrbench_docs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,3 +68,10 @@ def test_published_numbers_are_those_of_the_leaderboard() -> None:
         ]
         (row,) = re.findall(rf"^\| \[`{column['task']}`\].*", BENCHMARKS, re.MULTILINE)
         assert "; ".join(pairs) in row
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "tasks").glob("*/*.yaml")), ids=lambda file: file.stem)
+def test_no_task_leaves_the_stop_strings_to_the_host(file: Path):
+    """Its default is an empty line, and a reply that begins with one would be empty."""
+    text = file.read_text("utf-8")
+    assert text.count("generation_kwargs:") == text.count("  until: []\n")

@@ -34,6 +34,7 @@ from dualfocus_lmms.models.engines.registry import ENGINES, make_engine
 from dualfocus_lmms.models.families.llava import LLAVA
 from dualfocus_lmms.models.tiny.families import MAKERS
 from dualfocus_lmms.models.tiny.llava import character_tokenizer, llava_config
+from dualfocus_lmms.types import Prompt
 
 pytestmark = pytest.mark.seconds(30)
 
@@ -275,7 +276,9 @@ def test_random_weights_write_a_box_whatever_is_asked(tiny: Checkpoint):
     engine = make_engine("shared", tiny)
     question = noise_questions(1)[0]
     for text in ("Where is it?", question.text):
-        [answer] = engine.generate("locate", [Conversation().user(text, question.image)], [StopCriteria(23)])
+        [answer] = engine.generate(
+            Prompt.batch("locate", [Conversation().user(text, question.image)], [StopCriteria(23)])
+        )
         engine.forget()
         assert answer.text == "[0.25, 0.25, 0.25, 0.25"
         assert len(answer.tokens) == 23  # as many as with Llama's words, the bracket would be the next
@@ -314,7 +317,9 @@ def test_the_floors_count_what_a_batch_reads(tiny: Checkpoint):
     weights = sum(weight.numel() for weight in text.parameters()) - text.embed_tokens.weight.numel()
     weights += tiny.model.lm_head.weight.numel()
     assert slot_bytes(tiny) == 2 * 2 * 64 * 4  # keys and values, layers, width, float32
-    prompts = sum(answer.usage.tokens for answer in engine.generate("macro", asked, [StopCriteria(1)] * 2))
+    prompts = sum(
+        answer.usage.tokens for answer in engine.generate(Prompt.batch("macro", asked, [StopCriteria(1)] * 2))
+    )
     slots = prompts + 2 * machine.STEPS / 2
     assert found["step_bytes"] == weights * 4 + slots * slot_bytes(tiny)
     assert found["prefill_operations"] > 2 * (weights - tiny.model.lm_head.weight.numel()) * prompts

@@ -129,3 +129,22 @@ def test_a_question_that_contains_the_image_placeholder_is_refused():
     words = character_tokenizer()
     with pytest.raises(UserError):
         renderer(words).render(Conversation().user("What is <image> here?", PICTURE), lambda _: 1)
+
+
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% for part in message['content'] %}"
+    "{{ part['text'] if part['type'] == 'text' else '<image>' }}{% endfor %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "closing"), [(None, "</s>"), (HUB_TEMPLATE, None), (CHATML, "<|im_end|>")]
+)
+def test_a_reply_ends_with_the_special_token_by_which_the_template_closes_it(template, closing):
+    words = character_tokenizer()
+    words.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    words.chat_template = template
+    wanted = set() if closing is None else {words.convert_tokens_to_ids(closing)}
+    assert renderer(words).closing_ids == wanted

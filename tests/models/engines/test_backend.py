@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from dualfocus_lmms import Conversation, GenerationError, Settings, answer_batch
+from dualfocus_lmms import Conversation, GenerationError, Prompt, Settings, StopCriteria, answer_batch
 from dualfocus_lmms.joint_rules import short_prompt
+from dualfocus_lmms.models.checkpoint.tokenize_chat import Renderer
 from dualfocus_lmms.models.tiny.llava import IMAGE_TOKEN
 from dualfocus_lmms.zoom import pad_to_square
 
@@ -152,10 +153,10 @@ def test_the_micro_answer_s_own_logprobs_are_its_scores_under_the_micro_context(
     asked, backend = [], engine(engine_name)
     generate = backend.generate
 
-    def spy(stage, conversations, *rest, **named):
-        answers = generate(stage, conversations, *rest, **named)
-        if stage == "micro":
-            asked.extend(zip(conversations, answers, strict=True))
+    def spy(prompts):
+        answers = generate(prompts)
+        rows = zip(prompts, answers, strict=True)
+        asked.extend((prompt.conversation, answer) for prompt, answer in rows if prompt.stage == "micro")
         return answers
 
     backend.generate = spy
@@ -225,3 +226,43 @@ def test_forwards_are_one_for_each_answer_that_is_scored(engine, ragged):
             expected = most * (len(micros) - same)
         assert len(scored) == expected
         assert bool(most) == bool(expected)
+
+
+PENALTIES = [
+    {"repetition_penalty": 1.3},
+    {"do_sample": True, "temperature": 5.0, "top_k": 3},
+    {"num_beams": 4, "length_penalty": 2.0},
+    {"no_repeat_ngram_size": 1, "min_new_tokens": 9},
+    {"num_return_sequences": 2, "prompt_lookup_num_tokens": 3},
+    {"forced_bos_token_id": 5, "bad_words_ids": [[7]], "max_length": 3},
+]
+
+
+@pytest.mark.parametrize("own", PENALTIES)
+def test_the_checkpoint_s_own_generation_settings_change_no_answer(
+    checkpoint, engine, ragged, monkeypatch, own
+):
+    questions, limits = ragged(5)
+    plain = answer_batch(engine("naive"), questions, limits, Settings.of())
+    for name, value in own.items():
+        monkeypatch.setattr(checkpoint.model.generation_config, name, value, raising=False)
+    kept = checkpoint.model.generation_config
+    for name in ("naive", "tree"):
+        traces = answer_batch(engine(name), questions, limits, Settings.of())
+        for trace, other in zip(traces, plain, strict=True):
+            assert [one.tokens for one in trace.answers] == [one.tokens for one in other.answers]
+            assert trace.selection.text == other.selection.text
+    assert checkpoint.model.generation_config is kept
+
+
+def test_the_template_s_closing_token_ends_an_answer(checkpoint, engine, monkeypatch):
+    """A token that neither the tokenizer nor the generation settings name as an end."""
+    question = Conversation().user("what?", Image.new("RGB", (20, 20)))
+    [prompt] = Prompt.batch("macro", [question], [StopCriteria(6)])
+    [answer] = engine("naive").generate([prompt])
+    closing = answer.tokens[2]
+    assert closing not in answer.tokens[:2]
+    monkeypatch.setattr(Renderer, "closing_ids", frozenset({closing}))
+    for name in ("naive", "shared", "tree"):
+        [ended] = engine(name).generate([prompt])
+        assert (ended.tokens, ended.ended) == (answer.tokens[:2], True)

@@ -19,6 +19,7 @@ from dualfocus_lmms.models.engines.tree import TreeBackend
 from dualfocus_lmms.models.families.llava import LLAVA
 from dualfocus_lmms.models.tiny.families import save_tiny_family
 from dualfocus_lmms.models.tiny.llava import IMAGE_TOKEN, load_tokenizer
+from dualfocus_lmms.types import Prompt
 
 TOLERANCE = 1e-4  # nats, float32
 BOX = Draft(((1, 2), (3, 4), (5,)), (2, 1), gap_token=60)
@@ -161,14 +162,14 @@ def test_a_wrong_lookahead_costs_the_forward_that_it_would_have_saved(engine, mo
 def test_a_reply_is_confirmed_in_one_forward_and_a_wrong_draft_changes_nothing(engine):
     questions, limits = plain_questions(4), [StopCriteria(30)] * 4
     conversations = [Conversation().user(question.prompt, question.image) for question in questions]
-    expected = engine("shared").generate("macro", conversations, limits)
+    expected = engine("shared").generate(Prompt.batch("macro", conversations, limits))
     for drafts in (
         [answer.tokens for answer in expected],
         [(*answer.tokens[:1], 7, 8, 9) for answer in expected],
         [(), expected[1].tokens, (*expected[2].tokens, 5, 5), (6,) * 40],
     ):
         backend = engine("template")
-        answers = backend.generate("macro", conversations, limits, drafts=drafts)
+        answers = backend.generate(Prompt.batch("macro", conversations, limits, drafts=drafts))
         for answer, other in zip(answers, expected, strict=True):
             assert (answer.tokens, answer.ended) == (other.tokens, other.ended)
             assert answer.logprobs == pytest.approx(other.logprobs, abs=TOLERANCE)
@@ -188,14 +189,16 @@ def forced(checkpoint, name):
 def test_limits_and_stop_strings_cut_a_draft(checkpoint, ragged, most):
     questions, _ = ragged(8)
     conversations = [Conversation().user(question.prompt, question.image) for question in questions]
-    whole = forced(checkpoint, "shared").generate("macro", conversations, [StopCriteria(40)] * 8)
+    whole = forced(checkpoint, "shared").generate(
+        Prompt.batch("macro", conversations, [StopCriteria(40)] * 8)
+    )
     drafts = [answer.tokens for answer in whole]
     stops = [(), (), *((answer.text[2:4],) for answer in whole[2:])]
     limits = [StopCriteria(most, stop) for stop in stops]
     plain, quick = forced(checkpoint, "shared"), forced(checkpoint, "template")
-    expected = plain.generate("macro", conversations, limits)
+    expected = plain.generate(Prompt.batch("macro", conversations, limits))
     for answer, other in zip(
-        quick.generate("macro", conversations, limits, drafts=drafts), expected, strict=True
+        quick.generate(Prompt.batch("macro", conversations, limits, drafts=drafts)), expected, strict=True
     ):
         assert (answer.tokens, answer.text, answer.ended) == (other.tokens, other.text, other.ended)
         assert answer.logprobs == pytest.approx(other.logprobs, abs=TOLERANCE)
@@ -221,16 +224,18 @@ def test_drafts_are_exact_in_other_families(tmp_path, ragged, name):
     questions = [one for one in ragged(30)[0] if min(one.image.size) >= 30][:5]
     conversations = [Conversation().user(question.prompt, question.image) for question in questions]
     limits = [StopCriteria(9 + number) for number in range(len(questions))]
-    expected = make_engine("naive", loaded).generate("macro", conversations, limits)
+    expected = make_engine("naive", loaded).generate(Prompt.batch("macro", conversations, limits))
     backend = make_engine("template", loaded)
     drafts = [(*answer.tokens[: 2 + number], 6, 7) for number, answer in enumerate(expected)]
-    answers = backend.generate("macro", conversations, limits, "conversation", drafts)
+    answers = backend.generate(Prompt.batch("macro", conversations, limits, "conversation", drafts))
     extensions = [
         conversation.assistant(answer.text, answer.tokens).user("and now?", question.image.rotate(90))
         for conversation, answer, question in zip(conversations, answers, questions, strict=True)
     ]
-    answers += backend.generate("micro", extensions, limits, drafts=[answer.tokens for answer in answers])
-    expected += make_engine("naive", loaded).generate("micro", extensions, limits)
+    answers += backend.generate(
+        Prompt.batch("micro", extensions, limits, drafts=[answer.tokens for answer in answers])
+    )
+    expected += make_engine("naive", loaded).generate(Prompt.batch("micro", extensions, limits))
     for answer, other in zip(answers, expected, strict=True):
         assert (answer.tokens, answer.ended) == (other.tokens, other.ended)
         assert answer.logprobs == pytest.approx(other.logprobs, abs=TOLERANCE)
@@ -275,7 +280,7 @@ def test_logits_that_are_not_numbers_stop_a_draft(checkpoint):
         with torch.no_grad():
             weight[5, 0] = float("nan")
         with pytest.raises(RuntimeError):
-            backend.generate("macro", [conversation], [StopCriteria(8)], drafts=[(5, 6, 7)])
+            backend.generate(Prompt.batch("macro", [conversation], [StopCriteria(8)], drafts=[(5, 6, 7)]))
     finally:
         with torch.no_grad():
             weight.copy_(healthy)

@@ -25,6 +25,7 @@ from dualfocus_lmms.models.engines.shared import SharedBackend
 from dualfocus_lmms.models.run.request import Request
 from dualfocus_lmms.models.run.runner import Runner
 from dualfocus_lmms.models.tiny.llava import character_tokenizer, llava_config
+from dualfocus_lmms.types import Prompt
 
 pytestmark = pytest.mark.seconds(70)
 
@@ -157,13 +158,13 @@ def test_keep_is_a_hint_that_never_changes_an_answer(engine, ragged):
     questions, limits = ragged(6)
     conversations = [Conversation().user(question.prompt, question.image) for question in questions]
     backend = engine("shared")
-    plain = backend.generate("macro", conversations, limits)
+    plain = backend.generate(Prompt.batch("macro", conversations, limits))
     backend.forget()
-    kept = backend.generate("macro", conversations, limits, keep="image")
+    kept = backend.generate(Prompt.batch("macro", conversations, limits, keep="image"))
     others = [Conversation().user("else " + question.prompt, question.image) for question in questions]
-    used = backend.generate("locate", others[::-1], limits[::-1], keep="conversation")[::-1]
+    used = backend.generate(Prompt.batch("locate", others[::-1], limits[::-1], keep="conversation"))[::-1]
     backend.forget()
-    fresh = backend.generate("locate", others, limits)
+    fresh = backend.generate(Prompt.batch("locate", others, limits))
     for one, other in zip([*plain, *used], [*kept, *fresh], strict=True):
         assert one.tokens == other.tokens
         assert one.logprobs == pytest.approx(other.logprobs, abs=TOLERANCE)
@@ -177,10 +178,10 @@ def test_a_conversation_that_extends_nothing_kept_is_read_from_its_start(engine,
         [Conversation().user(question.prompt, question.image) for question in pair]
         for pair in (questions[:2], questions[2:])
     )
-    backend.generate("macro", first, limits[:2], keep="conversation")
-    answers = backend.generate("macro", second, limits[2:])
+    backend.generate(Prompt.batch("macro", first, limits[:2], keep="conversation"))
+    answers = backend.generate(Prompt.batch("macro", second, limits[2:]))
     backend.forget()
-    again = backend.generate("macro", second, limits[2:])
+    again = backend.generate(Prompt.batch("macro", second, limits[2:]))
     assert [answer.tokens for answer in answers] == [answer.tokens for answer in again]
     assert [answer.usage.tokens for answer in answers] == [answer.usage.tokens for answer in again]
 
@@ -190,10 +191,10 @@ def test_stop_strings_cut_the_text_and_what_follows(engine, ragged, name):
     questions, _ = ragged(1)
     backend = engine(name)
     conversation = Conversation().user(questions[0].prompt, questions[0].image)
-    whole = backend.generate("macro", [conversation], [StopCriteria(12)])[0]
+    whole = backend.generate(Prompt.batch("macro", [conversation], [StopCriteria(12)]))[0]
     backend.forget()
     stop = whole.text[1:]
-    cut = backend.generate("macro", [conversation], [StopCriteria(12, (stop,))])[0]
+    cut = backend.generate(Prompt.batch("macro", [conversation], [StopCriteria(12, (stop,))]))[0]
     assert whole.text.startswith(cut.text)
     assert stop not in cut.text
     assert cut.logprobs == pytest.approx(whole.logprobs[: len(cut.tokens)], abs=TOLERANCE)
@@ -339,13 +340,13 @@ def test_forgetting_leaves_what_begins_with_the_pictures_named(engine, ragged):
     conversations = [Conversation().user(question.prompt, question.image) for question in questions]
     others = [Conversation().user("else " + question.prompt, question.image) for question in questions]
     for part in (slice(3), slice(3, 6)):
-        backend.generate("macro", conversations[part], limits[part], keep="image")
+        backend.generate(Prompt.batch("macro", conversations[part], limits[part], keep="image"))
     backend.forget(but=[questions[row].image for row in (4, 1)])
     before = backend.counts.encodes
-    kept = backend.generate("locate", [others[4], others[1]], [limits[4], limits[1]])
+    kept = backend.generate(Prompt.batch("locate", [others[4], others[1]], [limits[4], limits[1]]))
     assert backend.counts.encodes == before
     backend.forget()
-    fresh = backend.generate("locate", [others[4], others[1]], [limits[4], limits[1]])
+    fresh = backend.generate(Prompt.batch("locate", [others[4], others[1]], [limits[4], limits[1]]))
     assert backend.counts.encodes == before + 2
     for one, other in zip(kept, fresh, strict=True):
         assert one.tokens == other.tokens

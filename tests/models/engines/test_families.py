@@ -37,6 +37,7 @@ from dualfocus_lmms.models.engines.registry import make_engine
 from dualfocus_lmms.models.tiny.families import MAKERS, save_tiny_family
 from dualfocus_lmms.models.tiny.llava import character_tokenizer, save_tiny
 from dualfocus_lmms.plugins import FAMILIES, load_family, names
+from dualfocus_lmms.types import Prompt
 
 pytestmark = pytest.mark.seconds(40)
 
@@ -191,7 +192,7 @@ def test_prompts_are_what_the_checkpoints_own_processor_makes_of_two_pictures(lo
 def test_the_naive_engine_says_what_transformers_says(loaded: Checkpoint):
     pixels = np.random.default_rng(0).integers(0, 256, (80, 150, 3), dtype=np.uint8)
     question = Conversation().user("What is it?", Image.fromarray(pixels))
-    (ours,) = make_engine("naive", loaded).generate("macro", [question], [StopCriteria(6)])
+    (ours,) = make_engine("naive", loaded).generate(Prompt.batch("macro", [question], [StopCriteria(6)]))
     messages = question.messages()
     messages[0]["content"][0]["image"] = question.images[0]
     inputs = loaded.processor.apply_chat_template(

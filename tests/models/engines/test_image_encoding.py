@@ -16,6 +16,7 @@ from dualfocus_lmms.models.engines.backend import ModelBackend
 from dualfocus_lmms.models.engines.image_encoding import ImageEncoder, check_release
 from dualfocus_lmms.models.engines.registry import make_engine
 from dualfocus_lmms.models.tiny.families import MAKERS, save_tiny_family
+from dualfocus_lmms.types import Prompt
 
 FAST = ("shared", "template", "tree")
 
@@ -28,7 +29,7 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def generate(backend: Any) -> Any:
     conversation = Conversation().user("What is it?", Image.new("RGB", (90, 60), "red"))
-    return backend.generate("macro", [conversation], [StopCriteria(1)])
+    return backend.generate(Prompt.batch("macro", [conversation], [StopCriteria(1)]))
 
 
 def uses_mrope(loaded: Checkpoint) -> bool:

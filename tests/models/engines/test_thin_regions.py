@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
@@ -14,6 +13,7 @@ from dualfocus_lmms import Answer, Box, Question, Settings, StopCriteria, answer
 from dualfocus_lmms.models.checkpoint.loading import Checkpoint, load_checkpoint
 from dualfocus_lmms.models.engines.registry import make_engine
 from dualfocus_lmms.models.tiny.families import MAKERS, save_tiny_family
+from dualfocus_lmms.types import Prompt
 
 pytestmark = pytest.mark.seconds(20)
 
@@ -49,12 +49,11 @@ def test_what_the_model_says_never_ends_a_run(tmp_path: Path, picture: Image.Ima
     tokens = tuple(checkpoint.tokenizer(text, add_special_tokens=False).input_ids)
     generate = engine.generate
 
-    def located(stage: Any, *given: Any, **options: Any) -> Sequence[Answer]:
-        answers = generate(stage, *given, **options)
-        if stage != "locate":
-            return answers
+    def located(prompts: Sequence[Prompt]) -> list[Answer]:
+        written = {"text": text, "tokens": tokens, "logprobs": (0.0,) * len(tokens)}
         return [
-            replace(answer, text=text, tokens=tokens, logprobs=(0.0,) * len(tokens)) for answer in answers
+            replace(answer, **written) if prompt.stage == "locate" else answer
+            for prompt, answer in zip(prompts, generate(prompts), strict=True)
         ]
 
     engine.generate = located

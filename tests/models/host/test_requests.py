@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from loguru import logger
 from PIL import Image, ImageFile
 
 from dualfocus_lmms import Box, UserError
@@ -256,6 +257,8 @@ def test_limits_come_from_the_tasks_generation_settings_which_stay_untouched():
     [
         {"do_sample": True},
         {"num_beams": 4},
+        {"num_return_sequences": 2},
+        {"temperature": 0.7},
         *({"max_new_tokens": given} for given in (-3, 0, 2.5, "many", None, True)),
     ],
 )
@@ -271,3 +274,19 @@ def test_the_first_documents_that_the_host_looks_at_may_be_large(monkeypatch):
     Answering()
     assert Image.MAX_IMAGE_PIXELS == 2**30
     assert not ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+@pytest.mark.parametrize("settings", [{"temperature": 0.7, "do_sample": False}, {"temperature": None}])
+def test_a_temperature_is_sampling_unless_the_task_says_no(settings):
+    assert read_limits(settings).max_new_tokens == DEFAULT_NEW_TOKENS
+
+
+def test_settings_that_change_nothing_are_named_once():
+    said: list[str] = []
+    sink = logger.add(lambda message: said.append(message.record["message"]), level="WARNING")
+    for _ in range(3):
+        read_limits({"max_new_tokens": 9, "image_aspect_ratio": "pad", "max_gen_toks": 5, "top_k": 3})
+    logger.remove(sink)
+    [message] = said
+    assert "image_aspect_ratio, max_gen_toks" in message
+    assert "top_k" not in message.partition(":")[0]

@@ -11,19 +11,20 @@ from dualfocus_lmms import StopCriteria
 from dualfocus_lmms.conversation import Conversation
 from dualfocus_lmms.models.engines.naive import NaiveBackend
 from dualfocus_lmms.models.engines.shared import SharedBackend
+from dualfocus_lmms.types import Prompt
 
 
 def stages(backend: Any, questions: Any, limits: Any) -> list[Any]:
     """The answers of all three stages; the micro stage shows a part of the picture."""
     macro = [Conversation().user(question.prompt, question.image) for question in questions]
     locate = [Conversation().user(f"Where? {question.text}", question.image) for question in questions]
-    answers = backend.generate("macro", macro, limits, keep="image")
-    boxes = backend.generate("locate", locate, limits, keep="conversation")
+    answers = backend.generate(Prompt.batch("macro", macro, limits, keep="image"))
+    boxes = backend.generate(Prompt.batch("locate", locate, limits, keep="conversation"))
     micro = []
     for asked, box, question in zip(locate, boxes, questions, strict=True):
         crop = question.image.resize((50, 40), Image.Resampling.NEAREST)
         micro.append(asked.assistant(box.text, box.tokens).user(question.prompt, crop))
-    return [*answers, *boxes, *backend.generate("micro", micro, limits)]
+    return [*answers, *boxes, *backend.generate(Prompt.batch("micro", micro, limits))]
 
 
 def test_engines_agree(qwen: Any, ragged: Any):

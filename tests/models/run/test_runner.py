@@ -121,9 +121,9 @@ class SmallBackend(FakeBackend):
         self.room, self.stage = room, stage
         self.error = torch.OutOfMemoryError("full") if error is None else error
 
-    def generate(self, stage, conversations, limits, keep=None, drafts=None):
-        answers = super().generate(stage, conversations, limits, keep)
-        if stage == self.stage and len(conversations) > self.room:
+    def generate(self, prompts):
+        answers = super().generate(prompts)
+        if sum(prompt.stage == self.stage for prompt in prompts) > self.room:
             raise self.error
         return answers
 

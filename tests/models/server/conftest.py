@@ -19,6 +19,7 @@ from aiohttp import web
 from PIL import Image
 
 from dualfocus_lmms import Conversation, StopCriteria
+from dualfocus_lmms.types import Prompt
 
 MODEL = "tiny"
 
@@ -125,7 +126,9 @@ class StubServer:
 
     def _reply(self, body: dict[str, Any]) -> dict[str, Any]:
         conversation = _conversation(body["messages"])
-        (answer,) = self._engine.generate("macro", [conversation], [StopCriteria(body["max_tokens"])])
+        (answer,) = self._engine.generate(
+            Prompt.batch("macro", [conversation], [StopCriteria(body["max_tokens"])])
+        )
         tokens, ended = list(answer.tokens), answer.ended
         text, stop = self._until(tokens, body.get("stop", []))
         if stop is not None:

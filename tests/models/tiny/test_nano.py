@@ -14,6 +14,7 @@ from dualfocus_lmms.models.checkpoint.shipped import SHIPPED, resolve_path
 from dualfocus_lmms.models.engines.registry import make_engine
 from dualfocus_lmms.prompts import PROMPTS
 from dualfocus_lmms.scenes import make_scene
+from dualfocus_lmms.types import Prompt
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,7 @@ def test_the_first_digits_it_is_foreseen_to_say_are_nearly_always_what_it_says()
     plain._box = replace(plain._box, gap_token=None)
     for prompt in prompts:
         [answer], [other] = (
-            engine.generate("locate", [prompt], [StopCriteria(30)]) for engine in (quick, plain)
+            engine.generate(Prompt.batch("locate", [prompt], [StopCriteria(30)])) for engine in (quick, plain)
         )
         assert answer.tokens == other.tokens
     saved = plain.counts.forwards - quick.counts.forwards

@@ -238,7 +238,9 @@ def test_box_tokens_can_weigh_more(llama):
 def test_a_template_that_does_not_close_a_reply_is_refused():
     words = character_tokenizer()
     words.chat_template = (
-        "{% for turn in messages %}{{ turn['role'] }}: {{ turn['content'][-1]['text'] }} {% endfor %}"
+        "{% for turn in messages %}{{ turn['role'] }}: "
+        "{% if turn['content'] | length > 1 %}<image>{% endif %}"
+        "{{ turn['content'][-1]['text'] }} {% endfor %}"
         "{% if add_generation_prompt %}assistant:{% endif %}"
     )
     example = Example("1", Conversation().user("a").assistant("b").user("c").assistant("d"))
