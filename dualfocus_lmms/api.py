@@ -17,7 +17,7 @@ from PIL import Image
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.flow import answer_batch
 from dualfocus_lmms.grounding import MODEL_GROUNDINGS
-from dualfocus_lmms.images import UNREADABLE, open_image
+from dualfocus_lmms.images import UNREADABLE, open_image, unreadable
 from dualfocus_lmms.prompts import SHORT_ANSWER
 from dualfocus_lmms.settings import Settings
 from dualfocus_lmms.trace import Trace
@@ -127,6 +127,5 @@ def load_image(source: Source) -> Image.Image:
     except FileNotFoundError as error:
         raise UserError(f"No image exists at {str(source)!r}: check the path.") from error
     except UNREADABLE as error:
-        raise UserError(
-            f"The image {str(source)!r} cannot be read ({error}): give an image file such as PNG or JPEG."
-        ) from error
+        advice = "give an image file such as PNG or JPEG."
+        raise unreadable(f"The image {str(source)!r}", error, advice) from error

@@ -1,19 +1,26 @@
-"""Opening images: upright, in RGB, complete; and the fingerprint of their pixels."""
+"""Opening images: upright, in RGB on a white ground, complete; and the fingerprint of their pixels."""
 
 from __future__ import annotations
 
 import hashlib
-from contextlib import nullcontext
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from os import PathLike
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
+from dualfocus_lmms.errors import UserError
+
 Source = str | PathLike[str] | BinaryIO | Image.Image
 
 # What Pillow raises for a file that is no image or a broken one.
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+
+MAX_PIXELS = "DUALFOCUS_MAX_PIXELS"  # the environment variable that replaces the limit
+DEFAULT_MAX_PIXELS = 2**30  # 32,768 x 32,768; in memory Pillow takes 4 bytes for each
 
 _WHITE = 2**16 - 1  # of 16-bit grey, which older versions of Pillow read into 32 bits (mode I)
 
@@ -21,38 +28,103 @@ _WHITE = 2**16 - 1  # of 16-bit grey, which older versions of Pillow read into 3
 def open_image(source: Source) -> Image.Image:
     """The image of a path, an open file or a Pillow image, upright and in RGB.
 
-    Raises one of UNREADABLE, for a file that ends too early too.
+    Raises one of UNREADABLE, for a file that ends too early too; `unreadable` makes a UserError of it.
     """
-    refuse_truncated()
-    with nullcontext(source) if isinstance(source, Image.Image) else Image.open(source) as opened:
-        return upright(opened)
+    with opened(source) as image:
+        return upright(image)
 
 
-def refuse_truncated() -> None:
-    """Make Pillow raise OSError for files that end too early; lmms-eval has it fill the rest with grey."""
+@contextmanager
+def opened(source: Source) -> Iterator[Image.Image]:
+    """The image before it is decoded: its size and format. One of UNREADABLE for what is no image, and for
+    one of more pixels than `max_pixels`."""
+    set_up_pillow()
+    with nullcontext(source) if isinstance(source, Image.Image) else Image.open(source) as image:
+        most = max_pixels()
+        if image.width * image.height > most:
+            raise Image.DecompressionBombError(
+                f"{image.width:,} x {image.height:,} pixels are above {most:,}"
+            )
+        yield image
+
+
+def set_up_pillow() -> None:
+    """Give Pillow our limits, for images that other code opens as well.
+
+    Files that end too early raise OSError; lmms-eval has Pillow fill the rest with grey. And images of up to
+    `max_pixels` are opened, and crops of them made; Pillow's own limit is 179 million.
+    """
     ImageFile.LOAD_TRUNCATED_IMAGES = False
+    Image.MAX_IMAGE_PIXELS = max_pixels()
+
+
+def max_pixels() -> int:
+    """The most pixels an image may have: DUALFOCUS_MAX_PIXELS, else DEFAULT_MAX_PIXELS."""
+    given = os.environ.get(MAX_PIXELS) or str(DEFAULT_MAX_PIXELS)
+    if not given.isdecimal() or int(given) == 0:
+        raise UserError(
+            f"{MAX_PIXELS} is the most pixels an image may have, a whole number, 1 or more, got {given!r}. "
+            f"Leave it out for {DEFAULT_MAX_PIXELS:,}."
+        )
+    return int(given)
+
+
+def unreadable(what: str, error: Exception, advice: str) -> UserError:
+    """The message for an image that cannot be read. what: names it, "The image 'a.png'". advice: what to do
+    where the file is broken; one that is too large gets another."""
+    if isinstance(error, Image.DecompressionBombError):
+        advice = f"make it smaller, or allow more pixels with {MAX_PIXELS}=<number>, as far as memory goes."
+        return UserError(f"{what} is too large ({error}): {advice}")
+    return UserError(f"{what} cannot be read ({error}): {advice}")
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The image rotated as its EXIF data require, in RGB.
+    """The image rotated as its EXIF data require, in RGB, on white where it is transparent.
 
-    16-bit grey keeps its upper eight bits: Pillow's own conversion makes white of all that is above 255.
-    ValueError for numbers without a known white. Also raises what Pillow does as it decodes.
+    Raises what `rgb` does.
     """
-    image = ImageOps.exif_transpose(image)
-    if image.mode != "F" and not image.mode.startswith("I"):
-        return image.convert("RGB")
+    return rgb(ImageOps.exif_transpose(image))
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    """The image in RGB, on white where it is transparent, as viewers show it; the image itself if it is so.
+
+    Pillow's own conversion drops transparency and shows the colours under it, which are black as a rule.
+    16-bit grey keeps its upper eight bits: Pillow makes white of all that is above 255. ValueError for
+    numbers without a known white. Also raises what Pillow does as it decodes.
+    """
+    image.load()
+    if image.mode == "F" or image.mode.startswith("I"):
+        return _from_numbers(image)
+    if image.has_transparency_data:
+        return _on_white(image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """The image over a white ground; opaque pixels keep their exact colours."""
+    layer = image.convert("RGBA")
+    ground = Image.new("RGB", image.size, "white")
+    ground.paste(layer, mask=layer)
+    return ground
+
+
+def _from_numbers(image: Image.Image) -> Image.Image:
+    """16-bit grey in RGB; the one value that a PNG may declare transparent is white."""
     values = np.asarray(image)
     if image.mode == "F" or values.min() < 0 or values.max() > _WHITE:
         raise ValueError(
             f"its numbers, {values.min():g} to {values.max():g}, do not tell how much white is: "
             "save it with 8 or 16 bits"
         )
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):
+        values = np.where(values == clear, _WHITE, values)
     return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
 
 
 def image_hash(image: Image.Image) -> str:
     """A fingerprint of the decoded RGB pixels, the same for every file format that decodes to them."""
     digest = hashlib.blake2b(f"{image.size}".encode(), digest_size=8)
-    digest.update(image.convert("RGB").tobytes())
+    digest.update(rgb(image).tobytes())
     return digest.hexdigest()

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from dualfocus_lmms.boxes import Box
 from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.images import rgb
 from dualfocus_lmms.prompts import PROMPTS, bare_question
 from dualfocus_lmms.trace import Trace
 from dualfocus_lmms.types import Answer, Fallback
@@ -47,7 +48,7 @@ def draw(image: Image.Image, trace: Trace) -> Image.Image:
     """
     if image.size != trace.image_size:
         raise ValueError(f"The trace is of an image of {trace.image_size} pixels, this one has {image.size}.")
-    image = image.convert("RGB")
+    image = rgb(image)
     photo = _fit(image, PHOTO)
     height = max(photo.height, LOWEST)
     crop = _framed(_fit(image.crop(trace.crop), (CROP[0], height - 2 * FRAME))) if trace.micro else None

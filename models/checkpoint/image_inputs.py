@@ -19,6 +19,7 @@ from PIL import Image
 
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.family import Family
+from dualfocus_lmms.images import rgb
 from dualfocus_lmms.zoom import pad_to_square
 
 _MOST_THREADS = 8  # pillow and numpy let others run while they resize and scale
@@ -45,6 +46,10 @@ class ImageInputs:
     input_size: tuple[int, int]
 
 
+class ImageRefusedError(UserError):
+    """The checkpoint's own processor refuses an image."""
+
+
 ImageReader = Callable[[Sequence[Image.Image]], "list[ImageInputs]"]
 
 
@@ -64,7 +69,7 @@ class FixedSizeImages:
         return list(_threads(os.getpid()).map(self._picture, images))
 
     def _picture(self, image: Image.Image) -> ImageInputs:
-        picture = image.convert("RGB")
+        picture = rgb(image)
         if self._square:
             picture = pad_to_square(picture, self._pad_color)  # type: ignore[arg-type]
         pixels = self._processor(images=[picture], return_tensors="pt")["pixel_values"]  # (1, 3, H, W)
@@ -90,7 +95,7 @@ class ProcessorImages:
         self._placeholder = placeholder
 
     def __call__(self, images: Sequence[Image.Image]) -> list[ImageInputs]:
-        return [self._picture(image.convert("RGB")) for image in images]
+        return [self._picture(rgb(image)) for image in images]
 
     def ids(self, image: Image.Image) -> tuple[int, ...]:
         """The ids of `image` in a prompt."""
@@ -106,7 +111,7 @@ class ProcessorImages:
                 images=[image], text=[self._placeholder], add_special_tokens=False, return_tensors="pt"
             )
         except ValueError as error:  # Qwen's refuses pictures more than 200 times as long as wide
-            raise UserError(
+            raise ImageRefusedError(
                 f"The checkpoint's processor refuses a picture of {image.width} x {image.height} pixels: "
                 f"{error}"
             ) from error

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForZeroShotObjectDetection, AutoPr
 
 from dualfocus_lmms.boxes import Box
 from dualfocus_lmms.errors import GenerationError, UserError, choose
+from dualfocus_lmms.images import rgb
 from dualfocus_lmms.types import Question
 
 # Checkpoints whose boxes come with one score for each word of a text.
@@ -31,7 +32,7 @@ class Detector:
     @torch.inference_mode()
     def __call__(self, question: Question) -> Box | None:
         inputs = self.processor(
-            images=question.image.convert("RGB"),
+            images=rgb(question.image),
             text=caption(question.text),
             truncation=True,  # the detector cannot score words beyond that
             max_length=self.model.config.max_text_len,

@@ -19,6 +19,7 @@ from loguru import logger
 
 from dualfocus_lmms._version import __version__
 from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.images import set_up_pillow
 from dualfocus_lmms.integrity import write_data
 from dualfocus_lmms.models.checkpoint.loading import fingerprint, load_checkpoint, torch_device, torch_dtype
 from dualfocus_lmms.models.engines.registry import make_engine
@@ -79,6 +80,7 @@ class Answering(GenerateOnly):
 
     def __init__(self) -> None:
         super().__init__()
+        set_up_pillow()  # the host makes the model first, and looks at each task's first document then
         self._asked: set[tuple[str, str]] = set()  # tasks and their splits
 
     def generate_until(self, requests: Sequence[Any]) -> list[GenerationResult]:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from dualfocus_lmms.boxes import Box
 from dualfocus_lmms.errors import UserError
-from dualfocus_lmms.images import refuse_truncated
+from dualfocus_lmms.images import UNREADABLE, open_image, set_up_pillow, unreadable
 from dualfocus_lmms.models.run.request import Request
 from dualfocus_lmms.prompts import bare_question
 from dualfocus_lmms.types import Question, StopCriteria
@@ -26,6 +26,7 @@ GENERATION_SETTINGS = (
 )
 _PICTURE_NAMES = ("image_id", "image")  # columns of documents, the first one that holds texts
 _QUESTION = "{question}"  # where the bare question stands in a task's wording
+_REPLACE = "get its file again, or leave the document out."
 ONLY_GENERATE_UNTIL = (
     "DualFocus generates its answers: choose a task with output_type generate_until, "
     "such as df_pope (`dualfocus eval --tasks list` names all tasks)."
@@ -45,8 +46,13 @@ def read_request(instance: Any, task_dict: Mapping[str, Any], chat: bool) -> Req
     key = {"task": task, "split": split, "doc_id": doc_id, "context": fingerprint}
 
     def question() -> Question:
-        doc = task_dict[task][split][doc_id]
-        prompt, images = _chat_content(to_content(doc), key) if chat else (context, to_content(doc))
+        set_up_pillow()  # before the task itself reads the image
+        try:
+            doc = task_dict[task][split][doc_id]
+            content = to_content(doc)
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # other errors are the task's
+            raise unreadable(f"The image of {_name(key)}", error, _REPLACE) from error
+        prompt, images = _chat_content(content, key) if chat else (context, content)
         return Question(
             id=f"{task}/{split}/{doc_id}",
             image=_only_image(images, key),
@@ -207,7 +213,7 @@ def _chat_content(messages: Any, key: Mapping[str, Any]) -> tuple[str, list[Any]
 
 
 def _only_image(images: Any, key: Mapping[str, Any]) -> Image.Image:
-    """The one image of a request, in RGB."""
+    """The one image of a request, as `open_image` gives it: upright too, whatever the task did to it."""
     if isinstance(images, Image.Image):
         images = [images]
     if images is None or len(images) != 1:
@@ -219,11 +225,10 @@ def _only_image(images: Any, key: Mapping[str, Any]) -> Image.Image:
         raise UserError(
             f"{_name(key)} brings {type(image).__name__} instead of an image. Choose an image task."
         )
-    refuse_truncated()
     try:
-        return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"The image of {_name(key)} cannot be read: {error}") from error
+        return open_image(image)
+    except UNREADABLE as error:
+        raise unreadable(f"The image of {_name(key)}", error, _REPLACE) from error
 
 
 def _name(key: Mapping[str, Any]) -> str:

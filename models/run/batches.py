@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from PIL import Image
 
-from dualfocus_lmms.images import image_hash
+from dualfocus_lmms.images import image_hash, rgb
 from dualfocus_lmms.models.run.request import Request
 from dualfocus_lmms.types import Question
 
@@ -121,7 +121,7 @@ def _sharing_pictures(opened: Sequence[Question]) -> list[Question]:
 
 def _equal(one: Image.Image, other: Image.Image) -> bool:
     """Whether two pictures are the same to a model, which sees RGB."""
-    return one.size == other.size and one.convert("RGB").tobytes() == other.convert("RGB").tobytes()
+    return one.size == other.size and rgb(one).tobytes() == rgb(other).tobytes()
 
 
 def _size(request: Request) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.files import atomic_write, writable
+from dualfocus_lmms.images import open_image, set_up_pillow
 from dualfocus_lmms.results.outcomes import Outcomes, outcomes
 from dualfocus_lmms.results.report import accuracy as right
 from dualfocus_lmms.results.report import comparison, gallery, page, plots, tables
@@ -159,7 +160,8 @@ def _openers(shown: Sequence[Shown]) -> dict[tuple[str, str], gallery.Open]:
 
 def _picture(task: ConfigurableTask, doc_id: int) -> Image.Image:
     """The image that a task asks about, as it gives it to a model."""
-    return task.doc_to_visual(task.eval_docs[doc_id])[0].convert("RGB")
+    set_up_pillow()
+    return open_image(task.doc_to_visual(task.eval_docs[doc_id])[0])
 
 
 # --- what is said of them ----------------------------------------------------------------------------------

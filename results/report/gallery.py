@@ -16,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dualfocus_lmms.errors import UserError
-from dualfocus_lmms.images import image_hash
+from dualfocus_lmms.images import UNREADABLE, image_hash, rgb
 from dualfocus_lmms.results.report.tables import RIGHT, micro_scores
 from dualfocus_lmms.trace import Trace
 from dualfocus_lmms.visualize import WHY
@@ -79,7 +79,7 @@ class Pictures:
         """(image, crop): places in the lists, -1 where there is none."""
         try:
             image = open_picture(doc_id)
-        except (UserError, OSError) as error:
+        except (UserError, *UNREADABLE) as error:
             return self._problem(str(error))
         if image_hash(image) != trace.image_hash:
             return self._problem("The picture is another one now than the run saw.")
@@ -107,7 +107,7 @@ def data_uri(image: Image.Image, side: int) -> str:
     size = [max(1, round(length * scale)) for length in image.size]
     resampling = Image.Resampling.NEAREST if scale >= 8 else Image.Resampling.LANCZOS
     with io.BytesIO() as file:
-        image.convert("RGB").resize((size[0], size[1]), resampling).save(file, "JPEG", quality=80)
+        rgb(image).resize((size[0], size[1]), resampling).save(file, "JPEG", quality=80)
         return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from dualfocus_lmms.errors import UserError
-from dualfocus_lmms.images import UNREADABLE, open_image
+from dualfocus_lmms.images import UNREADABLE, open_image, unreadable
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -121,6 +121,4 @@ def images(doc: Doc) -> list[Image.Image]:
     try:
         return [open_image(image)]
     except UNREADABLE as error:
-        raise UserError(
-            f"The image {image} cannot be read ({error}): replace it or remove its question."
-        ) from error
+        raise unreadable(f"The image {image}", error, "replace it or remove its question.") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import csv
 import io
 from collections import defaultdict
@@ -16,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 from PIL import Image
 
 from dualfocus_lmms.errors import UserError, choose
+from dualfocus_lmms.images import UNREADABLE, open_image, unreadable
 from dualfocus_lmms.integrity import FINGERPRINT
-from dualfocus_lmms.tasks.common import sources
 from dualfocus_lmms.tasks.common.official import by_environment, from_either, required
 from dualfocus_lmms.tasks.common.options import (
     hub_picture,
@@ -147,13 +146,10 @@ def images(doc: Doc) -> list[Image.Image]:
     """`doc_to_visual`: the document's one image, decoded from the base64 text of its row."""
     try:
         text = _base64(doc["image"]) if isinstance(doc["image"], str) else hub_picture(doc)
-        with Image.open(io.BytesIO(base64.b64decode(text))) as picture:
-            return sources.images({"image": picture})
-    # Pillow raises SyntaxError for some broken PNG files.
-    except (OSError, SyntaxError, binascii.Error, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"The image of HR-Bench's question {doc['index']} cannot be read ({error}): get the file again."
-        ) from error
+        return [open_image(io.BytesIO(base64.b64decode(text)))]
+    except UNREADABLE as error:  # text that is no base64 is a ValueError
+        what = f"The image of HR-Bench's question {doc['index']}"
+        raise unreadable(what, error, "get the file again.") from error
 
 
 # --- scores ------------------------------------------------------------------------------------------------

@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
 from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.images import UNREADABLE, opened, unreadable
 from dualfocus_lmms.tasks.common import official
 from dualfocus_lmms.tasks.common.prompts import LETTER_ANSWER, option_lines
 from dualfocus_lmms.tasks.common.scoring import letters
@@ -164,14 +163,12 @@ def _picture(row: Doc, cells: dict[Any, Any], file: str) -> Doc:
         cell = cells.get(cell, cell)
     try:
         content = base64.b64decode(cell, validate=True)  # type: ignore[arg-type]
-        with Image.open(io.BytesIO(content)):
+        with opened(io.BytesIO(content)):
             return {"bytes": content, "path": None}
     # None is a TypeError; text that is not base64, a ValueError; what is no image, an OSError.
-    except (OSError, TypeError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"{file}, index {row.get('index')!r}: 'image' holds no picture in base64 ({error}). "
-            "Give the official file."
-        ) from error
+    except (TypeError, *UNREADABLE) as error:
+        what = f"{file}, index {row.get('index')!r}: the picture in base64 under 'image'"
+        raise unreadable(what, error, "give the official file.") from error
 
 
 def prompt(doc: Doc) -> str:

@@ -9,7 +9,18 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from dualfocus_lmms.images import UNREADABLE, image_hash, open_image, upright
+from dualfocus_lmms import UserError
+from dualfocus_lmms.images import (
+    MAX_PIXELS,
+    UNREADABLE,
+    image_hash,
+    max_pixels,
+    open_image,
+    opened,
+    rgb,
+    unreadable,
+    upright,
+)
 
 GREY = np.arange(0, 255, 15, dtype=np.uint16).reshape(1, -1)  # as 8 bits
 
@@ -74,3 +85,100 @@ def test_a_file_that_ends_too_early_is_refused(
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(UNREADABLE):
         open_image(path)
+
+
+def writing() -> Image.Image:
+    """Black writing, half of it faint, on a ground that is transparent and black underneath: RGBA."""
+    alpha = Image.frombytes("L", (4, 1), bytes([0, 255, 128, 0]))
+    return Image.merge("RGBA", [*Image.new("RGB", (4, 1)).split(), alpha])
+
+
+def palette() -> Image.Image:
+    image = Image.frombytes("P", (3, 1), bytes([0, 1, 2]))
+    image.putpalette([0, 0, 0, 200, 0, 0, 0, 0, 9])
+    return image
+
+
+def saved(image: Image.Image, file_format: str = "PNG", **options: object) -> io.BytesIO:
+    file = io.BytesIO()
+    image.save(file, file_format, **options)
+    return file
+
+
+SEEN = [(255, 255, 255), (0, 0, 0), (127, 127, 127), (255, 255, 255)]
+
+
+@pytest.mark.parametrize(
+    ("file", "seen"),
+    [
+        (saved(writing()), SEEN),
+        (saved(writing(), "WEBP", lossless=True, exact=True), SEEN),
+        (saved(writing().convert("LA")), SEEN),
+        (saved(palette(), transparency=0), [(255, 255, 255), (200, 0, 0), (0, 0, 9)]),
+        (saved(palette(), "GIF", transparency=0), [(255, 255, 255), (200, 0, 0), (0, 0, 9)]),
+        (saved(palette(), transparency=b"\0\xff\x80"), [(255, 255, 255), (200, 0, 0), (127, 127, 132)]),
+        (saved(Image.frombytes("L", (2, 1), b"\0\7"), transparency=0), [(255, 255, 255), (7, 7, 7)]),
+        (saved(Image.new("1", (1, 1)), transparency=0), [(255, 255, 255)]),
+        (saved(Image.new("RGB", (1, 1), (1, 2, 3)), transparency=(1, 2, 3)), [(255, 255, 255)]),
+        (saved(Image.new("RGB", (1, 1), (1, 2, 3)), transparency=(3, 2, 1)), [(1, 2, 3)]),
+    ],
+)
+def test_what_is_transparent_is_white(file: io.BytesIO, seen: list[tuple[int, int, int]]) -> None:
+    for source in (io.BytesIO(file.getvalue()), Image.open(io.BytesIO(file.getvalue()))):
+        image = open_image(source)
+        assert image.mode == "RGB"
+        assert [image.getpixel((x, 0)) for x in range(image.width)] == seen
+
+
+def test_opaque_pixels_keep_their_exact_colours() -> None:
+    colours = Image.fromarray(np.arange(256 * 3, dtype=np.uint16).astype(np.uint8).reshape(16, 16, 3))
+    assert rgb(colours.convert("RGBA")).tobytes() == colours.tobytes()
+    assert rgb(colours) is colours
+
+
+def test_sixteen_bit_grey_may_have_a_transparent_value() -> None:
+    image = Image.fromarray(np.array([[0, 257 * 9]], np.uint16))
+    image.info["transparency"] = 0  # as Pillow reads it from a PNG
+    assert np.asarray(rgb(image))[0].tolist() == [[255] * 3, [9] * 3]
+
+
+def test_the_fingerprint_is_of_what_the_model_sees() -> None:
+    assert image_hash(writing()) == image_hash(rgb(writing())) != image_hash(writing().convert("RGB"))
+
+
+def test_pictures_above_the_limit_of_pillow_are_read_and_cropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)  # Pillow refuses more than twice as many
+    image = open_image(saved(Image.new("RGB", (20, 10))))
+    assert image.crop((0, 0, 20, 9)).size == (20, 9)
+    assert max_pixels() == 2**30
+
+
+@pytest.mark.parametrize(("width", "fits"), [(19, True), (20, True), (21, False), (41, False)])
+def test_the_limit_can_be_chosen(width: int, fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # restored afterwards
+    monkeypatch.setenv(MAX_PIXELS, "200")
+    for source in (saved(Image.new("L", (width, 10))), Image.new("L", (width, 10))):
+        if fits:
+            assert open_image(source).width == width
+            continue
+        with pytest.raises(Image.DecompressionBombError) as caught:
+            open_image(source)
+        told = str(unreadable("The image 'a.png'", caught.value, "give an image file such as PNG."))
+        assert told.startswith("The image 'a.png' is too large")
+        assert MAX_PIXELS in told
+        assert "PNG." not in told
+
+
+def test_a_size_is_known_before_the_picture_is_decoded() -> None:
+    content = saved(Image.linear_gradient("L")).getvalue()
+    with opened(io.BytesIO(content[:100])) as image:
+        assert image.size == (256, 256)
+    with pytest.raises(UNREADABLE):
+        open_image(io.BytesIO(content[:100]))
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "1e9", "many", "1.5"])
+def test_a_limit_that_is_no_number_of_pixels_is_refused(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(MAX_PIXELS, given)
+    with pytest.raises(UserError, match=rf"{MAX_PIXELS}.* got '{given}'"):
+        max_pixels()

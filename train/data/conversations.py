@@ -103,7 +103,7 @@ def from_llava(record: Mapping[str, Any], open_image: Callable[[str], Image.Imag
     are those after the last answer. Without an "image" the placeholder is removed from the text.
     `open_image` is called once for each image. UserError for a record of another form.
     """
-    name = str(record.get("id", "?"))
+    name = _name(record)
     listed = record.get("image")
     files = [] if not listed else [listed] if isinstance(listed, str) else list(listed)
     turns = _llava_turns(name, record)
@@ -124,16 +124,36 @@ def _llava_turns(name: str, record: Mapping[str, Any]) -> list[tuple[str, str]]:
     said = record.get("conversations")
     if not isinstance(said, list) or not all(isinstance(turn, Mapping) for turn in said):
         raise UserError(f"Record {name!r} has no list of turns under 'conversations'.")
-    turns = [(_ROLES.get(turn.get("from", ""), "?"), str(turn.get("value", ""))) for turn in said]
+    turns = [(_ROLES.get(turn.get("from", ""), "?"), turn.get("value")) for turn in said]
     while turns and turns[0][0] != "user":
         turns.pop(0)
     while turns and turns[-1][0] != "assistant":
         turns.pop()
     if not turns or [role for role, _ in turns] != ["user", "assistant"] * (len(turns) // 2):
         raise UserError(f"The turns of record {name!r} are not 'human' and 'gpt' in alternation.")
-    if any(_IMAGE in text for role, text in turns if role == "assistant"):
-        raise UserError(f"An answer of record {name!r} contains {_IMAGE}.")
-    return turns
+    for number, (role, text) in enumerate(turns, 1):
+        if not isinstance(text, str):
+            what = "reply" if role == "assistant" else "question"
+            raise UserError(
+                f"Record {name!r} has no {what} in turn {number}: 'value' is {text!r}, not a text."
+            )
+        if role == "assistant" and _IMAGE in text:
+            raise UserError(f"An answer of record {name!r} contains {_IMAGE}.")
+    return turns  # type: ignore[return-value]
+
+
+def blank_replies(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The names of checked records with a reply of nothing but white space; it is learned as such."""
+    blank = []
+    for record in records:
+        name = _name(record)
+        if not all(text.strip() for role, text in _llava_turns(name, record) if role == "assistant"):
+            blank.append(name)
+    return blank
+
+
+def _name(record: Mapping[str, Any]) -> str:
+    return str(record.get("id", "?"))
 
 
 class Encoder:

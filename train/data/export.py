@@ -106,11 +106,13 @@ def _conversations(
     """Each sample with its turns; its images are written, each image once."""
     written: dict[str, int] = {}
     for sample in samples:
-        name = _file_name(sample.image, sample.source or sample.id)
-        image = _save(sample.image, f"{IMAGES}/{name}", folder, written)
+        photo = sample.image.plain()
+        name = _file_name(photo, sample.source or sample.id)
+        image = _save(photo, f"{IMAGES}/{name}", folder, written)
         crop = None
         if sample.crop is not None:
-            crop = _save(sample.crop, f"{CROPS}/{_file_name(sample.crop, sample.id)}", folder, written)
+            part = sample.crop.plain()
+            crop = _save(part, f"{CROPS}/{_file_name(part, sample.id)}", folder, written)
         yield sample, turns_of(sample, image, crop, protocol, box_format, instruction)
 
 

@@ -12,17 +12,17 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, islice
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, overload
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
+from PIL import ExifTags, Image
 
 from dualfocus_lmms.boxes import Box
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.files import replacing
-from dualfocus_lmms.images import UNREADABLE, open_image
+from dualfocus_lmms.images import UNREADABLE, open_image, opened, unreadable
 
 SHARDS = "samples-*.parquet"
 _GROUP = 32  # rows read at a time: large enough to keep an image once, small enough for random access
@@ -52,7 +52,22 @@ class SampleImage:
         try:
             return open_image(io.BytesIO(self.data))
         except UNREADABLE as error:
-            raise UserError(f"The picture {self.name or '(unnamed)'!r} cannot be read: {error}.") from error
+            what = f"The picture {self.name or '(unnamed)'!r}"
+            raise unreadable(what, error, "make the samples again.") from error
+
+    def plain(self) -> SampleImage:
+        """The image as a file that shows the same to programs that neither rotate it upright nor know what is
+        transparent: itself where it is so, else a PNG. UserError when it cannot be read."""
+        try:
+            with opened(io.BytesIO(self.data)) as image:
+                rotated = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+                if not rotated and not image.has_transparency_data:
+                    return self
+        except UNREADABLE:
+            pass  # `decode` says what is wrong
+        file = io.BytesIO()
+        self.decode().save(file, "PNG")
+        return SampleImage(file.getvalue(), str(PurePath(self.name).with_suffix(".png")) if self.name else "")
 
 
 @dataclass(frozen=True, eq=False, slots=True)

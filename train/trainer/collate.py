@@ -16,13 +16,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from loguru import logger
 from PIL import Image
 
 from dualfocus_lmms.boxes import BoxFormat
 from dualfocus_lmms.conversation import Conversation
 from dualfocus_lmms.errors import UserError
-from dualfocus_lmms.images import UNREADABLE, open_image
-from dualfocus_lmms.models.checkpoint.image_inputs import ImageReader, joined
+from dualfocus_lmms.images import UNREADABLE, open_image, unreadable
+from dualfocus_lmms.models.checkpoint.image_inputs import ImageReader, ImageRefusedError, joined
 from dualfocus_lmms.protocol import Protocol
 from dualfocus_lmms.train.data.conversations import (
     IGNORED,
@@ -30,6 +31,7 @@ from dualfocus_lmms.train.data.conversations import (
     Encoder,
     Example,
     InputSize,
+    blank_replies,
     check_llava,
     from_llava,
     from_sample,
@@ -76,19 +78,29 @@ def _sample_example(
 
 
 def llava_source(path: str, images: str | None, share: float | None = None) -> Source:
-    """LLaVA's instruction data: a JSON list, or JSON Lines, with images relative to the folder `images`.
+    """LLaVA's instruction data: a JSON list, or JSON Lines (.jsonl), with images relative to `images`.
 
     Read and checked as a whole at the start, whether its images are there as well; they are opened when
     they are needed.
     """
     records = _read_json(Path(path))
     check_llava(records)
+    _warn_of_blank_replies(path, records)
     if images is None and any(record.get("image") for record in records):
         raise UserError(f"{path!r} names pictures: give their folder as `images`.")
     folder = Path(images or ".")
     _find_pictures(records, folder)
     example = partial(_llava_example, records, folder)
     return Source(Path(path).name, len(records), example, share)
+
+
+def _warn_of_blank_replies(path: str, records: Sequence[Mapping[str, Any]], listed: int = 3) -> None:
+    blank = blank_replies(records)
+    if blank:
+        logger.warning(
+            f"{path!r} has {len(blank)} records with an empty reply, from which the model learns to say "
+            f"nothing: {', '.join(blank[:listed])}."
+        )
 
 
 def _find_pictures(records: Sequence[Mapping[str, Any]], folder: Path, listed: int = 3) -> None:
@@ -112,9 +124,8 @@ def _llava_example(records: Sequence[Mapping[str, Any]], folder: Path, number: i
 
 def _read_json(path: Path) -> list[Mapping[str, Any]]:
     try:
-        text = path.read_text(encoding="utf-8")
-        lines = path.suffix == ".jsonl"
-        records = [json.loads(line) for line in text.splitlines() if line] if lines else json.loads(text)
+        text = path.read_text(encoding="utf-8-sig")  # with or without a byte order mark
+        records = _json_lines(text) if path.suffix == ".jsonl" else json.loads(text)
     except (OSError, ValueError) as error:
         raise UserError(f"{str(path)!r} cannot be read as JSON: {error}.") from error
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
@@ -122,11 +133,24 @@ def _read_json(path: Path) -> list[Mapping[str, Any]]:
     return records  # type: ignore[return-value]
 
 
+def _json_lines(text: str) -> list[Any]:
+    """The value of each line that is not blank. ValueError that names the line."""
+    values = []
+    # Not splitlines(): a JSON string may hold other line separators.
+    for number, line in enumerate(text.split("\n"), start=1):
+        try:
+            values += [json.loads(line)] if line.strip() else []
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from error
+    return values
+
+
 def _open_picture(path: Path) -> Image.Image:
     try:
         return open_image(path)
     except UNREADABLE as error:
-        raise UserError(f"The picture {str(path)!r} cannot be read: {error}.") from error
+        advice = "replace it or leave out its record."
+        raise unreadable(f"The picture {str(path)!r}", error, advice) from error
 
 
 def epoch_counts(sources: Sequence[Source]) -> list[int]:
@@ -162,6 +186,10 @@ def epoch_order(lengths: Sequence[int], counts: Sequence[int], seed: int, epoch:
     return np.random.default_rng([seed, len(lengths), epoch]).permutation(np.concatenate(rows))
 
 
+# Rows that lost their last rounds, that were too long for one, and that show what the processor refuses.
+MISFITS = ("shortened", "left_out", "refused")
+
+
 class Mixture(torch.utils.data.Dataset):
     """The rows of a whole run, in order; every item is an encoded example, or None where not one round fits.
 
@@ -186,7 +214,7 @@ class Mixture(torch.utils.data.Dataset):
         self.encoder, self._seed = encoder, seed
         self.rows = self.epoch_length if length is None else length
         self._length = self.rows + -self.rows % multiple
-        self._shortened, self._dropped = multiprocessing.Value("q"), multiprocessing.Value("q")
+        self._misfits = {name: multiprocessing.Value("q") for name in MISFITS}
         self._order: tuple[int, np.ndarray] | None = None  # an epoch, its rows
 
     def __len__(self) -> int:
@@ -195,27 +223,38 @@ class Mixture(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> Encoded | None:
         if index >= self.rows:
             return None
-        example = self.example(index)
-        encoded = self.encoder.encode(example)
+        try:
+            example = self.example(index)
+            encoded = self.encoder.encode(example)
+        except ImageRefusedError as error:  # one sample, not the run
+            source, number = self._place(index)
+            logger.warning(f"Example {number} of {source.name!r} is left out. {error}")
+            _add_one(self._misfits["refused"])
+            return None
         if encoded is None:
-            _add_one(self._dropped)
+            _add_one(self._misfits["left_out"])
         elif encoded.rounds < rounds(example):
-            _add_one(self._shortened)
+            _add_one(self._misfits["shortened"])
         return encoded
 
     def example(self, index: int) -> Example:
         """Row `index` of the run before it becomes tokens."""
+        source, number = self._place(index)
+        return source.example(number)
+
+    def _place(self, index: int) -> tuple[Source, int]:
+        """The source of row `index`, and which of its examples it is."""
         epoch, row = divmod(index, self.epoch_length)
         if self._order is None or self._order[0] != epoch:
             lengths = [source.length for source in self.sources]
             self._order = (epoch, epoch_order(lengths, self.counts, self._seed, epoch))
         source, number = self._order[1][row]
-        return self.sources[source].example(int(number))
+        return self.sources[source], int(number)
 
     @property
     def misfits(self) -> dict[str, int]:
-        """How many rows lost their last rounds, and how many were left out, since this process began."""
-        return {"shortened": self._shortened.value, "left_out": self._dropped.value}
+        """How many rows of each of MISFITS there were since this process began."""
+        return {name: counter.value for name, counter in self._misfits.items()}
 
 
 def _add_one(counter: Any) -> None:

@@ -43,6 +43,7 @@ _TAKEN = {
     "train_sampling_strategy": "nothing: the order of the data follows from `data` and `seed`",
     "remove_unused_columns": "nothing",
     "resume_from_checkpoint": "nothing: the same command continues a run that was interrupted",
+    "label_smoothing_factor": "nothing: for models with images transformers compares each token with itself",
     "load_best_model_at_end": "nothing: the last model is the result",
 }
 _TAKEN_LORA = {"modules_to_save": "train", "task_type": "nothing"}

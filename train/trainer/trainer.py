@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import torch
 from accelerate.utils import gather_object
 from loguru import logger
 from safetensors import SafetensorError
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, set_seed
 
 from dualfocus_lmms.errors import GenerationError, UserError
 from dualfocus_lmms.files import atomic_write
@@ -32,6 +32,7 @@ from dualfocus_lmms.settings import Settings
 from dualfocus_lmms.train.data.conversations import IGNORED, Encoder, InputSize
 from dualfocus_lmms.train.data.samples import TrainingSample, read_samples
 from dualfocus_lmms.train.trainer.collate import (
+    MISFITS,
     Collator,
     Mixture,
     Source,
@@ -89,7 +90,8 @@ class Run:
 
 
 def build(recipe: Recipe, arguments: Any) -> Run:
-    """Load, freeze and adapt the model and make its trainer."""
+    """Load, freeze and adapt the model and make its trainer. What is drawn follows from the recipe's seed."""
+    set_seed(recipe.seed)  # before LoRA's first weights are drawn; the Trainer sets it again
     last = last_checkpoint(Path(recipe.output))
     adopt = last is not None and recipe.lora is None and not recipe.sharded
     # A Trainer looks for the names of modules in a checkpoint's file and finds other ones: we load it.
@@ -148,6 +150,9 @@ class DualFocusTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        # Qwen's models say False, and a step would be the mean of its micro batches' means; all of them take
+        # the number of learned tokens and divide by it.
+        self.model_accepts_loss_kwargs = True
         self._answer_held_out = answer_held_out
         self._weights_are_loaded = weights_are_loaded
 
@@ -351,19 +356,31 @@ def last_checkpoint(output: Path) -> Path | None:
     return None
 
 
+def _refuse_nothing_learned(misfits: Mapping[str, int], run: Run) -> None:
+    """UserError where no row of the run could be used."""
+    if misfits["left_out"] + misfits["refused"] < run.mixture.rows:
+        return
+    if misfits["refused"]:
+        raise UserError(
+            f"No sample can be used: the checkpoint's processor refuses a picture of {misfits['refused']}, "
+            f"and {misfits['left_out']} do not fit into max_length {run.recipe.max_length}. Give other data."
+        )
+    raise UserError(f"No sample fits into max_length {run.recipe.max_length}: give a larger one.")
+
+
 def _finish(run: Run, result: Path) -> None:
     """Write the trained checkpoint, complete before it has its name, and the log of the run."""
     trainer = run.trainer
     counted = gather_object([run.mixture.misfits])
-    misfits = {name: sum(part[name] for part in counted) for name in ("shortened", "left_out")}
-    if misfits["left_out"] >= run.mixture.rows:
-        raise UserError(f"No sample fits into max_length {run.recipe.max_length}: give a larger one.")
+    misfits = {name: sum(part[name] for part in counted) for name in MISFITS}
+    _refuse_nothing_learned(misfits, run)
     trainer.log({name: float(count) for name, count in misfits.items()})
     trainer.save_state()
     if any(misfits.values()) and trainer.is_world_process_zero():
         logger.warning(
             f"Longer than {run.recipe.max_length} tokens: {misfits['shortened']} samples lost their last "
-            f"rounds, {misfits['left_out']} were left out."
+            f"rounds, {misfits['left_out']} were left out. With a picture that the checkpoint's processor "
+            f"refuses: {misfits['refused']}, left out."
         )
     unfinished = result.with_name("model.unfinished")
     write_checkpoint(trainer, run.recipe, run.checkpoint, unfinished)

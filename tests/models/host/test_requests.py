@@ -8,6 +8,7 @@ from loguru import logger
 from PIL import Image, ImageFile
 
 from dualfocus_lmms import Box, UserError
+from dualfocus_lmms.models.host.model import Answering
 from dualfocus_lmms.models.host.requests import DEFAULT_NEW_TOKENS, read_limits, read_request
 
 PICTURE = Image.new("L", (7, 5), 99)
@@ -188,6 +189,54 @@ def test_a_truncated_picture_is_named(tmp_path, monkeypatch):
         simple(images=[Image.open(path)]).question()
 
 
+def test_a_truncated_picture_is_refused_where_the_task_decodes_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    path = tmp_path / "broken.png"
+    Image.new("RGB", (400, 400), (9, 200, 30)).save(path)
+    path.write_bytes(path.read_bytes()[:100])
+    arguments = (PROMPT, GREEDY, lambda doc: [Image.open(path).convert("RGB")], 0, "task", "test")
+    request = read_request(SimpleNamespace(args=arguments, metadata={}), DOCS, chat=False)
+    with pytest.raises(UserError, match=r"image of Document 0 of task .* truncated"):
+        request.question()
+
+
+def test_a_task_may_decode_a_picture_above_the_limit_of_pillow(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # Pillow refuses more than twice as many
+    path = tmp_path / "large.png"
+    PICTURE.save(path)
+    arguments = (PROMPT, GREEDY, lambda doc: [Image.open(path).convert("RGB")], 0, "task", "test")
+    request = read_request(SimpleNamespace(args=arguments, metadata={}), DOCS, chat=False)
+    assert request.question().image.size == PICTURE.size
+    monkeypatch.setenv("DUALFOCUS_MAX_PIXELS", "10")
+    with pytest.raises(
+        UserError, match=r"image of Document 0 of task .* is too large .*DUALFOCUS_MAX_PIXELS"
+    ):
+        request.question()
+
+
+@pytest.mark.parametrize("decode", [Image.open, lambda path: Image.open(path).convert("RGB")])
+def test_a_rotated_photo_is_upright_whatever_the_task(tmp_path, decode):
+    scene = Image.linear_gradient("L").resize((8, 6)).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    scene.transpose(Image.Transpose.ROTATE_180).save(tmp_path / "photo.png", exif=exif)
+    picture = decode(tmp_path / "photo.png")
+    for question in (simple(images=[picture]), chat([turn({"type": "image", "url": picture}, TEXT)])):
+        assert question.question().image.tobytes() == scene.tobytes()
+
+
+def test_a_transparent_picture_lies_on_white_whatever_the_task():
+    picture = Image.new("RGBA", (2, 1))
+    picture.putpixel((0, 0), (0, 0, 0, 255))
+    seen = simple(images=[picture]).question().image
+    assert [seen.getpixel((x, 0)) for x in (0, 1)] == [(0, 0, 0), (255, 255, 255)]
+
+
+def test_sixteen_bit_grey_is_not_cut_off_whatever_the_task():
+    picture = Image.fromarray(np.full((5, 7), 9 * 257, np.uint16))
+    assert simple(images=[picture]).question().image.getpixel((0, 0)) == (9, 9, 9)
+
+
 def test_an_empty_question_is_refused():
     with pytest.raises(UserError):
         simple(prompt="  ").question()
@@ -216,6 +265,15 @@ def test_limits_come_from_the_tasks_generation_settings_which_stay_untouched():
 def test_sampling_beams_and_impossible_lengths_are_refused(settings):
     with pytest.raises(UserError):
         read_limits(settings)
+
+
+def test_the_first_documents_that_the_host_looks_at_may_be_large(monkeypatch):
+    """The host makes the model, then the tasks, of which it reads one document each."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    Answering()
+    assert Image.MAX_IMAGE_PIXELS == 2**30
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES
 
 
 @pytest.mark.parametrize("settings", [{"temperature": 0.7, "do_sample": False}, {"temperature": None}])

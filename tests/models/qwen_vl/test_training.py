@@ -43,3 +43,15 @@ def test_what_the_recipe_trains(load_folder: Any, published: Path, tmp_path: Pat
     adapted = {f"transformer.h.{layer}.{name}.weight" for layer in range(2) for name in LORA}
     resampler = {name for name in before if ".visual.attn_pool." in name and not name.endswith("pos_embed")}
     assert changed == adapted | resampler
+
+
+def test_the_loss_is_a_sum_over_the_given_number(load_folder: Any, published: Path):
+    """Of learned tokens of a whole step: micro batches add up to it."""
+    model = load_folder(published).model
+    token = model.config.image_token_id
+    ids = torch.tensor([[5, token - 2, *[token] * 16, token - 1, 7, 8, 9]])
+    labels = torch.where(torch.arange(ids.shape[1]) > 19, ids, -100)
+    given = {"input_ids": ids, "pixel_values": torch.ones(1, 3, 56, 56), "labels": labels}
+    with torch.no_grad():
+        mean, part = model(**given).loss, model(**given, num_items_in_batch=10).loss
+    assert torch.isclose(part, mean * (labels != -100).sum() / 10)

@@ -107,3 +107,27 @@ def test_pictures_of_another_export_are_not_overwritten(tmp_path: Path) -> None:
 def test_boxes_in_pixels_of_a_resized_picture_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="resizes"):
         export(SAMPLES, tmp_path, box_format=BoxFormat("{:d} {:d} {:d} {:d}", frame="resized"))
+
+
+@pytest.mark.parametrize("form", ["llava", "messages"])
+def test_other_programs_see_photos_upright_and_on_white(tmp_path: Path, form: str) -> None:
+    """Boxes refer to the upright picture, and LLaVA's training opens files as they are."""
+    scene = Image.linear_gradient("L").resize((8, 6)).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotate by 90 degrees clockwise
+    file, clear, plain = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    scene.save(file, "PNG", exif=exif)
+    Image.new("RGBA", (3, 2)).save(clear, "PNG")
+    scene.save(plain, "PNG")
+    photos = [
+        SampleImage(file.getvalue(), "rotated.jpg"),
+        SampleImage(clear.getvalue(), "clear.png"),
+        SampleImage(plain.getvalue(), "plain.jpg"),
+    ]
+    samples = [TrainingSample(str(n), photo, "What?", "A.") for n, photo in enumerate(photos)]
+    export(samples, tmp_path, form)
+    with Image.open(tmp_path / "images" / "rotated.png") as image:
+        assert image.tobytes() == scene.transpose(Image.Transpose.ROTATE_270).tobytes()
+    with Image.open(tmp_path / "images" / "clear.png") as image:
+        assert (image.mode, image.getpixel((0, 0))) == ("RGB", (255, 255, 255))
+    assert (tmp_path / "images" / "plain.jpg").read_bytes() == plain.getvalue()  # as it was

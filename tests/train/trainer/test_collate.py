@@ -9,6 +9,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from loguru import logger
 from PIL import Image
 
 from dualfocus_lmms import Box, Conversation, UserError
@@ -165,7 +166,7 @@ def test_a_run_is_filled_up_without_repeating_a_row():
     mixture = Mixture(sources((3, None), (2, None)), None, seed=1, length=5, multiple=4)
     assert (mixture.rows, len(mixture)) == (5, 8)
     assert [mixture[index] for index in range(5, 8)] == [None] * 3
-    assert mixture.misfits == {"shortened": 0, "left_out": 0}
+    assert mixture.misfits == {"shortened": 0, "left_out": 0, "refused": 0}
 
 
 def test_what_does_not_fit_is_counted_over_all_workers(checkpoint):
@@ -179,7 +180,7 @@ def test_what_does_not_fit_is_counted_over_all_workers(checkpoint):
     )
     rows = [row for batch in loader for row in batch]
     assert Counter(row and row.rounds for row in rows) == {None: 1, 1: 3}
-    assert mixture.misfits == {"shortened": 2, "left_out": 1}
+    assert mixture.misfits == {"shortened": 2, "left_out": 1, "refused": 0}
 
 
 def test_samples_become_examples_with_the_words_of_the_protocol(sample_folders, checkpoint):
@@ -217,6 +218,57 @@ def test_instruction_data_is_read_with_its_pictures(tmp_path):
     (tmp_path / "a" / "red.png").unlink()
     with pytest.raises(UserError, match=r"1 of 1 .*red\.png"):
         llava_source(str(as_list), str(tmp_path))
+
+
+def instruction(name: str, *replies: object) -> dict[str, object]:
+    turns = [
+        turn for reply in replies for turn in ({"from": "human", "value": "Why?"}, {"from": "gpt", **reply})
+    ]
+    return {"id": name, "conversations": turns}
+
+
+SEPARATORS = "one\u2028two\u2029three\x85four\x0bfive\x0csix\x1eseven"
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\n \n\n"])
+def test_lines_of_instruction_data_end_where_json_lines_do(tmp_path, mark, newline):
+    records = [instruction("a", {"value": SEPARATORS}), instruction("b", {"value": "no"})]
+    text = newline.join(json.dumps(record, ensure_ascii=False) for record in records)
+    (tmp_path / "data.jsonl").write_bytes((mark + text + newline).encode())
+    (tmp_path / "data.json").write_bytes((mark + json.dumps(records)).encode())
+    for name in ("data.jsonl", "data.json"):
+        source = llava_source(str(tmp_path / name), None)
+        said = [source.example(number).conversation.turns[1].text for number in range(source.length)]
+        assert said == [SEPARATORS, "no"]
+
+
+def test_a_broken_line_is_named(tmp_path):
+    (tmp_path / "data.jsonl").write_text(json.dumps(instruction("a", {"value": "b"})) + "\n\n{\n")
+    with pytest.raises(UserError, match="line 3"):
+        llava_source(str(tmp_path / "data.jsonl"), None)
+
+
+@pytest.mark.parametrize("missing", [{}, {"value": None}, {"value": 5}])
+def test_a_missing_reply_is_not_an_empty_one(tmp_path, missing):
+    records = [instruction("fine", {"value": "x"}), instruction("odd one", {"value": "y"}, missing)]
+    (tmp_path / "data.json").write_text(json.dumps(records))
+    with pytest.raises(UserError, match="'odd one' has no reply in turn 4"):
+        llava_source(str(tmp_path / "data.json"), None)
+
+
+def test_empty_replies_are_learned_with_a_warning(tmp_path):
+    records = [instruction("fine", {"value": "x"}), instruction("mute", {"value": " "})]
+    (tmp_path / "data.json").write_text(json.dumps(records))
+    told: list[str] = []
+    sink = logger.add(told.append, level="WARNING", format="{message}")
+    try:
+        assert llava_source(str(tmp_path / "data.json"), None).length == 2
+    finally:
+        logger.remove(sink)
+    assert len(told) == 1
+    assert "1 records with an empty reply" in told[0]
+    assert "mute" in told[0]
 
 
 @pytest.mark.parametrize("text", ["", "{", "{}", "[1]", '[{"id": "7"}]'])

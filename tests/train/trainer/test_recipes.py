@@ -173,6 +173,15 @@ def test_the_fewest_keys_and_the_defaults(tmp_path, monkeypatch):
     )
 
 
+def test_label_smoothing_is_refused(tmp_path, monkeypatch):
+    """transformers shifts labels for text models alone: each token would be taught to repeat itself."""
+    path = written(tmp_path, monkeypatch, training={"label_smoothing_factor": 0.1})
+    with pytest.raises(
+        UserError, match=r"training\.label_smoothing_factor: the trainer sets this; use nothing"
+    ):
+        load_recipe(path)
+
+
 def test_all_faults_are_named_in_one_message(tmp_path, monkeypatch):
     path = written(
         tmp_path,

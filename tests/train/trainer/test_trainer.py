@@ -21,6 +21,7 @@ from transformers import AutoProcessor, AutoTokenizer, LlavaForConditionalGenera
 from dualfocus_lmms import GenerationError, Settings, UserError
 from dualfocus_lmms.models.checkpoint.loading import load_checkpoint
 from dualfocus_lmms.models.engines.registry import make_engine
+from dualfocus_lmms.models.tiny.families import save_tiny_family
 from dualfocus_lmms.train.data.samples import read_samples, write_samples
 from dualfocus_lmms.train.trainer.evaluation import evaluate, summary
 from dualfocus_lmms.train.trainer.recipe import load_recipe, training_arguments
@@ -204,8 +205,9 @@ import torch
 from accelerate.state import AcceleratorState, DistributedType, PartialState
 from dualfocus_lmms.train.trainer import trainer
 
-common, fsdp, folder = json.loads(sys.argv[1])
+common, fsdp, qwen, folder = json.loads(sys.argv[1])
 trainer.train("tiny_cpu", [*common, f"output={folder}/plain"])
+trainer.train("tiny_cpu", [*common, *qwen, f"output={folder}/qwen"])
 
 real = trainer.training_arguments
 def pretend(*given):
@@ -229,8 +231,16 @@ trainer.train("tiny_cpu", divided)
 
 
 @pytest.fixture(scope="module")
-def two_processes(common, tmp_path_factory) -> Path:
-    """Runs on two processes: plain/; by FSDP "divided, whole"/; divided/, that one continued near its end."""
+def qwen(tmp_path_factory) -> list[str]:
+    """Overrides for another family, two steps of it, whose model tells a Trainer to average micro batches."""
+    folder = save_tiny_family(tmp_path_factory.mktemp("qwen"), "qwen2_5_vl")
+    return [f"model={folder}", "steps=2", "evaluation=null", "max_length=2048"]
+
+
+@pytest.fixture(scope="module")
+def two_processes(common, qwen, tmp_path_factory) -> Path:
+    """Runs on two processes: plain/; qwen/, another family; by FSDP "divided, whole"/; divided/, that one
+    continued near its end."""
     import yaml
 
     from dualfocus_lmms.train.trainer.recipe import RECIPES
@@ -242,7 +252,7 @@ def two_processes(common, tmp_path_factory) -> Path:
     script.write_text(TWO_PROCESSES)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
-        [*launch, str(script), json.dumps([common, fsdp, str(folder)])],
+        [*launch, str(script), json.dumps([common, fsdp, qwen, str(folder)])],
         capture_output=True, text=True, check=False, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
@@ -253,6 +263,11 @@ def test_two_processes_make_the_run_of_one(whole_run, two_processes):
     output = two_processes / "plain"
     assert_same_run(output, whole_run)
     assert evaluations(output) == pytest.approx(evaluations(whole_run))
+
+
+def test_two_processes_make_the_run_of_one_with_another_family(common, qwen, two_processes, tmp_path):
+    train("tiny_cpu", [*common, *qwen, "micro_batch_size=8", f"output={tmp_path}"])
+    assert_same_run(two_processes / "qwen", tmp_path)
 
 
 def test_weights_divided_by_fsdp_make_the_same_run(whole_run, two_processes):
