@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 RESAMPLES = 1000
+SIGN_FLIPS = 9999
 _AT_ONCE = 100  # resamples drawn together; bounds the memory
 
 # Means of the columns, (resamples, columns), to one score each, (resamples,).
@@ -105,6 +106,44 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
     pairs = [(bool(one), bool(other)) for one, other in zip(first, second, strict=True)]
     gained, lost = pairs.count((True, False)), pairs.count((False, True))
     return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+
+
+def sign_flip_test(differences: ArrayLike, seed: int = 0, flips: int = SIGN_FLIPS) -> float:
+    """The two-sided p-value of a mean of paired differences, by flipping the sign of each; 1 without any.
+
+    differences: one for each question. Exact where those that are not 0 have one size, which makes it McNemar's
+    test for correct and wrong answers; else from `flips` random flips. A single difference has p = 1, however
+    large. The same differences in another order give the same p.
+    """
+    from scipy.special import bdtr
+
+    changed = np.asarray(differences, dtype=float)
+    changed = changed[changed != 0]
+    sizes, counts = np.unique(np.abs(changed).round(9), return_counts=True)
+    if len(sizes) < 2:
+        fewer = min((changed > 0).sum(), (changed < 0).sum())
+        return min(1.0, 2 * float(bdtr(fewer, len(changed), 0.5)))
+    random = np.random.default_rng(seed)
+    least = abs(changed.sum()) * (1 - 1e-9)  # floats
+    as_far = 0
+    for start in range(0, flips, _AT_ONCE):
+        positive = random.binomial(counts, 0.5, size=(min(_AT_ONCE, flips - start), len(sizes)))
+        as_far += int((np.abs((2 * positive - counts) @ sizes) >= least).sum())
+    return (as_far + 1) / (flips + 1)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected for their number by Holm's method, in the same order.
+
+    The chance that any true hypothesis has a corrected value below alpha is at most alpha, however many there
+    are and however they depend on each other.
+    """
+    corrected = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        corrected[place] = largest
+    return corrected
 
 
 def wilson_interval(hits: int, total: int, confidence: float = 0.95) -> Interval:
