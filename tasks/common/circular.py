@@ -1,6 +1,6 @@
 """CircularEval, MMBench's score: a question is right when it is right in every rotation of its options.
 
-No judge model: a reply that names no option, or two, is wrong (see `scoring.read_letter`). Pure functions.
+No judge model: a reply that names no option, or two, is wrong (see `letters.read_letter`). Pure functions.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from math import isnan
 from typing import Any, TypedDict
 
 from dualfocus_lmms.integrity import FINGERPRINT
-from dualfocus_lmms.tasks.common.scoring import read_letter
+from dualfocus_lmms.tasks.common.letters import read_letter
 from dualfocus_lmms.tasks.common.uncertainty import circular_error
 
 
