@@ -78,7 +78,7 @@ def circular_error(scores: Sequence[float], groups: Sequence[Hashable], seed: in
 def group_sums(values: ArrayLike, groups: ArrayLike) -> NDArray[np.float64]:
     """(groups,): the sum of the values of each group. groups: the group of each value."""
     _, places = np.unique(np.asarray(groups), return_inverse=True)
-    return np.bincount(places, np.asarray(values, dtype=float))
+    return np.bincount(places, np.asarray(values, dtype=float)).astype(float)
 
 
 def grouped_mean_error(values: ArrayLike, groups: ArrayLike, seed: int = 0) -> float:

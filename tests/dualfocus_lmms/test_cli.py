@@ -303,9 +303,9 @@ def test_score_prints_the_table_and_writes_the_file(run, monkeypatch: pytest.Mon
         def save(self, path: str) -> None:
             received.append(path)
 
-    module = ModuleType("dualfocus_lmms.tasks.common.score")
-    module.score = lambda *given: received.append(given) or Scores()  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "dualfocus_lmms.tasks.common.score", module)
+    module = ModuleType("dualfocus_lmms.tasks.common.score_group")
+    module.score_any = lambda *given: received.append(given) or Scores()  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "dualfocus_lmms.tasks.common.score_group", module)
     done = run("score", "--task", "df_pope_random", "--answers", "a.jsonl")
     assert (done.code, done.out, done.err) == (0, "| f1 | 87.14 |\n", "")
     run("score", "--task", "t", "--answers", "a.xlsx", "--out", "scores.json", "--include-path", "mine")
