@@ -60,9 +60,10 @@ def select(
 def _select_joint(
     rule: JointRule, macro: Answer, micro: Answer, count_eos: bool, judged: JointScores
 ) -> Selection:
-    margin, pathway = None, judged.winner
+    margin, compared, pathway = None, None, judged.winner
     if judged.macro is not None and judged.micro is not None:
-        margin = judged.micro.nll(count_eos) - judged.macro.nll(count_eos)
+        compared = judged.macro.nll(count_eos), judged.micro.nll(count_eos)
+        margin = compared[1] - compared[0]
         pathway = rule.tie if margin == 0 else "micro" if margin < 0 else "macro"
     chosen = micro if pathway == "micro" else macro
-    return Selection(chosen.pathway, chosen.text, judged.rule, margin)
+    return Selection(chosen.pathway, chosen.text, judged.rule, margin, compared)

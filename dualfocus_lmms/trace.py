@@ -77,7 +77,7 @@ class Trace:
         try:
             if data["macro"] is None:
                 raise TypeError("it has no macro answer")
-            data["selection"] = Selection(**data["selection"])
+            data["selection"] = _selection(data["selection"])
             for stage in ("macro", "locate", "micro"):
                 data[stage] = _answer(data[stage])
             for name in ("image_size", "box", "crop"):
@@ -94,6 +94,13 @@ class Trace:
     def answers(self) -> list[Answer]:
         """The answers of the stages that ran, in order."""
         return [answer for answer in (self.macro, self.locate, self.micro) if answer is not None]
+
+
+def _selection(data: Mapping[str, Any]) -> Selection:
+    fields = dict(data)
+    if fields.get("compared") is not None:  # older traces have none
+        fields["compared"] = tuple(fields["compared"])
+    return Selection(**fields)
 
 
 def _answer(data: Mapping[str, Any] | None) -> Answer | None:

@@ -192,13 +192,15 @@ class Selection:
     """The final answer: its pathway, the rule that chose it, and by how much the perplexities differ.
 
     margin: log PPL(micro) - log PPL(macro) in nats, of the perplexities that the rule compares; positive
-    where macro is the more certain one; None when nothing was compared.
+    where macro is the more certain one; None when nothing was compared. compared: the logarithms of both
+    (macro, micro) where a joint rule computed them; None where they are those of the answers' own pathways.
     """
 
     pathway: Stage
     text: str
     rule: str
     margin: float | None = None
+    compared: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -9,6 +9,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import exp, inf
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
@@ -30,6 +31,7 @@ MARGIN, GAP, PADDING = 36, 28, 20
 PHOTO, CROP = (760, 520), (600, 520)  # the largest size of each on the page
 NARROWEST, LOWEST = 340, 220  # of a column and of the row of images
 FRAME = 4  # of the crop, and the line of the box on the image
+LARGEST_EXPONENT = 700  # of e, in a float
 MOST_LINES = 16  # of an answer or a question
 
 WHY: dict[str, str] = {
@@ -123,6 +125,23 @@ def verdict(trace: Trace) -> str:
         f"{answer}, chosen by the rule {chosen.rule}; "
         f"ln PPL(micro) - ln PPL(macro) = {chosen.margin:+.3f}: {comparison}"
     )
+
+
+def perplexity(trace: Trace, pathway: str) -> str:
+    """The perplexity by which an answer was compared, as text; "-" where a joint rule compared none."""
+    if trace.micro is None or trace.judged is None:
+        return number(trace.ppl[pathway])
+    compared = trace.selection.compared
+    if compared is None:
+        return "-"
+    value = compared[0 if pathway == "macro" else 1]
+    return number(exp(value) if value < LARGEST_EXPONENT else inf)
+
+
+def perplexity_name(trace: Trace) -> str:
+    """What `perplexity` is called: with the rule, where that scored both answers anew."""
+    joint = trace.micro is not None and trace.judged is not None
+    return f"perplexity by {trace.selection.rule}" if joint else "perplexity"
 
 
 def _sentence(text: str) -> str:
@@ -219,7 +238,8 @@ def _card(trace: Trace, pathway: str, answer: Answer | None, width: int) -> _Car
     text = _TextBlock(reply, 24, INK if answer else MUTED, inside)
     blocks = [label, text]
     if answer is not None:
-        blocks.append(_TextBlock(f"perplexity {number(trace.ppl[pathway])}", 16, MUTED, inside))
+        line = f"{perplexity_name(trace)} {perplexity(trace, pathway)}"
+        blocks.append(_TextBlock(line, 16, MUTED, inside))
     tops = _stack(PADDING - 4, [blocks[0].height + 8, *(block.height + 6 for block in blocks[1:])])
 
     def put(page: Image.Image, x: int, y: int, height: int) -> None:

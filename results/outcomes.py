@@ -40,9 +40,10 @@ class Outcomes:
     table: one row a sample, by doc_id. macro, micro, selected, oracle: the score of each pathway's answer, of
     the one that was chosen, and of the better one, 0 to 100; micro is nan where there was no second look, and
     oracle is macro's then. ppl_*, nll_* (nats per token), confidence_macro (1/PPL). pathway: the chosen one.
-    fallback: why there is no micro answer, else None. annotated: whether the document has a box. iou: of the
-    located and the annotated box, nan without either. question, answers, text_macro, text_micro (None where
-    there is none).
+    fallback: why there is no micro answer, else None. question_key: the same for all samples of one question,
+    which is asked with its options in several orders; else the doc_id. annotated: whether the document has a
+    box. iou: of the located and the annotated box, nan without either. question, answers, text_macro,
+    text_micro (None where there is none).
     """
 
     task: str
@@ -78,6 +79,7 @@ def outcomes(task_run: TaskRun) -> Outcomes:
     docs = [sample.doc for sample in task_run.samples if sample.doc is not None]  # all of them
     metric = main_metric(task_run.task, loaded)
     table = pd.DataFrame({**_from_traces(task_run.samples), **_from_docs(loaded, task_run.samples, docs)})
+    table["question_key"] = question_keys(loaded, metric, docs, table["text_macro"], table["doc_id"])
     table["macro"] = _scores(loaded, metric, docs, table["text_macro"])
     table["micro"] = _scores(loaded, metric, docs, table["text_micro"], table["text_macro"], table["macro"])
     table["selected"] = table["macro"].where(table["pathway"] == "macro", table["micro"])
@@ -194,6 +196,19 @@ def _scores(
         else:
             found.append(_score(loaded.process_results(doc, [text])[metric]))
     return found
+
+
+def question_keys(
+    loaded: ConfigurableTask, metric: str, docs: Sequence[Doc], texts: Sequence[str], doc_ids: Sequence[int]
+) -> list[str]:
+    """The question of each sample, by the key `question` in what the task's metric says of its answer, with
+    which it tells questions apart itself; without one the doc_id."""
+
+    def key(doc: Doc, text: str, doc_id: int) -> str:
+        value = loaded.process_results(doc, [text])[metric]
+        return str(value["question"] if isinstance(value, Mapping) and "question" in value else doc_id)
+
+    return [key(*row) for row in zip(docs, texts, doc_ids, strict=True)]
 
 
 def _score(value: Any) -> float:

@@ -92,11 +92,11 @@ def report(trace: Trace) -> str:
         [
             f"{name} (chosen)" if trace.selection.pathway == name else name,
             "-" if answer is None else answer.text or "(empty)",
-            "-" if answer is None else visualize.number(trace.ppl[name]),
+            "-" if answer is None else visualize.perplexity(trace, name),
         ]
         for name, answer in (("macro", trace.macro), ("micro", trace.micro))
     ]
-    headers = ["pathway", "answer", "perplexity"]
+    headers = ["pathway", "answer", visualize.perplexity_name(trace)]
     # Texts as they are: an answer "1e3" is not to be reformatted as a number.
     lines = [tabulate(rows, headers, disable_numparse=True, maxcolwidths=[None, 80, None]), ""]
     if trace.box is not None:

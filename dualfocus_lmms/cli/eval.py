@@ -16,7 +16,7 @@ def evaluate(context: typer.Context) -> None:
 
 
 def score(
-    task: Annotated[str, typer.Option(help="A task, such as df_pope_random.")],
+    task: Annotated[str, typer.Option(help="A task or a group, such as df_pope_random or df_pope.")],
     answers: Annotated[
         str, typer.Option(help="JSON lines with question_id and text, or .xlsx with index and prediction.")
     ],
@@ -28,11 +28,11 @@ def score(
     """Score answers from elsewhere with the code of a task. No image and no model is needed."""
     from loguru import logger
 
-    from dualfocus_lmms.tasks.common.score import score
+    from dualfocus_lmms.tasks.common.score_group import score_any
 
     logger.remove()  # the host's own command line does the same
     logger.add(sys.stderr, level="WARNING")
-    scores = score(task, answers, include_path)
+    scores = score_any(task, answers, include_path)
     print(scores.markdown())
     if out is not None:
         scores.save(out)

@@ -16,8 +16,15 @@ def check(
     traces: Annotated[
         str | None, typer.Option(help="The run's traces.", show_default="the folder that the run names")
     ] = None,
-    max_drop: Annotated[float, typer.Option(help="Largest drop of a metric that passes, in points.")] = 1.0,
-    alpha: Annotated[float, typer.Option(help="A drop with p below it is significant.")] = 0.05,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            help="A larger drop of a metric fails, in points, significant or not.", show_default="none"
+        ),
+    ] = None,
+    alpha: Annotated[
+        float, typer.Option(help="How often a check may fail by chance, over all metrics.")
+    ] = 0.05,
     update: Annotated[bool, typer.Option("--update", help="Make the run the new baseline.")] = False,
     junit: Annotated[str | None, typer.Option(help="Write JUnit XML.", show_default="none")] = None,
     summary: Annotated[str | None, typer.Option(help="Write Markdown.", show_default="none")] = None,

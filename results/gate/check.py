@@ -2,24 +2,22 @@
 
     dualfocus check results/today --baseline results/baseline.json --summary summary.md
 
-A metric fails by a drop that is significant, or larger than the bound. Where both sides have the score of
-every answer, they are compared in pairs; else by their standard errors, as if they were independent, which
-misses more. A task fails when it is missing, lacks samples, or has other questions.
+A metric fails by a drop that is significant, corrected for the number of metrics that are tested, and where a
+bound is given by one that is larger. A task fails when it is missing, lacks samples, or has other questions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from math import erfc, sqrt
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-
-import numpy as np
+from typing import Literal
 
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.results.baseline import Baseline, Figure, TaskScores
+from dualfocus_lmms.results.gate.significance import pairs, significance
 from dualfocus_lmms.results.runs import Run, TaskRun, trace_argument
-from dualfocus_lmms.tasks.common.uncertainty import mcnemar, paired_bootstrap_error
+from dualfocus_lmms.tasks.common.uncertainty import holm
 
 FLIPS_SHOWN = 10
 
@@ -29,7 +27,8 @@ class Comparison:
     """One metric, then and now, in the metric's unit.
 
     gain: how much better it is now, below 0 where it is worse. p: two-sided; None without a test.
-    test: how p was found. failure: why it fails, None where it passes.
+    test: how p was found. corrected: p for the number of tests in the check, by Holm's method. failure: why
+    it fails, None where it passes. decided: what it fails by.
     """
 
     metric: str
@@ -38,7 +37,9 @@ class Comparison:
     gain: float
     p: float | None
     test: str
-    failure: str | None
+    corrected: float | None = None
+    failure: str | None = None
+    decided: Literal["p", "bound", "gone"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +69,12 @@ class TaskCheck:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A run against a baseline. failures: of the run as a whole. new: tasks that the baseline lacks."""
+    """A run against a baseline. max_drop: None without a bound. failures: of the run as a whole. new: tasks
+    that the baseline lacks."""
 
     run: str
     baseline: str
-    max_drop: float
+    max_drop: float | None
     alpha: float
     failures: tuple[str, ...]
     tasks: tuple[TaskCheck, ...]
@@ -88,28 +90,60 @@ class Check:
         return found
 
 
-def check(run: Run, baseline: Baseline, max_drop: float = 1.0, alpha: float = 0.05) -> Check:
+def check(run: Run, baseline: Baseline, max_drop: float | None = None, alpha: float = 0.05) -> Check:
     """Compare a run with a baseline.
 
-    max_drop: in the metrics' unit, percentage points for ours. alpha: a drop is significant where p is below
-    it; 0 leaves the bound alone. UserError for impossible values.
+    max_drop: in the metrics' unit, percentage points for ours; a larger drop fails, significant or not. None
+    leaves it to the tests. alpha: the most that checks of what is as good as before may fail by chance, over
+    all of their metrics; 0 leaves it to max_drop. UserError for impossible values.
     """
-    if not 0 <= alpha < 1 or not max_drop >= 0:
+    if not 0 <= alpha < 1 or (max_drop is not None and not max_drop >= 0):
         raise UserError(f"max_drop is 0 or more and alpha 0 to below 1, got {max_drop} and {alpha}.")
+    if alpha == 0 and max_drop is None:
+        raise UserError("With alpha 0 and no max_drop no drop would fail: give one of them.")
     now = Baseline.of(run)
-    tasks = [
-        _check_task(name, before, now.tasks.get(name), run.tasks.get(name), max_drop, alpha)
-        for name, before in baseline.tasks.items()
-    ]
+    tasks = compare(baseline.tasks, now.tasks, max_drop, alpha)
     return Check(
         run=run.name,
         baseline=baseline.name,
         max_drop=max_drop,
         alpha=alpha,
         failures=tuple(incomplete(run)),
-        tasks=tuple(tasks),
+        tasks=tuple(
+            _with_flips(task, run.tasks[task.task], baseline.tasks[task.task], now.tasks[task.task])
+            if task.task in run.tasks
+            else task
+            for task in tasks
+        ),
         new=tuple(name for name in now.tasks if name not in baseline.tasks),
     )
+
+
+def compare(
+    before: Mapping[str, TaskScores],
+    now: Mapping[str, TaskScores],
+    max_drop: float | None = None,
+    alpha: float = 0.05,
+) -> list[TaskCheck]:
+    """Every task of `before` as it was and as it is now, without flips. max_drop, alpha: see `check`."""
+    tasks = [_check_task(name, scores, now.get(name)) for name, scores in before.items()]
+    p_values = [item.p for task in tasks for item in task.comparisons if item.p is not None]
+    corrected = iter(holm(p_values))
+    return [
+        replace(
+            task,
+            comparisons=tuple(
+                _judged(
+                    item if item.p is None else replace(item, corrected=next(corrected)),
+                    max_drop,
+                    alpha,
+                    len(p_values),
+                )
+                for item in task.comparisons
+            ),
+        )
+        for task in tasks
+    ]
 
 
 def update(run: Run, path: str | Path) -> str:
@@ -136,25 +170,14 @@ def incomplete(run: Run) -> list[str]:
     return found
 
 
-def _check_task(
-    name: str, before: TaskScores, now: TaskScores | None, run: TaskRun | None, max_drop: float, alpha: float
-) -> TaskCheck:
+def _check_task(name: str, before: TaskScores, now: TaskScores | None) -> TaskCheck:
     if now is None:
         return TaskCheck(name, ("The task is gone: the run did not ask it.",))
-    failures = (*_missing(before, now), *_changed_data(before, now))
-    comparisons = [
-        _compare(metric, figure, before, now, max_drop, alpha) for metric, figure in before.metrics.items()
-    ]
-    lost = [key for key, (then, this) in _pairs(before, now).items() if this < then]
-    gained = [key for key, (then, this) in _pairs(before, now).items() if this > then]
-    shown = {*lost[:FLIPS_SHOWN], *gained[:FLIPS_SHOWN]}
+    comparisons = [_compare(metric, figure, before, now) for metric, figure in before.metrics.items()]
     return TaskCheck(
         task=name,
-        failures=failures,
+        failures=(*_missing(before, now), *_changed_data(before, now)),
         comparisons=tuple(item for item in comparisons if item is not None),
-        lost=len(lost),
-        gained=len(gained),
-        flips=tuple(_flips(run, shown, before, now)) if run is not None and shown else (),
     )
 
 
@@ -182,74 +205,51 @@ def _changed_data(before: TaskScores, now: TaskScores) -> Iterator[str]:
 # --- one metric --------------------------------------------------------------------------------------------
 
 
-def _compare(
-    metric: str, figure: Figure, before: TaskScores, now: TaskScores, max_drop: float, alpha: float
-) -> Comparison | None:
-    """None where more is neither better nor worse."""
+def _compare(metric: str, figure: Figure, before: TaskScores, now: TaskScores) -> Comparison | None:
+    """Not judged yet. None where more is neither better nor worse."""
     if figure.higher_is_better is None:
         return None
     current = now.metrics.get(metric)
     if current is None:
         nothing = float("nan")
-        return Comparison(metric, figure.value, nothing, nothing, None, "none", "is gone.")
+        return Comparison(metric, figure.value, nothing, nothing, None, "none", None, "is gone.", "gone")
     gain = (current.value - figure.value) * (1 if figure.higher_is_better else -1)
-    p, test = _significance(metric, figure, current, before, now)
-    failure = None
-    if gain < 0 and p is not None and p < alpha:
-        failure = f"dropped by {-gain:.2f}, which is significant (p = {p:.2g}, {test})."
-    elif -gain > max_drop + 1e-9:  # floats
-        failure = f"dropped by {-gain:.2f}, more than {max_drop:g}."
-    return Comparison(metric, figure.value, current.value, gain, p, test, failure)
+    p, test = significance(metric, before, now)
+    return Comparison(metric, figure.value, current.value, gain, p, test)
 
 
-def _significance(
-    metric: str, figure: Figure, current: Figure, before: TaskScores, now: TaskScores
-) -> tuple[float | None, str]:
-    """(p, test) of a difference, two-sided."""
-    pairs = list(_pairs(before, now).values()) if metric == before.metric == now.metric else []
-    if before.plain and now.plain and len(pairs) == before.samples == now.samples:
-        return _paired(pairs)
-    if figure.error is None or current.error is None:
-        return None, "none"
-    return _two_sided(current.value - figure.value, sqrt(figure.error**2 + current.error**2)), "z"
-
-
-def _paired(pairs: Sequence[tuple[float, float]]) -> tuple[float, str]:
-    then, this = np.array(pairs, dtype=float).T
-    if {*then, *this} <= {0.0, 100.0}:
-        return mcnemar(list(this > 0), list(then > 0)), "McNemar"
-    if np.array_equal(then, this):
-        return 1.0, "paired bootstrap"
-    error = paired_bootstrap_error(this, then, lambda means: means[:, 0])
-    return _two_sided(float((this - then).mean()), error), "paired bootstrap"
-
-
-def _two_sided(difference: float, error: float) -> float:
-    """How likely a difference at least this large is if there is none, by the normal distribution."""
-    if error > 0:
-        return erfc(abs(difference) / error / sqrt(2))
-    return 1.0 if difference == 0 else 0.0
+def _judged(item: Comparison, max_drop: float | None, alpha: float, tests: int) -> Comparison:
+    """With the reason why it fails, if it does. tests: how many there are in the check."""
+    if item.gain < 0 and item.p is not None and item.corrected is not None and item.corrected < alpha:
+        why = f"p = {item.p:.2g}, {item.test}"
+        why += f"; {item.corrected:.2g} among {tests} tests" if tests > 1 else ""
+        return replace(
+            item, failure=f"dropped by {-item.gain:.2f}, which is significant ({why}).", decided="p"
+        )
+    if max_drop is not None and -item.gain > max_drop + 1e-9:  # floats
+        return replace(item, failure=f"dropped by {-item.gain:.2f}, more than {max_drop:g}.", decided="bound")
+    return item
 
 
 # --- the answers -------------------------------------------------------------------------------------------
 
 
-def _pairs(before: TaskScores, now: TaskScores) -> dict[int, tuple[float, float]]:
-    """(then, now) of every sample that has both scores, by doc_id."""
-    both = zip(before.scores, now.scores, strict=False)  # the shorter one ends it
-    return {
-        key: (then, this) for key, (then, this) in enumerate(both) if then is not None and this is not None
-    }
+def _with_flips(check: TaskCheck, run: TaskRun, before: TaskScores, now: TaskScores) -> TaskCheck:
+    both = pairs(before, now)
+    lost = [key for key, (then, this) in both.items() if this < then]
+    gained = [key for key, (then, this) in both.items() if this > then]
+    shown = {*lost[:FLIPS_SHOWN], *gained[:FLIPS_SHOWN]}
+    flips = tuple(_flips(run, shown, both)) if shown else ()
+    return replace(check, lost=len(lost), gained=len(gained), flips=flips)
 
 
-def _flips(run: TaskRun, shown: set[int], before: TaskScores, now: TaskScores) -> Iterator[Flip]:
-    pairs = _pairs(before, now)
+def _flips(run: TaskRun, shown: set[int], both: Mapping[int, tuple[float, float]]) -> Iterator[Flip]:
     rows = {row["doc_id"]: row for row in run.rows() if row["doc_id"] in shown}
     for key, row in sorted(rows.items()):
         yield Flip(
             doc_id=key,
-            before=pairs[key][0],
-            now=pairs[key][1],
+            before=both[key][0],
+            now=both[key][1],
             question=str(row.get("input", "")),
             target=str(row.get("target", "")),
             answer=_answer(row.get("filtered_resps", "")),

@@ -20,18 +20,34 @@ def markdown(check: Check) -> str:
     blocks = [f"## {check.run} against {check.baseline}: {verdict}"]
     if failures:
         blocks.append("\n".join(f"- {failure}" for failure in failures))
-    blocks.append(_comparisons(check.tasks))
-    blocks.append(
-        f"A metric fails when it drops with p < {check.alpha:g}, or by more than {check.max_drop:g}. "
-        "Without p there is no standard error."
-    )
+    blocks.append(_comparisons(check.tasks, bound=check.max_drop is not None))
+    blocks.append(_rule(check))
     if check.new:
         blocks.append(f"Not in the baseline: {', '.join(check.new)}.")
     blocks += [_flips(task) for task in check.tasks if task.flips]
     return "\n\n".join(blocks) + "\n"
 
 
-def _comparisons(tasks: Sequence[TaskCheck]) -> str:
+def _rule(check: Check) -> str:
+    """What decides, in sentences: the tests, the bound, and what neither of them judges."""
+    items = [(task.task, item) for task in check.tasks for item in task.comparisons]
+    tests = sum(item.p is not None for _, item in items)
+    untested = [f"{task} {item.metric}" for task, item in items if item.test == "none" and not item.failure]
+    said = []
+    if check.alpha:
+        said.append(
+            f"A drop fails when its corrected p is below {check.alpha:g}: p is two-sided, and corrected for "
+            f"the number of tests (Holm), here {tests}. At most {check.alpha:.3g} of all checks of what is "
+            "as good as before fail."
+        )
+    if check.max_drop is not None:
+        said.append(f"A drop of more than {check.max_drop:g} fails (--max-drop), significant or not.")
+    elif untested:
+        said.append(f"Not judged, for want of a standard error: {', '.join(untested)}. --max-drop would.")
+    return " ".join(said)
+
+
+def _comparisons(tasks: Sequence[TaskCheck], bound: bool) -> str:
     rows = [
         [
             task.task,
@@ -39,18 +55,31 @@ def _comparisons(tasks: Sequence[TaskCheck]) -> str:
             _number(item.before),
             _number(item.now),
             _number(item.gain, "+"),
-            "-" if item.p is None else f"{item.p:.2g}",
+            _p(item.p),
+            _p(item.corrected),
             item.test,
-            "**fails**" if item.failure else "ok",
+            _verdict(item, bound),
         ]
         for task in tasks
         for item in task.comparisons
     ]
-    headers = ["task", "metric", "before", "now", "better by", "p", "test", ""]
-    aligned = ("left", "left", "right", "right", "right", "right", "left", "left")
+    headers = ["task", "metric", "before", "now", "better by", "p", "corrected", "test", ""]
+    aligned = ("left", "left", "right", "right", "right", "right", "right", "left", "left")
     if not rows:
         return "Nothing was compared."
     return tabulate(rows, headers, tablefmt="github", colalign=aligned, disable_numparse=True)
+
+
+def _p(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2g}"
+
+
+def _verdict(item: Comparison, bound: bool) -> str:
+    """What became of a metric; one that fails, with what decided."""
+    if item.decided is not None:
+        by = {"p": "significant", "bound": "above --max-drop", "gone": "gone"}[item.decided]
+        return f"**fails**: {by}"
+    return "ok" if bound or item.p is not None else "not judged"
 
 
 def _number(value: float, sign: str = "") -> str:

@@ -10,9 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from dualfocus_lmms.results.report import tables
+from dualfocus_lmms.results.report import by_question, tables
 from dualfocus_lmms.results.report.tables import RIGHT, WAYS, Table
-from dualfocus_lmms.tasks.common.uncertainty import mcnemar, wilson_interval
 
 _STYLE = {"only selected right": "{:,.0f}", "only this right": "{:,.0f}", "p": "{:.2g}"}
 
@@ -21,23 +20,24 @@ def right_answers(samples: pd.DataFrame) -> Table:
     """One row for each task and way of answering. samples: see `tables`."""
     rows = [{"task": name, **row} for name, some in tables.parts(samples) for row in _rows(some)]
     note = (
-        "Right: the share of answers with a score of at least "
+        "Right: the share of samples with a score of at least "
         f"{RIGHT:.0f}, in percent, with Wilson's 95% interval. Only selected right, only this right: the "
-        "questions on which the selected answer and that of the row differ; p: McNemar's exact test on them, "
-        "two-sided."
+        "samples on which the selected answer and that of the row differ, which p tests. "
+        f"{tables.BY_QUESTION}"
     )
     return Table("right", "Right answers", pd.DataFrame(rows), note, _STYLE)
 
 
 def _rows(samples: pd.DataFrame) -> Iterator[dict[str, Any]]:
     scores = samples.assign(micro=tables.micro_scores(samples))
-    selected = scores["selected"] >= RIGHT
+    selected, groups = scores["selected"] >= RIGHT, by_question.questions(samples)
     for way in WAYS:
         right = scores[way] >= RIGHT
-        low, high = wilson_interval(int(right.sum()), len(right))
+        low, high = by_question.share_interval(right, groups)
         row: dict[str, Any] = {
             "answers": way,
-            "n": len(right),
+            "samples": len(right),
+            "questions": by_question.count(samples),
             "right": 100 * right.mean(),
             "low": low,
             "high": high,
@@ -45,5 +45,5 @@ def _rows(samples: pd.DataFrame) -> Iterator[dict[str, Any]]:
         if way in ("macro", "micro"):
             row["only selected right"] = int((selected & ~right).sum())
             row["only this right"] = int((right & ~selected).sum())
-            row["p"] = mcnemar(selected.tolist(), right.tolist())
+            row["p"] = by_question.p_value(selected, right, groups)
         yield row

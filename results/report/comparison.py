@@ -7,14 +7,13 @@ from typing import Any
 
 import pandas as pd
 
-from dualfocus_lmms.results.report import tables
+from dualfocus_lmms.results.report import by_question, tables
 from dualfocus_lmms.results.report.tables import Table
-from dualfocus_lmms.tasks.common.uncertainty import mcnemar
 
 
 def by_run(runs: Mapping[str, pd.DataFrame], settings: Mapping[str, Mapping[str, Any]]) -> Table:
     """One row a run: the settings in which they differ, its scores, and how it differs from the first run on
-    the questions that both answered (tables 3 and 5)."""
+    the samples of both (tables 3 and 5)."""
     differing = [
         name
         for name in sorted({name for some in settings.values() for name in some})
@@ -24,30 +23,32 @@ def by_run(runs: Mapping[str, pd.DataFrame], settings: Mapping[str, Mapping[str,
     rows = [
         {"run": name}
         | {setting: str(settings[name].get(setting, "-")) for setting in differing}
-        | {"n": len(samples), "macro": samples["macro"].mean(), "micro": tables.micro_scores(samples).mean()}
+        | {"samples": len(samples), "questions": by_question.count(samples)}
+        | {"macro": samples["macro"].mean(), "micro": tables.micro_scores(samples).mean()}
         | {"selected": samples["selected"].mean(), "oracle": samples["oracle"].mean()}
         | (against(samples, first) if place else {})
         for place, (name, samples) in enumerate(runs.items())
     ]
     note = (
-        "Difference: selected here - selected in the first run, on the questions that both answered, with "
-        "its 95% interval from paired bootstrap and McNemar's exact p."
+        "Difference: selected here - selected in the first run, on the samples of both, with its 95% "
+        f"interval from paired bootstrap. {tables.BY_QUESTION}"
     )
     style = {"p": "{:.2g}", "in both": "{:.0f}"} | tables.SIGNED
     return Table("comparison", "Runs", pd.DataFrame(rows), note, style)
 
 
 def against(samples: pd.DataFrame, other: pd.DataFrame) -> dict[str, float]:
-    """By how much the selected answers of one run are better than another's, on the questions of both."""
+    """By how much the selected answers of one run are better than another's, on the samples of both."""
     names = ["task", "doc_id"]
-    pairs = samples[[*names, "selected"]].merge(
+    pairs = samples[[*names, "question_key", "selected"]].merge(
         other[[*names, "selected"]], on=names, suffixes=("", "_other")
     )
     if pairs.empty:
         return {"in both": 0}
     one, two = pairs["selected"], pairs["selected_other"]
-    low, high = tables.interval(one, two)
-    p = mcnemar((one >= tables.RIGHT).tolist(), (two >= tables.RIGHT).tolist())
+    groups = by_question.questions(pairs)
+    low, high = by_question.interval(one, two, groups)
+    p = by_question.p_value(one >= tables.RIGHT, two >= tables.RIGHT, groups)
     return {"in both": len(pairs), "difference": (one - two).mean(), "low": low, "high": high, "p": p}
 
 

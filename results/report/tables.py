@@ -2,7 +2,7 @@
 
 samples: one row a sample, the columns of `outcomes.Outcomes.table` and those of `FROM_TRACES`, with `task`
 and `dimension` (None where a task has no kinds of questions). Where there was no second look, the macro
-answer stands for micro.
+answer stands for micro. A question whose options are asked in several orders is several samples.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from tabulate import tabulate
 
-from dualfocus_lmms.tasks.common.uncertainty import mcnemar, paired_bootstrap_error
+from dualfocus_lmms.results.report import by_question
 from dualfocus_lmms.trace import Trace
 from dualfocus_lmms.types import Fallback
 
@@ -28,7 +28,6 @@ ALL = "all questions"
 THRESHOLDS = (1.0, 0.999, 0.99, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.0)
 AREAS = (0.0, 1.0, 4.0, 10.0, 25.0, 50.0, 100.0)  # of a box, in percent of the image
 IOUS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
-NORMAL_95 = 1.96
 
 FROM_TRACES = (
     *(f"{what}_{stage}" for what in ("seconds", "tokens", "encodes") for stage in STAGES),
@@ -116,6 +115,13 @@ def micro_scores(samples: pd.DataFrame) -> pd.Series:
     return samples["micro"].fillna(samples["macro"])
 
 
+BY_QUESTION = (
+    "Intervals and p are by question: one that is asked with its options in several orders is several "
+    "samples, which are drawn and flipped together. p is two-sided; where each question is one sample, it is "
+    "that of McNemar's exact test."
+)
+
+
 # --- the pathways ------------------------------------------------------------------------------------------
 
 
@@ -123,9 +129,9 @@ def ablation(samples: pd.DataFrame) -> Table:
     """Table 3 of the paper in a run's own figures, and what the choice between both answers did."""
     frame = pd.DataFrame([{"task": name, **_ablation_row(some)} for name, some in parts(samples)])
     note = (
-        "Scores are means over questions, in percent; without a second look the macro answer stands for "
+        "Scores are means over samples, in percent; without a second look the macro answer stands for "
         "micro. Oracle: the better of both. Gain: selected - macro, with its 95% interval from paired "
-        "bootstrap; McNemar's exact test is two-sided. An answer is right with a score of at least "
+        f"bootstrap. {BY_QUESTION} An answer is right with a score of at least "
         f"{RIGHT:.0f}. Contested: one pathway right, the other wrong; there, choice right is the share where "
         "the right one was chosen, and AUROC how well the difference of log-perplexities tells which one it "
         "is (50 is chance)."
@@ -140,9 +146,11 @@ def _ablation_row(samples: pd.DataFrame) -> dict[str, Any]:
     micro = micro_scores(samples)
     right = {way: samples[way] >= RIGHT for way in ("macro", "selected")} | {"micro": micro >= RIGHT}
     contested = samples[right["macro"] != right["micro"]]
-    low, high = interval(samples["selected"], samples["macro"])
+    groups = by_question.questions(samples)
+    low, high = by_question.interval(samples["selected"], samples["macro"], groups)
     return {
-        "n": len(samples),
+        "samples": len(samples),
+        "questions": by_question.count(samples),
         "macro": samples["macro"].mean(),
         "micro": micro.mean(),
         "selected": samples["selected"].mean(),
@@ -152,18 +160,11 @@ def _ablation_row(samples: pd.DataFrame) -> dict[str, Any]:
         "gain, high": high,
         "wrong to right": int((~right["macro"] & right["selected"]).sum()),
         "right to wrong": int((right["macro"] & ~right["selected"]).sum()),
-        "p": mcnemar(right["selected"].tolist(), right["macro"].tolist()),
+        "p": by_question.p_value(right["selected"], right["macro"], groups),
         "contested": len(contested),
         "choice right": 100 * (contested["selected"] >= RIGHT).mean(),
         "AUROC": auroc(contested["nll_macro"] - contested["nll_micro"], contested["micro"] >= RIGHT),
     }
-
-
-def interval(first: ArrayLike, second: ArrayLike) -> tuple[float, float]:
-    """The 95% interval of mean(first) - mean(second), both of the same questions; nan for fewer than two."""
-    gain = float(np.mean(np.subtract(first, second)))
-    half = NORMAL_95 * paired_bootstrap_error(first, second, lambda means: means[:, 0])
-    return gain - half, gain + half
 
 
 def auroc(values: ArrayLike, positive: ArrayLike) -> float:
@@ -184,7 +185,7 @@ def dimensions(samples: pd.DataFrame) -> Table:
         {
             "task": task,
             "kind": kind,
-            "n": len(some),
+            "samples": len(some),
             "macro": some["macro"].mean(),
             "micro": micro_scores(some).mean(),
             "selected": some["selected"].mean(),
@@ -209,7 +210,7 @@ def perplexities(samples: pd.DataFrame) -> Table:
             if len(some):
                 quartiles = np.exp(np.quantile(some[f"nll_{way}"], (0.25, 0.5, 0.75)))
                 rows.append(
-                    {"answers": f"{way}, {verdict}", "n": len(some)}
+                    {"answers": f"{way}, {verdict}", "samples": len(some)}
                     | dict(zip(("lower quartile", "median", "upper quartile"), quartiles, strict=True))
                     | {"AUROC": auroc(-seen[f"nll_{way}"], right)}
                 )
@@ -233,7 +234,7 @@ def adaptive(samples: pd.DataFrame) -> Table:
     if (samples["fallback"] == Fallback.SKIPPED).any():
         note += " The run itself skipped questions: what lies above its own threshold is not known."
     style = {"skip_confidence": "{:g}", "score against never": "{:+.2f}", "time against macro": "{:.2f}x"}
-    return Table("adaptive", "Adaptive inference", curve, note, style | {"ms per question": "{:.1f}"})
+    return Table("adaptive", "Adaptive inference", curve, note, style | {"ms per sample": "{:.1f}"})
 
 
 def adaptive_curve(samples: pd.DataFrame, thresholds: Sequence[float]) -> pd.DataFrame:
@@ -264,7 +265,7 @@ def adaptive_curve(samples: pd.DataFrame, thresholds: Sequence[float]) -> pd.Dat
     if (alone > 0).all():
         second = samples["seconds_locate"].fillna(0) + samples["seconds_micro"].fillna(0)
         seconds = mean_where_skipped(alone, alone + second)
-        frame["ms per question"] = 1000 * seconds
+        frame["ms per sample"] = 1000 * seconds
         frame["time against macro"] = seconds / alone.mean()
     return frame
 
@@ -286,19 +287,19 @@ def stages(samples: pd.DataFrame) -> Table:
         rows.append(
             {
                 "stage": name,
-                "questions": ran,
-                "ms per question": 1000 * costs["seconds"],
+                "samples": ran,
+                "ms per sample": 1000 * costs["seconds"],
                 "time against macro": costs["seconds"] / (sums["macro"]["seconds"] or np.nan),
-                "tokens per question": costs["tokens"],
+                "tokens per sample": costs["tokens"],
                 "tokens against macro": costs["tokens"] / (sums["macro"]["tokens"] or np.nan),
-                "encodes per question": costs["encodes"],
+                "encodes per sample": costs["encodes"],
             }
         )
     note = (
-        "Means over all questions. A batch's time is shared equally among its questions. Tokens are "
+        "Means over all samples. A batch's time is shared equally among its samples. Tokens are "
         "those that the language model computed; macro alone is the plain model."
     )
-    style = dict.fromkeys(("ms per question", "tokens per question"), "{:.1f}")
+    style = dict.fromkeys(("ms per sample", "tokens per sample"), "{:.1f}")
     style |= dict.fromkeys(("time against macro", "tokens against macro"), "{:.2f}x")
     return Table("stages", "Time, tokens, encodes", pd.DataFrame(rows), note, style)
 
@@ -309,7 +310,7 @@ def fallbacks(samples: pd.DataFrame) -> Table:
     rows = [
         {
             "what became of it": name,
-            "questions": len(some),
+            "samples": len(some),
             "share": 100 * len(some) / len(samples),
             "macro": some["macro"].mean(),
             "selected": some["selected"].mean(),
@@ -317,7 +318,7 @@ def fallbacks(samples: pd.DataFrame) -> Table:
         for name, some in samples.groupby(named, sort=False)
     ]
     frame = pd.DataFrame(rows)
-    frame = frame.sort_values("questions", ascending=False, kind="stable") if len(frame) else frame
+    frame = frame.sort_values("samples", ascending=False, kind="stable") if len(frame) else frame
     return Table("fallbacks", "Second looks", frame, "", {"share": "{:.1f}%"})
 
 
@@ -346,14 +347,14 @@ def located(samples: pd.DataFrame) -> Table:
     rows = [
         {
             "task": name,
-            "questions": len(some),
+            "samples": len(some),
             "with a box": 100 * some["iou"].notna().mean(),
             "IoU": some["iou"].fillna(0).mean(),
             "IoU above 0.5": 100 * (some["iou"] > 0.5).mean(),
         }
         for name, some in parts(looked)
     ]
-    note = "Questions with an annotated box that had a second look, or should have; without a box IoU is 0."
+    note = "Samples with an annotated box that had a second look, or should have; without a box IoU is 0."
     style = {"with a box": "{:.1f}%", "IoU above 0.5": "{:.1f}%"} | _BOX_STYLE
     return Table("located", "Boxes against the annotated ones", pd.DataFrame(rows), note, style)
 
@@ -381,7 +382,7 @@ def _box_rows(first: str, bins: list[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
         [
             {
                 first: label,
-                "questions": len(some),
+                "samples": len(some),
                 "side": np.sqrt(some["crop_pixels"]).median(),
                 "IoU": some["iou"].mean(),
                 "macro": some["macro"].mean(),

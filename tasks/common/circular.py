@@ -1,6 +1,6 @@
 """CircularEval, MMBench's score: a question is right when it is right in every rotation of its options.
 
-No judge model: a reply that names no option, or two, is wrong (see `scoring.read_letter`). Pure functions.
+No judge model: a reply that names no option, or two, is wrong (see `letters.read_letter`). Pure functions.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from math import isnan
 from typing import Any, TypedDict
 
 from dualfocus_lmms.integrity import FINGERPRINT
-from dualfocus_lmms.tasks.common.scoring import read_letter
+from dualfocus_lmms.tasks.common.letters import read_letter
 from dualfocus_lmms.tasks.common.uncertainty import circular_error
 
 
@@ -27,7 +27,8 @@ class Turn(TypedDict):
 def mmbench_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, Any]:
     """One reply's contribution to the metrics, over all and in the question's ability.
 
-    vanilla_*, the plain accuracy, has one only of the unrotated question.
+    vanilla_*, the plain accuracy, has one only of the unrotated question. Where the ability is
+    None, which means that it is not known, there are the metrics over all alone.
     """
     turn = Turn(
         question=doc["question_id"],
@@ -35,7 +36,8 @@ def mmbench_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, An
         rotations=len(doc["options"]),
         right=read_letter(results[0], doc["options"]) == doc["answer"],
     )
-    names = ("circular_accuracy", f"circular_{doc['ability']}")
+    ability = doc["ability"]
+    names = ["circular_accuracy", *([] if ability is None else [f"circular_{ability}"])]
     metrics: dict[str, Any] = {
         **dict.fromkeys(names, turn),
         **dict.fromkeys((f"{name}_stderr" for name in names), turn),
@@ -44,7 +46,7 @@ def mmbench_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, An
     }
     if turn["rotation"] == 0:
         score = 100.0 if turn["right"] else 0.0
-        metrics |= {"vanilla_accuracy": score, f"vanilla_{doc['ability']}": score}
+        metrics |= {name.replace("circular", "vanilla"): score for name in names}
     return metrics
 
 

@@ -21,6 +21,7 @@ from dualfocus_lmms.tasks.common.sources import (
     images_needed,
     named_path,
     placeholder,
+    the_given_file,
 )
 
 if TYPE_CHECKING:
@@ -31,15 +32,18 @@ NAMES_SHOWN = 5
 log = logging.getLogger(__name__)
 
 
-def by_environment(hub: str, *splits: str, name: str | None = None) -> Callable[[str], Any]:
+def by_environment(
+    hub: str, *splits: str, name: str | None = None, reads_given: bool = False
+) -> Callable[[str], Any]:
     """A task module's `__getattr__`: DATASET_PATH, DATASET_NAME and DATASET_KWARGS of its YAML.
 
     They are those of the hub's data set, or of the placeholder when files are read instead, by the
-    environment at the moment a task is loaded. AttributeError for any other attribute.
+    environment at the moment a task is loaded. AttributeError for any other attribute. reads_given: whether
+    the task can read `sources.given_file`.
     """
 
     def value(attribute: str) -> Any:
-        offline = named_path(DATA) is not None
+        offline = named_path(DATA) is not None or (reads_given and the_given_file() is not None)
         values = {
             "DATASET_PATH": PLACEHOLDER_PATH if offline else hub,
             "DATASET_NAME": None if offline else name,
@@ -53,10 +57,16 @@ def by_environment(hub: str, *splits: str, name: str | None = None) -> Callable[
 
 
 def from_either(
-    hub: Callable[[], list[Doc] | Dataset], files: Callable[[Path], list[Doc] | Dataset]
+    hub: Callable[[], list[Doc] | Dataset],
+    files: Callable[[Path], list[Doc] | Dataset],
+    given: Callable[[Path], list[Doc] | Dataset] | None = None,
 ) -> Dataset:
-    """What a task asks, with its fingerprint: `files` of the folder in DUALFOCUS_DATA, else `hub`."""
-    folder = named_path(DATA)
+    """What a task asks, with its fingerprint: `files` of the folder in DUALFOCUS_DATA, else `hub`; before
+    both `given` of the file in `sources.given_file`, where there is one."""
+    folder, file = named_path(DATA), the_given_file()
+    if given is not None and file is not None:
+        file.used, path = True, file.path
+        return with_fingerprint(build_dataset(lambda: given(path)))
     return with_fingerprint(build_dataset(hub if folder is None else lambda: files(folder)))
 
 

@@ -15,8 +15,8 @@ from PIL import Image
 
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.tasks.common import sources
+from dualfocus_lmms.tasks.common.letters import letters, read_letter
 from dualfocus_lmms.tasks.common.prompts import LETTER_ANSWER, option_lines
-from dualfocus_lmms.tasks.common.scoring import letters, read_letter
 from dualfocus_lmms.tasks.common.sources import Doc, usable
 
 if TYPE_CHECKING:

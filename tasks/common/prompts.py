@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dualfocus_lmms.tasks.common.scoring import letters
+from dualfocus_lmms.tasks.common.letters import letters
 
 LETTER_ANSWER = "Answer with the option's letter from the given choices directly."
 

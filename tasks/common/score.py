@@ -2,14 +2,15 @@
 
     dualfocus score --task df_pope_random --answers answers.jsonl
 
-Nothing here knows a benchmark: the task's own YAML says how documents are read and replies are scored.
+Groups are in `score_group`. Nothing here knows a benchmark: the task's own YAML says how documents are read
+and replies are scored.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -23,11 +24,20 @@ from dualfocus_lmms.errors import UserError, choose
 from dualfocus_lmms.files import atomic_write
 from dualfocus_lmms.integrity import fingerprint, questions_fingerprint
 from dualfocus_lmms.tasks.common.scoring import NO_ANSWER
-from dualfocus_lmms.tasks.common.sources import Doc, read_json_lines, without_images
+from dualfocus_lmms.tasks.common.sources import (
+    DATA,
+    Doc,
+    given_file,
+    named_path,
+    read_json_lines,
+    read_sheet,
+    without_images,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from lmms_eval.api.task import ConfigurableTask
+    from lmms_eval.tasks import TaskManager
 
 FOLDER = Path(__file__).parents[1]
 ID_COLUMNS = ("index", "question_id", "id")  # of a task's documents; the first that is there
@@ -50,7 +60,7 @@ class Scores:
 
     questions: of the task, each of which counts. missing: ids of those without an answer, which are wrong.
     questions_fingerprint: see `integrity`. answers_fingerprint: of ids and answers, in the order
-    of the questions.
+    of the questions. own_questions: whether questions and correct answers come from the file of answers.
     """
 
     task: str
@@ -61,63 +71,99 @@ class Scores:
     questions_fingerprint: str
     answers_fingerprint: str
     metrics: tuple[Metric, ...]
+    own_questions: bool = False
 
     def markdown(self) -> str:
         """The scores as a table, and below it what they were computed from."""
-        rows = [
-            [self.task, metric.name, f"{metric.value:.2f}", _number(metric.error), str(metric.samples)]
-            for metric in self.metrics
-        ]
-        headers = ["task", "metric", "value", "standard error", "n"]
-        aligned = ("left", "left", "right", "right", "right")
-        table = tabulate(rows, headers, tablefmt="github", colalign=aligned, disable_numparse=True)
+        return f"{scores_table([(self.task, self.metrics)])}\n\n{self.sources()}"
+
+    def sources(self) -> str:
+        """What the scores were computed from, in two lines."""
         return (
-            f"{table}\n\nQuestions: {self.questions}, fingerprint {self.questions_fingerprint}, "
-            f"version {self.version} of the task\n"
+            f"Questions: {self.questions}, fingerprint {self.questions_fingerprint}, "
+            f"version {self.version} of the task{', from the answers file' if self.own_questions else ''}\n"
             f"Answers: {self.answers}, fingerprint {self.answers_fingerprint}; "
-            f"missing: {len(self.missing)}{_some(self.missing)}{' (wrong)' if self.missing else ''}"
+            f"missing: {len(self.missing)}{shorten(self.missing)}{' (wrong)' if self.missing else ''}"
         )
 
     def save(self, path: str | Path) -> None:
         """Write everything as JSON, with the versions of this package and of lmms-eval."""
-        versions = {"dualfocus_lmms": __version__, "lmms_eval": version("lmms_eval")}
-        text = json.dumps({**asdict(self), "versions": versions}, indent=2, ensure_ascii=False)
-        try:
-            atomic_write(path, text + "\n")
-        except OSError as error:
-            raise UserError(f"Cannot write the scores to {path}: {error}. Give another file.") from error
+        save_scores(asdict(self), path)
+
+
+def scores_table(scores: Iterable[tuple[str, Iterable[Metric]]]) -> str:
+    """The metrics of tasks, each with its name, as Markdown."""
+    rows = [
+        [task, metric.name, f"{metric.value:.2f}", _number(metric.error), str(metric.samples)]
+        for task, metrics in scores
+        for metric in metrics
+    ]
+    headers = ["task", "metric", "value", "standard error", "n"]
+    aligned = ("left", "left", "right", "right", "right")
+    return tabulate(rows, headers, tablefmt="github", colalign=aligned, disable_numparse=True)
+
+
+def save_scores(scores: dict[str, Any], path: str | Path) -> None:
+    """Write the fields of scores as JSON, with the versions of this package and of lmms-eval."""
+    versions = {"dualfocus_lmms": __version__, "lmms_eval": version("lmms_eval")}
+    text = json.dumps({**scores, "versions": versions}, indent=2, ensure_ascii=False)
+    try:
+        atomic_write(path, text + "\n")
+    except OSError as error:
+        raise UserError(f"Cannot write the scores to {path}: {error}. Give another file.") from error
 
 
 def _number(error: float | None) -> str:
     return "-" if error is None else f"{error:.2f}"
 
 
-def _some(ids: Sequence[str]) -> str:
+def shorten(ids: Sequence[str]) -> str:
     """The first ids after a colon; nothing when there is none."""
     shown = ", ".join(ids[:NAMES_SHOWN]) + (", ..." if len(ids) > NAMES_SHOWN else "")
     return f": {shown}" if ids else ""
 
 
 def score(task: str, answers: str | Path, include_path: str | None = None) -> Scores:
-    """Score a file of answers (see `read_answers`) with one of our tasks, or of those in `include_path`."""
+    """Score a file of answers (see `read_answers`) with one of our tasks, or of those in `include_path`.
+
+    An Excel file that holds the correct answers too brings its own questions, where the task can read them
+    (`sources.given_file`) and DUALFOCUS_DATA names no others.
+    """
     replies = read_answers(Path(answers))
-    loaded = load_task(task, include_path)
-    docs = loaded.eval_docs_no_media
-    ids = _ids(docs, task)
-    if unknown := [key for key in replies if key not in set(ids)]:
+    own = named_path(DATA) is None and Path(answers).suffix.lower() == ".xlsx" and holds_truth(Path(answers))
+    with given_file(Path(answers) if own else None) as given:
+        loaded = load_task(task, include_path)
+    ids = document_ids(loaded.eval_docs_no_media, task)
+    known = set(ids)
+    if unknown := [key for key in replies if key not in known]:
         raise UserError(
-            f"{answers} answers {len(unknown)} questions that {task} does not ask{_some(unknown)}. It asks "
-            f"{len(ids)}{_some(ids)}. Keep its own answers, under its own ids."
+            f"{answers} answers {len(unknown)} questions that {task} does not ask{shorten(unknown)}. It asks "
+            f"{len(ids)}{shorten(ids)}. Keep its own answers, under its own ids."
         )
+    own_questions = given is not None and given.used
+    return score_replies(task, loaded, answers, [replies.get(key) for key in ids], own_questions)
+
+
+def score_replies(
+    name: str,
+    task: ConfigurableTask,
+    answers: str | Path,
+    replies: Sequence[str | None],
+    own_questions: bool = False,
+) -> Scores:
+    """The scores of replies, in the order of a task's questions, None for no reply. answers: their file."""
+    docs = task.eval_docs_no_media
+    ids = document_ids(docs, name)
     return Scores(
-        task=task,
-        version=str(loaded.VERSION),
+        task=name,
+        version=str(task.VERSION),
         answers=Path(answers).name,
         questions=len(ids),
-        missing=tuple(key for key in ids if key not in replies),
+        missing=tuple(key for key, reply in zip(ids, replies, strict=True) if reply is None),
         questions_fingerprint=questions_fingerprint(docs),
-        answers_fingerprint=fingerprint([key, replies.get(key)] for key in ids),
-        metrics=tuple(aggregate(task, loaded, docs, [replies.get(key) for key in ids])),
+        answers_fingerprint=fingerprint([key, reply] for key, reply in zip(ids, replies, strict=True)),
+        metrics=tuple(aggregate(name, task, docs, replies)),
+        own_questions=own_questions,
     )
 
 
@@ -135,7 +181,7 @@ def read_answers(file: Path) -> dict[str, str]:
         raise UserError(f"No answers at {file}: give a .jsonl file (question_id, text) or an .xlsx file.")
     pairs = list(_sheet(file) if file.suffix.lower() == ".xlsx" else _lines(file))
     if twice := [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]:
-        raise UserError(f"{file} answers {len(twice)} questions twice{_some(twice)}. Keep one answer each.")
+        raise UserError(f"{file} answers {len(twice)} questions twice{shorten(twice)}. Keep one answer each.")
     if not pairs:
         raise UserError(f"{file} holds no answer: give at least one.")
     return dict(pairs)
@@ -147,19 +193,17 @@ def _lines(file: Path) -> Iterator[tuple[str, str]]:
 
 
 def _sheet(file: Path) -> Iterator[tuple[str, str]]:
-    from zipfile import BadZipFile
-
-    import pandas
-
-    try:
-        table = pandas.read_excel(file, dtype=object, keep_default_na=False)
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
-        raise UserError(f"{file} cannot be read ({error}): give an Excel file (.xlsx).") from error
+    table = read_sheet(file)
     if lacking := [name for name in ("index", "prediction") if name not in table.columns]:
         raise UserError(f"{file} has no column {' and no column '.join(lacking)}: both are needed.")
     for number, (key, reply) in enumerate(zip(table["index"], table["prediction"], strict=True), start=2):
         where = f"{file}, row {number}"
         yield _id(key, "index", where), str(reply)  # a cell may hold a number
+
+
+def holds_truth(file: Path) -> bool:
+    """Whether an Excel file has the correct answers and the options too, as submissions to MMBench may."""
+    return {"answer", "A", "B"} <= set(read_sheet(file).columns)
 
 
 def _id(value: Any, name: str, where: str) -> str:
@@ -179,20 +223,33 @@ def _text(value: Any, name: str, where: str) -> str:
 
 def load_task(name: str, include_path: str | None = None, images: bool = False) -> ConfigurableTask:
     """A task with all of its questions, whether their images are there or not; with `images` only with those
-    that a run asks here: an image that is missing leaves its question out."""
-    from lmms_eval.tasks import TaskManager, get_task_dict
-    from tenacity import RetryError
+    that a run asks here: an image that is missing leaves its question out. UserError for a group."""
+    manager = task_manager(include_path)
+    if name in manager.all_groups:
+        known = ", ".join(sorted(manager.all_subtasks))
+        raise UserError(f"{name} is a group: give its tasks one by one. All tasks: {known}.")
+    return load(name, include_path, images)[name]
+
+
+def task_manager(include_path: str | None = None) -> TaskManager:
+    """The host's, which knows our tasks and those in a folder."""
+    from lmms_eval.tasks import TaskManager
 
     folders = [str(FOLDER), *([include_path] if include_path else [])]
-    manager = TaskManager(include_defaults=False, include_path=folders)
-    known = sorted(manager.all_subtasks)
-    if name in manager.all_groups:
-        raise UserError(f"{name} is a group: score its tasks one by one. All tasks: {', '.join(known)}.")
-    if name not in known:
-        raise choose("task", name, known)
+    return TaskManager(include_defaults=False, include_path=folders)
+
+
+def load(name: str, include_path: str | None = None, images: bool = False) -> dict[Any, Any]:
+    """The host's tree of a task or a group: tasks by name, below the group that they are in."""
+    from lmms_eval.tasks import get_task_dict
+    from tenacity import RetryError
+
+    manager = task_manager(include_path)
+    if name not in manager.all_groups and name not in manager.all_subtasks:
+        raise choose("task", name, sorted([*manager.all_subtasks, *manager.all_groups]))
     try:
         with nullcontext() if images else without_images():
-            return get_task_dict([name], manager)[name]
+            return get_task_dict([name], manager)
     except RetryError as error:  # the host tries five times to load a data set
         cause = error.last_attempt.exception()
         if not isinstance(cause, OSError):
@@ -203,7 +260,7 @@ def load_task(name: str, include_path: str | None = None, images: bool = False) 
         ) from error
 
 
-def _ids(docs: Dataset, task: str) -> list[str]:
+def document_ids(docs: Dataset, task: str) -> list[str]:
     """The id of every document: that of its benchmark, else its place, from 0 as the host's doc_id."""
     column = next((name for name in ID_COLUMNS if name in docs.column_names), None)
     ids = [str(key) for key in (range(len(docs)) if column is None else docs[column])]
@@ -218,18 +275,37 @@ def aggregate(
     name: str, task: ConfigurableTask, docs: Dataset, replies: Sequence[str | None]
 ) -> Iterator[Metric]:
     """The task's metrics, aggregated by the host itself."""
+    results, _ = host_results([(name, task, docs, replies)])
+    own = results[name]
+    for key, value in own.items():
+        metric, _, kind = key.partition(",")
+        error = own.get(f"{metric}_stderr,none")
+        is_metric = kind == "none" and metric in own["counts"] and not metric.endswith("_stderr")
+        if is_metric and isinstance(value, (int, float)):
+            yield Metric(
+                metric, value, float(error) if isinstance(error, float) else None, own["counts"][metric]
+            )
+
+
+def host_results(
+    answered: Iterable[tuple[str, ConfigurableTask, Dataset, Sequence[str | None]]],
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """The host's results and versions of tasks with their replies, by task; in the results also `counts`, how
+    many answers each metric has."""
     from lmms_eval.evaluator_utils import TaskOutput, consolidate_results
 
-    output = TaskOutput.from_taskdict(name, task)
-    for doc, reply in zip(docs, replies, strict=True):
-        for metric, value in _contributions(task, doc, reply).items():
-            output.sample_metrics[metric, "none"].append(value)
-    output.calculate_aggregate_metric()
-    results = consolidate_results([output])[0][name]
-    for (metric, _), values in output.sample_metrics.items():
-        value, error = results[f"{metric},none"], results[f"{metric}_stderr,none"]
-        if not metric.endswith("_stderr") and isinstance(value, (int, float)):
-            yield Metric(metric, value, float(error) if isinstance(error, float) else None, len(values))
+    outputs = {}
+    for name, task, docs, replies in answered:
+        output = outputs[name] = TaskOutput.from_taskdict(name, task)
+        for doc, reply in zip(docs, replies, strict=True):
+            for metric, value in _contributions(task, doc, reply).items():
+                output.sample_metrics[metric, "none"].append(value)
+        output.calculate_aggregate_metric()
+    results, _, _, versions, *_ = consolidate_results(list(outputs.values()))
+    for name, output in outputs.items():
+        counts = {metric: len(values) for (metric, _), values in output.sample_metrics.items()}
+        results[name]["counts"] = counts
+    return results, versions
 
 
 def _contributions(task: ConfigurableTask, doc: Doc, reply: str | None) -> dict[str, Any]:

@@ -6,16 +6,15 @@ percent as well, the way papers print them.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from math import isnan
-from string import ascii_uppercase
 from typing import Any, Literal, TypedDict, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dualfocus_lmms.integrity import FINGERPRINT
+from dualfocus_lmms.tasks.common.letters import normalise, read_letter
 from dualfocus_lmms.tasks.common.uncertainty import Statistic, bootstrap_error
 
 YesNo = Literal["yes", "no"]
@@ -139,78 +138,11 @@ def total(counts: Sequence[int], sizes: Sequence[int], weight_by_size: bool) -> 
 
 # --- short answers -----------------------------------------------------------------------------------------
 
-_OPENING_MARKS = "\"'`*([{\u201c\u2018"
-_CLOSING_MARKS = "\"'`*)]}\u201d\u2019.,;:!?"
-
-
-def normalise(text: str) -> str:
-    """A text without case and without punctuation around its words; words joined by one blank.
-
-    Quotes, brackets and * go from the front of a word, the closing ones and . , ; : ! ? from its end. Nothing
-    inside a word goes: "t-shirt" is not "tshirt" and "3.5" is not "35".
-    """
-    words = (word.lstrip(_OPENING_MARKS).rstrip(_CLOSING_MARKS) for word in text.casefold().split())
-    return " ".join(word for word in words if word)
-
 
 def is_accepted(reply: str, answers: Sequence[str]) -> bool:
     """Whether the whole reply is one of the accepted answers, both normalised. An empty reply never is."""
     given = normalise(reply)
     return bool(given) and given in {normalise(answer) for answer in answers}
-
-
-# --- options -----------------------------------------------------------------------------------------------
-
-# "The answer is", "Answer:", "the correct option is option", or "Option" before a capital.
-_LEAD_IN = re.compile(
-    r"^.*?\b(?:answer|option|choice)(?:\s+is\b\s*:?|\s*:|(?=\s+\W*(?-i:[A-Z])\b))\s*(?:option\s+)?",
-    re.IGNORECASE | re.DOTALL,
-)
-_ALONE = re.compile(r"^\W*([A-Za-z])\W*$")
-# A letter that opens a text: the whole of it, or closed by a mark or a line break ("B. a cat", "(B) a cat").
-_LABEL = re.compile(r"^[\s\"'`*(\[]*([A-Za-z])(?:\W*$|[\"'`*]*(?:[.):,\]]|\s*\n))")
-# A capital that stands alone; not the article in "A cat", nor the pronoun in "I see".
-_LONE_CAPITAL = re.compile(r"(?<![\w'\u2019-])(?:[B-HJ-Z]|[AI](?!\s+[a-z]))(?![\w'\u2019-])")
-
-
-def letters(options: Sequence[str]) -> str:
-    """The letters of the options, "ABC" for three of them (26 at most)."""
-    return ascii_uppercase[: len(options)]
-
-
-def read_letter(reply: str, options: Sequence[str]) -> str | None:
-    """The one option a reply names, as its letter; None when it names none or more than one.
-
-    Read in this order: a letter alone, in any case ("b.", "(D)"); an option's own text, normalised; a letter
-    that opens the reply and is closed by a mark or a line break ("B. a cat"). Each may follow a lead-in such
-    as "The answer is".
-    """
-    if (alone := _ALONE.match(reply)) and alone[1].upper() in letters(options):
-        return alone[1].upper()
-    rest = _LEAD_IN.sub("", reply.strip(), count=1)
-    return _letter_of_text(reply, options) or _letter_of_text(rest, options) or _label(rest, reply, options)
-
-
-def _label(text: str, reply: str, options: Sequence[str]) -> str | None:
-    """The letter that opens `text`, unless the reply may mean another one as well.
-
-    It may when a capital of another option stands alone anywhere ("A, B"), and when a small letter is
-    followed by anything ("a, b"). A letter followed by its own option is in no doubt ("B. vitamin C").
-    """
-    label = _LABEL.match(text)
-    if label is None or label[1].upper() not in letters(options):
-        return None
-    letter, rest = label[1].upper(), normalise(text[label.end() :])
-    if _letter_of_text(rest, options) == letter:
-        return letter
-    others = set(_LONE_CAPITAL.findall(reply)) & set(letters(options)) - {letter}
-    return None if others or (rest and label[1].islower()) else letter
-
-
-def _letter_of_text(text: str, options: Sequence[str]) -> str | None:
-    texts = [normalise(option) for option in options]
-    given = normalise(text)
-    return ascii_uppercase[texts.index(given)] if given and given in texts else None
 
 
 def answer_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:

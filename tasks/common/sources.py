@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from dualfocus_lmms.images import UNREADABLE, open_image, unreadable
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from pandas import DataFrame
 
 Doc = dict[str, Any]
 
@@ -30,6 +32,15 @@ LOCAL = "DUALFOCUS_LOCAL"
 PLACEHOLDER_PATH = "text"
 _PROBLEM = "problem"
 _images_needed = ContextVar("images_needed", default=True)
+_given: ContextVar[GivenFile | None] = ContextVar("given", default=None)
+
+
+@dataclass
+class GivenFile:
+    """A file that holds questions with their correct answers. used: whether a task has read it."""
+
+    path: Path
+    used: bool = False
 
 
 def named_path(variable: str) -> Path | None:
@@ -51,6 +62,23 @@ def without_images() -> Iterator[None]:
         yield
     finally:
         _images_needed.reset(token)
+
+
+@contextmanager
+def given_file(path: Path | None) -> Iterator[GivenFile | None]:
+    """Tasks loaded inside that can read their questions from `path` do so (see `official.by_environment`);
+    None changes nothing."""
+    given = None if path is None else GivenFile(path)
+    token = _given.set(given)
+    try:
+        yield given
+    finally:
+        _given.reset(token)
+
+
+def the_given_file() -> GivenFile | None:
+    """What `given_file` gives, None outside of it."""
+    return _given.get()
 
 
 def placeholder(*splits: str) -> dict[str, Any]:
@@ -105,6 +133,18 @@ def _parse(line: str, where: str) -> Doc:
     except UnicodeEncodeError as error:  # one half of a pair, as a cut through an emoji leaves it
         raise UserError(f"{where}: half a character ({error}). Write the whole one, or none.") from error
     return value
+
+
+def read_sheet(file: Path) -> DataFrame:
+    """The first sheet of an Excel file, an empty cell as "". UserError when it cannot be read."""
+    from zipfile import BadZipFile
+
+    import pandas
+
+    try:
+        return pandas.read_excel(file, dtype=object, keep_default_na=False)
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        raise UserError(f"{file} cannot be read ({error}): give an Excel file (.xlsx).") from error
 
 
 def text_field(row: Doc, name: str, where: str) -> str:

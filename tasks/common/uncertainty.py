@@ -7,12 +7,14 @@ question has several rotations (CircularEval), all of its rotations together.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from math import sqrt
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 RESAMPLES = 1000
+SIGN_FLIPS = 9999
 _AT_ONCE = 100  # resamples drawn together; bounds the memory
 
 # Means of the columns, (resamples, columns), to one score each, (resamples,).
@@ -73,6 +75,22 @@ def circular_error(scores: Sequence[float], groups: Sequence[Hashable], seed: in
     return bootstrap_error(list(lowest.values()), lambda means: means[:, 0], seed)
 
 
+def group_sums(values: ArrayLike, groups: ArrayLike) -> NDArray[np.float64]:
+    """(groups,): the sum of the values of each group. groups: the group of each value."""
+    _, places = np.unique(np.asarray(groups), return_inverse=True)
+    return np.bincount(places, np.asarray(values, dtype=float)).astype(float)
+
+
+def grouped_mean_error(values: ArrayLike, groups: ArrayLike, seed: int = 0) -> float:
+    """The standard error of the mean of all values, drawn by group (bootstrap); nan for a single group.
+
+    groups: the group of each value, such as the question that several answers belong to.
+    """
+    array = np.asarray(values, dtype=float)
+    rows = np.stack([group_sums(array, groups), group_sums(np.ones(len(array)), groups)], axis=1)
+    return bootstrap_error(rows, lambda means: means[:, 0] / means[:, 1], seed)
+
+
 def paired_difference(first: ArrayLike, second: ArrayLike) -> Difference:
     """The mean of first - second on the same questions, in the same order, with its standard error."""
     differences = np.subtract(*_pair(first, second))
@@ -107,17 +125,57 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
     return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
-def wilson_interval(hits: int, total: int, confidence: float = 0.95) -> Interval:
-    """Wilson's interval, in percent, of the share of `hits` in `total`.
+def sign_flip_test(differences: ArrayLike, seed: int = 0, flips: int = SIGN_FLIPS) -> float:
+    """The two-sided p-value of a mean of paired differences, by flipping the sign of each; 1 without any.
+
+    differences: one for each question. Exact where those that are not 0 have one size, which makes it
+    McNemar's test for correct and wrong answers; else from `flips` random flips. A single difference has
+    p = 1, however large. The same differences in another order give the same p.
+    """
+    from scipy.special import bdtr
+
+    changed = np.asarray(differences, dtype=float)
+    changed = changed[changed != 0]
+    sizes, counts = np.unique(np.abs(changed).round(9), return_counts=True)
+    if len(sizes) < 2:
+        fewer = min((changed > 0).sum(), (changed < 0).sum())
+        return min(1.0, 2 * float(bdtr(fewer, len(changed), 0.5)))
+    random = np.random.default_rng(seed)
+    least = abs(changed.sum()) * (1 - 1e-9)  # floats
+    as_far = 0
+    for start in range(0, flips, _AT_ONCE):
+        positive = random.binomial(counts, 0.5, size=(min(_AT_ONCE, flips - start), len(sizes)))
+        as_far += int((np.abs((2 * positive - counts) @ sizes) >= least).sum())
+    return (as_far + 1) / (flips + 1)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected for their number by Holm's method, in the same order.
+
+    The chance that any true hypothesis has a corrected value below alpha is at most alpha, however many there
+    are and however they depend on each other.
+    """
+    corrected = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        corrected[place] = largest
+    return corrected
+
+
+def wilson_interval(hits: float, total: float, confidence: float = 0.95) -> Interval:
+    """Wilson's interval, in percent, of the share of `hits` in `total`; neither has to be a whole number.
 
     ValueError unless 0 <= hits <= total and total > 0.
     """
-    from scipy.stats import binomtest
+    from scipy.special import ndtri
 
     if not 0 <= hits <= total or total == 0:
         raise ValueError(f"hits must lie between 0 and total, and total above 0, got {hits} of {total}")
-    share = binomtest(hits, total).proportion_ci(confidence, method="wilson")
-    return Interval(100 * float(share.low), 100 * float(share.high))
+    share, z = hits / total, float(ndtri(0.5 + confidence / 2))
+    middle = (share + z**2 / (2 * total)) / (1 + z**2 / total)
+    half = z / (1 + z**2 / total) * sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
+    return Interval(100 * max(0.0, middle - half), 100 * min(1.0, middle + half))
 
 
 def _pair(first: ArrayLike, second: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -15,8 +15,8 @@ from random import Random
 from typing import Any
 
 from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.tasks.common.letters import normalise
 from dualfocus_lmms.tasks.common.official import read_json
-from dualfocus_lmms.tasks.common.scoring import normalise
 from dualfocus_lmms.tasks.common.sources import text_field
 
 DISTRACTORS = 3  # with the answer four options, A to D, as in the published file

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.integrity import FINGERPRINT
+from dualfocus_lmms.tasks.common.letters import letters, read_letter
 from dualfocus_lmms.tasks.common.official import (
     by_environment,
     from_either,
@@ -24,7 +25,6 @@ from dualfocus_lmms.tasks.common.official import (
 )
 from dualfocus_lmms.tasks.common.options import score
 from dualfocus_lmms.tasks.common.prompts import LETTER_ANSWER
-from dualfocus_lmms.tasks.common.scoring import letters, read_letter
 from dualfocus_lmms.tasks.common.sources import (
     DATA,
     Doc,

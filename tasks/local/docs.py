@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.prompts import SHORT_ANSWER
+from dualfocus_lmms.tasks.common.letters import letters, normalise
 from dualfocus_lmms.tasks.common.prompts import LETTER_ANSWER, option_lines
-from dualfocus_lmms.tasks.common.scoring import letters, normalise
 from dualfocus_lmms.tasks.common.sources import (
     LOCAL,
     Doc,

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.images import UNREADABLE, opened, unreadable
 from dualfocus_lmms.tasks.common import official
+from dualfocus_lmms.tasks.common.letters import letters
 from dualfocus_lmms.tasks.common.prompts import LETTER_ANSWER, option_lines
-from dualfocus_lmms.tasks.common.scoring import letters
-from dualfocus_lmms.tasks.common.sources import Doc, images_needed, text_field, usable
+from dualfocus_lmms.tasks.common.sources import Doc, images_needed, read_sheet, text_field, usable
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -37,13 +37,15 @@ ABILITIES = {
 }
 _LONGEST_REFERENCE = 16  # an image cell this short names the question whose image it is
 
-__getattr__ = official.by_environment(HUB, SPLIT)
+__getattr__ = official.by_environment(HUB, SPLIT, reads_given=True)
 
 
 def documents(dataset: Dataset) -> Dataset:
     """`process_docs`: the documents of `in_all_rotations` with their fingerprint; image is decoded."""
     return official.from_either(
-        lambda: _with_pictures(_hub_questions(dataset)), lambda folder: _with_pictures(read_questions(folder))
+        lambda: _with_pictures(_hub_questions(dataset)),
+        lambda folder: _with_pictures(read_questions(folder)),
+        lambda file: _with_pictures(read_submission(file)),
     )
 
 
@@ -79,6 +81,17 @@ def read_questions(folder: Path) -> list[Doc]:
     if not docs:
         raise UserError(f"{file} holds no question: give the official file.")
     return in_all_rotations(docs)
+
+
+def read_submission(file: Path) -> list[Doc]:
+    """The questions of an Excel file with answers that also has the columns answer and A to D, as submissions
+    to MMBench's dev split do. It asks what it answers: no rotation is added. No question has an image."""
+    cells = [
+        {name: "" if name == "image" else str(value) for name, value in row.items()}
+        for row in read_sheet(file).to_dict("records")
+    ]
+    docs = [_document({"question": "-", **row}, None, str(file)) for row in cells]
+    return sorted(docs, key=lambda doc: (doc["question_id"], doc["rotation"]))
 
 
 def in_all_rotations(docs: list[Doc]) -> list[Doc]:
@@ -149,7 +162,10 @@ def _is_absent(cell: object) -> bool:
     return not isinstance(cell, str) or cell.strip() in ("", "nan")
 
 
-def _ability(row: Doc, where: str) -> str:
+def _ability(row: Doc, where: str) -> str | None:
+    """The name in our metrics; None where there is no such column, as in submissions."""
+    if not {"l2-category", "L2-category"} & set(row):
+        return None
     name = row.get("l2-category", row.get("L2-category"))  # the file's name of the column, and the hub's
     if name not in ABILITIES:
         raise UserError(f"{where}: 'l2-category' must be one of {', '.join(ABILITIES)}, got {name!r}.")

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from dualfocus_lmms.errors import UserError, choose
 from dualfocus_lmms.integrity import FINGERPRINT
+from dualfocus_lmms.tasks.common.letters import letters
 from dualfocus_lmms.tasks.common.official import by_environment, from_either, required, with_images
 from dualfocus_lmms.tasks.common.options import hub_row, read_choice, right_letter, score, share_pictures
 from dualfocus_lmms.tasks.common.prompts import LETTER_ANSWER
-from dualfocus_lmms.tasks.common.scoring import letters
 from dualfocus_lmms.tasks.common.sources import Doc, read_json_lines, text_field
 
 if TYPE_CHECKING:

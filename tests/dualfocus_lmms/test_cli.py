@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -78,6 +80,19 @@ def test_ask_prints_both_answers_the_region_and_the_choice(run, scripted, photo:
         "crop: x 10 to 20, y 5 to 15 (10 x 10 of 40 x 20 pixels)\n"
         "Micro answer, chosen by the rule ppl; ln PPL(micro) - ln PPL(macro) = -0.600: micro is surer\n"
     )
+
+
+def test_ask_prints_the_perplexities_that_a_joint_rule_compared(run, scripted, photo: Path):
+    """Their logarithms differ by what stands below them; those of the pathways do not."""
+    scripted()
+    out = run("ask", photo, "What colour?", "--pretrained", "x", "--protocol", "release").out
+    assert "perplexity by release" in out.splitlines()[0]
+    macro, micro = (
+        float(line.split()[-1]) for line in out.splitlines() if line.startswith(("macro", "micro"))
+    )
+    (margin,) = re.findall(r"ln PPL\(micro\) - ln PPL\(macro\) = ([-+.\d]+)", out)
+    assert math.log(micro) - math.log(macro) == pytest.approx(float(margin), abs=0.003)
+    assert (macro, micro) != (2.014, 1.105)  # those of the pathways
 
 
 def test_ask_says_why_there_is_no_micro_answer(run, scripted, photo: Path):
@@ -303,9 +318,9 @@ def test_score_prints_the_table_and_writes_the_file(run, monkeypatch: pytest.Mon
         def save(self, path: str) -> None:
             received.append(path)
 
-    module = ModuleType("dualfocus_lmms.tasks.common.score")
-    module.score = lambda *given: received.append(given) or Scores()  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "dualfocus_lmms.tasks.common.score", module)
+    module = ModuleType("dualfocus_lmms.tasks.common.score_group")
+    module.score_any = lambda *given: received.append(given) or Scores()  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "dualfocus_lmms.tasks.common.score_group", module)
     done = run("score", "--task", "df_pope_random", "--answers", "a.jsonl")
     assert (done.code, done.out, done.err) == (0, "| f1 | 87.14 |\n", "")
     run("score", "--task", "t", "--answers", "a.xlsx", "--out", "scores.json", "--include-path", "mine")

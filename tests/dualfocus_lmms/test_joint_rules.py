@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -151,6 +152,13 @@ def test_an_answer_keeps_its_own_perplexity_in_the_trace() -> None:
     (trace,) = run(backend, ASKED, count_eos=False)
     assert trace.selection.pathway == "macro"  # by the scores under one context
     assert trace.ppl["macro"] > trace.ppl["micro"]
+    macro, micro = trace.selection.compared
+    assert macro < micro
+    assert micro - macro == trace.selection.margin
+    assert Trace.from_json(trace.to_json()) == trace
+    older = json.loads(trace.to_json())
+    del older["selection"]["compared"]
+    assert Trace.from_json(json.dumps(older)).selection == replace(trace.selection, compared=None)
 
 
 @pytest.mark.parametrize("rule", ["release", "micro_context"])

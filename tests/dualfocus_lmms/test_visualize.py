@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -226,6 +227,30 @@ def test_the_question_is_found_again(settings: dict):
 def test_verdict(macro: float, answer: str, margin: str):
     line = f"{answer} answer, chosen by the rule ppl; ln PPL(micro) - ln PPL(macro) = {margin}"
     assert pic.verdict(traced(photo(), macro=Reply("red", (macro,)))) == line
+
+
+def test_the_perplexities_are_those_that_were_compared():
+    own = traced(photo(), macro=Reply("red", (-0.1,)))
+    assert (pic.perplexity_name(own), pic.perplexity(own, "macro")) == ("perplexity", "1.105")
+    joint = traced(photo(), macro=Reply("red", (-0.1,)), protocol="release")
+    assert pic.perplexity_name(joint) == "perplexity by release"
+    shown = [float(pic.perplexity(joint, pathway)) for pathway in ("macro", "micro")]
+    assert shown == pytest.approx([math.exp(value) for value in joint.selection.compared], abs=0.001)
+    assert shown != pytest.approx([joint.ppl["macro"], joint.ppl["micro"]], abs=0.01)
+    same = traced(photo(), micro=Reply("red", (-0.5,)), protocol="release")  # a tie: nothing is scored
+    assert [pic.perplexity(same, pathway) for pathway in ("macro", "micro")] == ["-", "-"]
+    skipped = traced(photo(), locate="no box", protocol="release")
+    assert pic.perplexity_name(skipped) == "perplexity"
+
+
+def test_the_picture_shows_the_perplexities_that_were_compared(monkeypatch: pytest.MonkeyPatch):
+    written = []
+    block = pic._TextBlock
+    monkeypatch.setattr(pic, "_TextBlock", lambda text, *rest: written.append(text) or block(text, *rest))
+    trace = traced(photo(), protocol="release")
+    pic.draw(photo(), trace)
+    lines = [text for text in written if text.startswith("perplexity")]
+    assert lines == [f"perplexity by release {pic.perplexity(trace, way)}" for way in ("macro", "micro")]
 
 
 def test_a_letter_that_pillows_font_lacks_takes_another_font():

@@ -6,13 +6,14 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from dualfocus_lmms import Selection, Trace, UserError
-from dualfocus_lmms.results.outcomes import number, outcomes
+from dualfocus_lmms.results.outcomes import number, outcomes, question_keys
 from dualfocus_lmms.results.runs import SampleRun, TaskRun, load_run
 
 pytest.importorskip("lmms_eval.tasks")
@@ -195,3 +196,26 @@ def test_number(value: object, expected: float) -> None:
 @pytest.mark.parametrize("value", ["yes", {"label": "yes", "prediction": "no"}, None, [1]])
 def test_what_is_no_number(value: object) -> None:
     assert number(value) is None
+
+
+@pytest.mark.parametrize(
+    ("metric", "of_one_answer", "keys"),
+    [
+        (
+            "circular_accuracy",
+            lambda doc: {"question": doc["q"], "rotation": 0, "right": True},
+            ["5", "5", "6"],
+        ),
+        (
+            "accuracy",
+            lambda doc: {"question": f"text {doc['q']}", "score": 0.0},
+            ["text 5", "text 5", "text 6"],
+        ),
+        ("accuracy", lambda doc: 100.0, ["10", "11", "12"]),
+    ],
+)
+def test_a_question_in_several_orders_has_one_key(metric: str, of_one_answer: Make, keys: list[str]) -> None:
+    """As MMBench and HR-Bench say it; any other sample is a question of its own."""
+    task = SimpleNamespace(process_results=lambda doc, replies: {metric: of_one_answer(doc)})
+    docs = [{"q": 5}, {"q": 5}, {"q": 6}]
+    assert question_keys(task, metric, docs, ["a", "b", "c"], [10, 11, 12]) == keys

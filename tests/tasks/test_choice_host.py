@@ -13,7 +13,7 @@ import pytest
 
 from dualfocus_lmms import UserError, read_traces
 from dualfocus_lmms.protocol import PROTOCOLS
-from dualfocus_lmms.tasks.common.scoring import read_letter
+from dualfocus_lmms.tasks.common.letters import read_letter
 
 Load = Callable[[str], dict[Any, Any]]
 TASKS = ("df_gqa_star", "df_seed_image", "df_vstar", "df_hrbench_4k", "df_hrbench_8k")

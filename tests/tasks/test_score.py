@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dualfocus_lmms import UserError
+from dualfocus_lmms import UserError, cli
 from dualfocus_lmms.tasks.common import scoring
 from dualfocus_lmms.tasks.common.score import Scores, read_answers, score
+from dualfocus_lmms.tasks.common.score_group import score_group
 from dualfocus_lmms.tasks.common.uncertainty import bootstrap_error
 
 Write = Callable[[Path, list[dict[str, Any]]], Path]
@@ -116,12 +118,12 @@ def test_refused_answers(pope: Path, write_lines: Write, rows: list[dict[str, An
         score("df_pope_random", write_lines(pope / "answers.jsonl", rows))
 
 
-@pytest.mark.parametrize("task", ["df_pope", "df_no_such_task"])
-def test_a_group_or_an_unknown_task_is_refused_with_the_known_ones(
-    pope: Path, write_lines: Write, task: str
+@pytest.mark.parametrize(("task", "named"), [("df_pope", "df_pope_random"), ("df_pop", "df_pope")])
+def test_a_group_in_the_place_of_a_task_and_an_unknown_one_are_refused(
+    pope: Path, write_lines: Write, task: str, named: str
 ) -> None:
     answers = write_lines(pope / "answers.jsonl", [{"question_id": 1, "text": "yes"}])
-    with pytest.raises(UserError, match="df_pope_random"):
+    with pytest.raises(UserError, match=named):
         score(task, answers)
 
 
@@ -155,6 +157,127 @@ metadata: {{version: 2.5}}
     answers = write_lines(pope / "answers.jsonl", [{"question_id": "b", "text": "blue"}])
     found = score("df_mine", answers, str(pope / "tasks"))
     assert (values(found), found.missing, found.version) == ({"accuracy": 50.0}, ("a",), "2.5")
+
+
+# --- groups ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def three_splits(pope: Path, write_lines: Write) -> Path:
+    """Two questions in each split of POPE, under the same ids; of each split one answer is yes."""
+    for split in SPLITS:
+        rows = [
+            {"question_id": number, "image": "gone.jpg", "text": "Is there a dog?", "label": label}
+            for number, label in ((1, "yes"), (2, "no"))
+        ]
+        write_lines(pope / "pope" / f"coco_pope_{split}.json", rows)
+    return pope
+
+
+def test_a_group_with_one_file_of_answers(three_splits: Path, write_lines: Write) -> None:
+    """As LLaVA publishes POPE's: the ids of random and popular are raised. One answer is missing."""
+    texts = {1: "Yes", 2: "Yes", 10_000_001: "Yes", 10_000_002: "No", 20_000_001: "No"}
+    rows = [{"question_id": key, "text": text} for key, text in texts.items()]
+    found = score_group("df_pope", write_lines(three_splits / "llava.jsonl", rows))
+    accuracy = {one.task.split("_")[-1]: values(one)["accuracy"] for one in found.tasks}
+    assert accuracy == {"adversarial": 50, "random": 100, "popular": 0}
+    assert {one.task: one.missing for one in found.tasks if one.missing} == {"df_pope_popular": ("2",)}
+    means = {metric.name: metric.value for metric in found.metrics}
+    assert means["accuracy"] == pytest.approx(50)
+    assert means["f1"] == pytest.approx((200 / 3 + 100 + 0) / 3)
+    assert {(metric.error, metric.samples) for metric in found.metrics} == {(None, 6)}
+    table = found.markdown()
+    (row,) = [line.split("|")[1:-1] for line in table.splitlines() if "| df_pope  " in line and "f1" in line]
+    assert [cell.strip() for cell in row] == ["df_pope", "f1", "55.56", "-", "6"]
+    assert table.count("fingerprint") == 6
+    found.save(three_splits / "scores.json")
+    saved = json.loads((three_splits / "scores.json").read_text("utf-8"))
+    assert [one["task"] for one in saved["tasks"]] == [one.task for one in found.tasks]
+
+
+@pytest.mark.parametrize("key", [3, 10_000_003, 30_000_001])
+def test_an_id_of_no_task_of_the_group_is_refused(three_splits: Path, write_lines: Write, key: int) -> None:
+    answers = write_lines(three_splits / "answers.jsonl", [{"question_id": key, "text": "yes"}])
+    with pytest.raises(UserError, match=f"{key}.*df_pope_random: 10000001, 10000002"):
+        score_group("df_pope", answers)
+
+
+def test_a_group_whose_tasks_share_ids_is_refused(
+    three_splits: Path, write_lines: Write, tmp_path: Path
+) -> None:
+    folder = tmp_path / "groups"
+    folder.mkdir()
+    members = "task: [df_pope_random, df_pope_popular]"
+    (folder / "df_two.yaml").write_text(f"group: df_two\n{members}\nmetadata: {{version: 1.0}}\n")
+    answers = write_lines(three_splits / "answers.jsonl", [{"question_id": 1, "text": "yes"}])
+    with pytest.raises(UserError, match="score one by one df_pope_random, df_pope_popular"):
+        score_group("df_two", answers, str(folder))
+
+
+def test_the_command_takes_a_group(
+    three_splits: Path, write_lines: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    answers = write_lines(three_splits / "answers.jsonl", [{"question_id": 1, "text": "yes"}])
+    monkeypatch.setattr(sys, "argv", ["dualfocus", "score", "--task", "df_pope", "--answers", str(answers)])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert not stopped.value.code
+    assert "df_pope_adversarial" in capsys.readouterr().out
+
+
+# --- correct answers in the file ---------------------------------------------------------------------------
+
+SUBMISSION = {
+    "index": [7, 1_000_007, 8, 9],
+    "question": ["q"] * 4,
+    "A": ["red", "blue", "one", 1],
+    "B": ["blue", "red", "two", 2],
+    "C": ["", "", "three", ""],
+    "D": ["", "", "", ""],
+    "prediction": ["A", "B", "C", "The answer is B."],
+    "answer": ["A", "B", "A", "B"],
+}
+
+
+def write_sheet(path: Path, columns: dict[str, Any]) -> Path:
+    pandas = pytest.importorskip("pandas")
+    pandas.DataFrame(columns).to_excel(path, index=False)
+    return path
+
+
+def test_a_submission_with_the_correct_answers_needs_no_questions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DUALFOCUS_DATA", raising=False)
+    found = score("df_mmbench_en_dev", write_sheet(tmp_path / "answers.xlsx", SUBMISSION))
+    assert (found.questions, found.missing, found.own_questions) == (4, (), True)
+    assert values(found) == {
+        "circular_accuracy": pytest.approx(200 / 3),
+        "vanilla_accuracy": pytest.approx(200 / 3),
+        "incomplete_questions": 2,  # of 8 and 9 the other orders are not in the file
+    }
+    assert "from the answers file" in found.markdown()
+    abilities = {"l2-category": ["coarse_perception"] * 2 + ["logic_reasoning"] * 2}
+    found = score("df_mmbench_en_dev", write_sheet(tmp_path / "more.xlsx", SUBMISSION | abilities))
+    assert values(found)["circular_coarse_perception"] == 100
+    assert values(found)["vanilla_logic_reasoning"] == 50
+
+
+def test_questions_that_are_named_come_before_those_of_the_submission(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DUALFOCUS_DATA", str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match="nowhere"):
+        score("df_mmbench_en_dev", write_sheet(tmp_path / "answers.xlsx", SUBMISSION))
+
+
+def test_a_submission_with_a_wrong_correct_answer_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DUALFOCUS_DATA", raising=False)
+    wrong = SUBMISSION | {"answer": ["A", "B", "D", "B"]}
+    with pytest.raises(UserError, match=r"index '8'.*'D'"):
+        score("df_mmbench_en_dev", write_sheet(tmp_path / "answers.xlsx", wrong))
 
 
 # --- files -------------------------------------------------------------------------------------------------
@@ -230,6 +353,16 @@ def test_llava_answers_give_the_published_f1(
     share = accuracy / 100
     assert errors["accuracy"] == pytest.approx(100 * (share * (1 - share) / questions) ** 0.5, rel=0.001)
     assert errors["f1"] == pytest.approx(0.70, abs=0.05)
+
+
+def test_llavas_own_file_gives_the_published_f1_of_the_group(shared_data: Path, first_release: Path) -> None:
+    answers = shared_data / "data" / "llava_eval" / "pope" / "answers_llava-v1.5-13b.jsonl"
+    found = score_group("df_pope", answers)
+    assert {one.missing for one in found.tasks} == {()}
+    f1 = {one.task: values(one)["f1"] for one in found.tasks}
+    published = {"df_pope_random": 87.14, "df_pope_popular": 86.25, "df_pope_adversarial": 84.46}
+    assert f1 == pytest.approx(published, abs=0.005)
+    assert {one.name: one.value for one in found.metrics}["f1"] == pytest.approx(85.95, abs=0.005)
 
 
 def test_the_splits_share_their_yes_questions_so_that_their_errors_are_not_independent(

@@ -120,3 +120,29 @@ def test_wilson_interval(hits: int, total: int, confidence: float, expected: tup
 def test_a_share_that_is_none_has_no_wilson_interval(hits: int, total: int) -> None:
     with pytest.raises(ValueError, match=f"{hits} of {total}"):
         statistics.wilson_interval(hits, total)
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(0, 0), (1, 0), (1, 1), (3, 7), (0, 9), (40, 60), (300, 301)])
+def test_flips_of_equal_differences_are_mcnemars_test(gained: int, lost: int) -> None:
+    first = [True] * gained + [False] * lost + [True] * 5
+    second = [False] * gained + [True] * lost + [True] * 5
+    differences = 100.0 * (np.array(first, dtype=float) - second)
+    assert statistics.sign_flip_test(differences) == pytest.approx(statistics.mcnemar(first, second))
+
+
+def test_flips_of_other_differences() -> None:
+    """Of 3 there are 8 ways to choose the signs: the sum is as far from 0 in 2 of them."""
+    assert statistics.sign_flip_test([10, 20, 40]) == pytest.approx(2 / 8, abs=0.015)
+    assert statistics.sign_flip_test([-10, -20, 40]) == 1.0  # no sum is nearer to 0
+    assert statistics.sign_flip_test([30.0]) == 1.0
+    values = np.random.default_rng(0).normal(0.3, 1, 60)
+    assert statistics.sign_flip_test(values) == statistics.sign_flip_test(values[::-1])
+    assert statistics.sign_flip_test(values) == pytest.approx(stats.ttest_1samp(values, 0).pvalue, abs=0.01)
+
+
+def test_holm_by_hand() -> None:
+    assert statistics.holm([]) == []
+    assert statistics.holm([0.03]) == [0.03]
+    # 3 * 0.01, 2 * 0.02, and 1 * 0.03 that may not be below the one before it.
+    assert statistics.holm([0.03, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])
+    assert statistics.holm([0.9, 0.8]) == [1.0, 1.0]

@@ -16,7 +16,7 @@ from typer.main import get_command
 
 from dualfocus_lmms import UserError, cli
 from dualfocus_lmms.results.baseline import Baseline
-from dualfocus_lmms.results.gate.check import FLIPS_SHOWN, Check, check, update
+from dualfocus_lmms.results.gate.check import FLIPS_SHOWN, Check, check, compare, update
 from dualfocus_lmms.results.gate.report import junit, markdown
 from dualfocus_lmms.results.runs import load_run
 
@@ -42,16 +42,16 @@ def checked(tmp_path: Path, write_run: WriteRun, baseline: Baseline) -> Callable
     """A run with the given scores, checked; numbers after the scores are the bound and alpha."""
 
     def make(
-        scores: Sequence[float], max_drop: float = 1.0, alpha: float = 0.05, **how_written: object
+        scores: Sequence[float], max_drop: float | None = None, alpha: float = 0.05, **how_written: object
     ) -> Check:
         return check(load_run(write_run(tmp_path / "new", scores, **how_written)), baseline, max_drop, alpha)
 
     return make
 
 
-@pytest.mark.parametrize(("max_drop", "alpha"), [(1.0, 0.05), (100.0, 0.05), (1.0, 0.0)])
+@pytest.mark.parametrize(("max_drop", "alpha"), [(None, 0.05), (1.0, 0.05), (100.0, 0.05), (1.0, 0.0)])
 def test_a_drop_of_three_points_is_caught(
-    checked: Callable[..., Check], max_drop: float, alpha: float
+    checked: Callable[..., Check], max_drop: float | None, alpha: float
 ) -> None:
     """By its size, and also by either of the two limits alone."""
     result = checked(WORSE, max_drop, alpha)
@@ -67,11 +67,22 @@ def test_a_drop_of_three_points_is_caught(
 
 def test_a_drop_within_both_limits_passes(checked: Callable[..., Check]) -> None:
     scores = changed(changed(GOOD, 0.0, range(0, 200, 10)), 100.0, range(7, 157, 10))  # 20 lost, 15 gained
-    result = checked(scores)
+    result = checked(scores, max_drop=1.0)
     assert result.all_failures == []
     (task,) = result.tasks
     assert task.comparisons[0].gain == pytest.approx(-0.5)
     assert (task.lost, task.gained, len(task.flips)) == (20, 15, 2 * FLIPS_SHOWN)
+
+
+def test_a_large_drop_by_chance_fails_by_the_bound_alone(
+    checked: Callable[..., Check], tmp_path: Path, baseline: Baseline
+) -> None:
+    """20 answers fewer of 1,000, by 220 that changed: two points, and no proof of anything."""
+    scores = changed(changed(GOOD, 0.0, range(0, 600, 5)), 100.0, range(7, 1000, 10))  # 120 lost, 100 gained
+    (accuracy,) = checked(scores, max_drop=1.5).tasks[0].comparisons
+    assert (accuracy.gain, accuracy.decided) == (pytest.approx(-2), "bound")
+    assert accuracy.p == pytest.approx(0.2, abs=0.02)
+    assert check(load_run(tmp_path / "new"), baseline).all_failures == []
 
 
 def test_a_small_drop_of_one_kind_is_significant(checked: Callable[..., Check]) -> None:
@@ -175,15 +186,17 @@ def test_a_run_of_fewer_questions(checked: Callable[..., Check]) -> None:
     assert any("1000" in failure for failure in checked(GOOD[:900]).all_failures)
 
 
-def test_scores_between_right_and_wrong_are_paired_by_bootstrap(tmp_path: Path, write_run: WriteRun) -> None:
+def test_scores_between_right_and_wrong_are_paired_by_flips_of_signs(
+    tmp_path: Path, write_run: WriteRun
+) -> None:
     before = [100 / 3 * (place % 4) for place in range(400)]
     slightly_less = [max(score - 100 / 3, 0) if place < 40 else score for place, score in enumerate(before)]
     base = Baseline.of(load_run(write_run(tmp_path / "a", before)))
     result = check(load_run(write_run(tmp_path / "b", slightly_less)), base, max_drop=50)
     (accuracy,) = result.tasks[0].comparisons
-    assert accuracy.test == "paired bootstrap"
+    assert accuracy.test == "sign flips"
     assert accuracy.p is not None
-    assert accuracy.p < 1e-6
+    assert accuracy.p < 1e-3
     assert accuracy.failure is not None
     same = check(load_run(tmp_path / "a"), base)
     assert (same.all_failures, same.tasks[0].comparisons[0].p) == ([], 1.0)
@@ -201,21 +214,53 @@ def test_without_logged_samples_the_standard_errors_tell(
     assert accuracy.failure is None
 
 
+@pytest.mark.parametrize("logged", [True, False])
 @pytest.mark.parametrize(
-    ("before", "now", "p", "fails"),
-    [(100.0, 0.0, 0.0, True), (0.0, 100.0, 0.0, False), (0.0, 0.0, 1.0, False)],
+    ("before", "now", "fails"),
+    [
+        ([100.0] * 20, [0.0] * 20, True),
+        ([0.0] * 20, [100.0] * 20, False),
+        ([0.0] * 20, [0.0] * 20, False),
+        ([60.0], [30.0], False),  # one answer, two or three are no proof, however much they lose
+        ([100.0], [0.0], False),
+        ([60.0, 90.0], [30.0, 60.0], False),
+        ([100.0, 100.0], [0.0, 0.0], False),
+        ([60.0, 60.0, 60.0], [60.0, 60.0, 30.0], False),
+        ([100.0] * 50, [100.0] * 49 + [0.0], False),
+    ],
 )
-def test_with_no_standard_error_every_difference_is_significant(
-    tmp_path: Path, write_run: WriteRun, before: float, now: float, p: float, fails: bool
+def test_runs_of_few_answers_or_without_variance(
+    tmp_path: Path, write_run: WriteRun, before: list[float], now: list[float], fails: bool, logged: bool
 ) -> None:
-    """All answers of a run are correct, or all are wrong, and no sample is logged."""
-    base = Baseline.of(load_run(write_run(tmp_path / "base", [before] * 20)))
-    folder = write_run(tmp_path / "new", [now] * 20)
-    (samples,) = folder.rglob("*_samples_*.jsonl")
-    samples.unlink()
-    (accuracy,) = check(load_run(folder), base, max_drop=100).tasks[0].comparisons
-    assert (accuracy.test, accuracy.p) == ("z", p)
+    """Their standard errors are 0, or they have none."""
+    folders = [write_run(tmp_path / name, scores) for name, scores in (("base", before), ("new", now))]
+    if len(before) == 1:  # the host has no error of a single answer
+        for folder in folders:
+            edit_results(folder, lambda results: results["results"]["df_local"].update(NO_ERROR))
+    if not logged:
+        (samples,) = folders[1].rglob("*_samples_*.jsonl")
+        samples.unlink()
+    base = Baseline.of(load_run(folders[0]))
+    (accuracy,) = check(load_run(folders[1]), base).tasks[0].comparisons
     assert (accuracy.failure is not None) is fails
+    assert accuracy.p is None or 0 < accuracy.p <= 1
+
+
+NO_ERROR = {"accuracy_stderr,none": "N/A"}
+
+
+def test_a_check_of_many_tasks_corrects_for_their_number(tmp_path: Path, write_run: WriteRun) -> None:
+    """6 answers lost and none gained: p = 0.03 in one task, and nothing to speak of among ten."""
+    slightly = changed(GOOD, 0.0, range(0, 60, 10))
+    before = Baseline.of(load_run(write_run(tmp_path / "a", GOOD))).tasks["df_local"]
+    now = Baseline.of(load_run(write_run(tmp_path / "b", slightly))).tasks["df_local"]
+    (one,) = compare({"t0": before}, {"t0": now})
+    assert one.comparisons[0].decided == "p"
+    names = [f"t{number}" for number in range(10)]
+    ten = compare(dict.fromkeys(names, before), dict.fromkeys(names, before) | {"t3": now})
+    assert [task.comparisons[0].failure for task in ten] == [None] * 10
+    item = ten[3].comparisons[0]
+    assert (item.p, item.corrected) == pytest.approx((2 / 2**6, 10 * 2 / 2**6))
 
 
 def edit_results(folder: Path, edit: Callable[[dict], None]) -> None:
@@ -244,7 +289,9 @@ def test_other_metrics_and_groups(tmp_path: Path, write_run: WriteRun) -> None:
     edit_results(folder, add(bias=3, ratio=10, group=79.5))
     assert check(load_run(folder), base).all_failures == []
     edit_results(folder, add(bias=8, ratio=50, group=70))
-    result = check(load_run(folder), base)
+    text = markdown(check(load_run(folder), base))  # without a bound nothing judges what has no error
+    assert "df_local bias" in text.split("Not judged")[1]
+    result = check(load_run(folder), base, max_drop=1.0)
     failed = {(task.task, item.metric) for task in result.tasks for item in task.comparisons if item.failure}
     assert failed == {("df_local", "bias"), ("df_all", "accuracy")}
     edit_results(folder, lambda results: results["results"]["df_local"].pop("bias,none"))
@@ -274,14 +321,16 @@ def test_a_damaged_baseline_is_a_mistake(tmp_path: Path, text: str) -> None:
         Baseline.load(file)
 
 
-@pytest.mark.parametrize(("max_drop", "alpha"), [(-1, 0.05), (float("nan"), 0.05), (1, 1), (1, -0.1)])
-def test_impossible_limits(checked: Callable[..., Check], max_drop: float, alpha: float) -> None:
+@pytest.mark.parametrize(
+    ("max_drop", "alpha"), [(-1, 0.05), (float("nan"), 0.05), (1, 1), (1, -0.1), (None, 0)]
+)
+def test_impossible_limits(checked: Callable[..., Check], max_drop: float | None, alpha: float) -> None:
     with pytest.raises(UserError):
         checked(GOOD, max_drop, alpha)
 
 
 def test_junit_counts(checked: Callable[..., Check]) -> None:
-    result = checked(WORSE[:999])
+    result = checked(WORSE[:999], max_drop=1.0)
     root = ElementTree.fromstring(junit(result))
     suites = {suite.get("name"): suite for suite in root}
     assert list(suites) == ["run", "df_local"]
@@ -293,11 +342,19 @@ def test_junit_counts(checked: Callable[..., Check]) -> None:
     assert failed == ["samples and data", "accuracy"]
 
 
-def test_the_summary_has_every_comparison_and_flip(checked: Callable[..., Check]) -> None:
+def test_the_summary_has_every_comparison_and_flip(
+    checked: Callable[..., Check], tmp_path: Path, baseline: Baseline
+) -> None:
     text = markdown(checked(WORSE))
     (row,) = [line for line in text.splitlines() if line.startswith("| df_local")]
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[:5] == ["df_local", "accuracy", "60.00", "57.00", "-3.00"]
+    assert cells[6:] == ["1.9e-09", "McNemar", "**fails**: significant"]
+    assert "below 0.05" in text
+    assert "--max-drop" not in text
+    bound = markdown(check(load_run(tmp_path / "new"), baseline, 1.0, 0.0))
+    assert "**fails**: above --max-drop" in bound
+    assert "corrected p" not in bound
     flips = [line for line in text.splitlines() if "no \\| maybe" in line]  # the bar would end the cell
     assert len(flips) == FLIPS_SHOWN
 

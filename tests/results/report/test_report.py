@@ -54,9 +54,9 @@ def test_the_files(two: tuple[Report, Path]):
 def test_the_figures_are_those_of_the_script(two: tuple[Report, Path]):
     frame = pd.read_csv(two[1] / "run1_ablation.csv").set_index("task")
     detail = frame.loc["df_nano_detail"]
-    assert (detail["n"], detail["macro"], detail["micro"], detail["selected"]) == (10, 20, 80, 90)
+    assert (detail["samples"], detail["macro"], detail["micro"], detail["selected"]) == (10, 20, 80, 90)
     assert (detail["wrong to right"], detail["right to wrong"], detail["contested"]) == (7, 0, 8)
-    assert frame.loc["all questions", "n"] == 20
+    assert frame.loc["all questions", "samples"] == 20
     samples = pd.read_csv(two[1] / "run1_samples.csv")
     assert samples["outcome"].value_counts().to_dict() == {
         "both right": 8,
@@ -67,7 +67,7 @@ def test_the_figures_are_those_of_the_script(two: tuple[Report, Path]):
     right = pd.read_csv(two[1] / "run1_right.csv").set_index(["task", "answers"])
     assert right.loc[("df_nano_detail", "micro"), ["right", "only selected right"]].tolist() == [80, 1]
     located = pd.read_csv(two[1] / "run1_located.csv").set_index("task")
-    assert located.loc["df_nano_exist", ["questions", "with a box"]].tolist() == [10, 90]
+    assert located.loc["df_nano_exist", ["samples", "with a box"]].tolist() == [10, 90]
     assert samples.groupby("task")["iou"].mean()["df_nano_exist"] == pytest.approx(1, abs=0.02)
 
 
@@ -88,7 +88,7 @@ def test_the_page_says_what_is_missing(two: tuple[Report, Path]):
 
 def test_markdown_has_the_same_tables_and_its_plots(two: tuple[Report, Path]):
     text = (two[1] / "report.md").read_text(encoding="utf-8")
-    assert "| df_nano_detail |  10 |" in text
+    assert "| df_nano_detail |        10 |          10 |" in text
     plots = re.findall(r"!\[.*?\]\((.*?)\)", text)
     assert len(plots) >= 6
     assert [name for name in plots if not (two[1] / name).exists()] == []

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from dualfocus_lmms.results.report import accuracy as right
-from dualfocus_lmms.results.report import comparison, plots, tables
+from dualfocus_lmms.results.report import by_question, comparison, plots, tables
 
 NAN = float("nan")
 
@@ -30,7 +30,7 @@ def samples(*rows: dict[str, Any]) -> pd.DataFrame:
     } | dict.fromkeys(tables.FROM_TRACES, NAN)
     made = []
     for number, row in enumerate(rows):
-        one = plain | {"doc_id": number, "seconds_macro": 1.0} | row
+        one = plain | {"doc_id": number, "question_key": str(number), "seconds_macro": 1.0} | row
         one["selected"] = one["macro"] if one["pathway"] == "macro" else one["micro"]
         one["oracle"] = one["macro"] if math.isnan(one["micro"]) else max(one["macro"], one["micro"])
         one["ppl_macro"], one["ppl_micro"] = one.pop("ppl")
@@ -50,7 +50,7 @@ ALL_KINDS = (RESCUED, RESCUED, SPOILED, KEPT, MISSED, ONE_LOOK)
 
 def test_the_pathways():
     (row,) = tables.ablation(samples(*ALL_KINDS)).frame.to_dict("records")
-    assert row["n"] == 6
+    assert (row["samples"], row["questions"]) == (6, 6)
     assert row["macro"] == pytest.approx(300 / 6)
     assert row["micro"] == pytest.approx(400 / 6)  # of the last one the macro answer
     assert row["selected"] == pytest.approx(400 / 6)
@@ -67,7 +67,7 @@ def test_right_answers_with_intervals_and_tests():
     both_wrong = both_right | {"macro": 0.0, "micro": 0.0}
     some = samples(*[both_right] * 49, ONE_LOOK, *[RESCUED] * 30, *[SPOILED] * 5, *[both_wrong] * 15)
     frame = right.right_answers(some).frame.set_index("answers")
-    assert frame["n"].tolist() == [100] * 4
+    assert frame["samples"].tolist() == [100] * 4
     assert frame["right"].to_dict() == pytest.approx({"macro": 55, "micro": 80, "selected": 80, "oracle": 85})
     assert frame.loc["selected", ["low", "high"]].tolist() == pytest.approx([71.1, 86.7], abs=0.05)  # by hand
     macro, micro = (frame.loc[way, ["only selected right", "only this right"]] for way in ("macro", "micro"))
@@ -84,14 +84,14 @@ def test_right_answers_of_every_task():
 
 def test_the_interval_of_the_gain_is_that_of_paired_differences():
     gains = np.array([100.0] * 30 + [-100.0] * 10 + [0.0] * 60)
-    low, high = tables.interval(gains, np.zeros(100))
+    low, high = by_question.interval(gains, np.zeros(100), range(100))
     assert (low + high) / 2 == pytest.approx(20)
     assert high - low == pytest.approx(2 * 1.96 * gains.std(ddof=1) / 10, rel=0.1)
 
 
 def test_several_tasks_have_a_row_each_and_one_together():
     frame = tables.ablation(samples(RESCUED, {"task": "u"}, {"task": "u"})).frame
-    assert frame[["task", "n", "selected"]].values.tolist() == [
+    assert frame[["task", "samples", "selected"]].values.tolist() == [
         ["t", 1, 100],
         ["u", 2, 100],
         [tables.ALL, 3, 100],
@@ -124,7 +124,7 @@ def test_skipping_the_second_look_of_confident_answers():
     assert curve["skipped"].tolist() == pytest.approx([0, 50, 400 / 6, 100])
     assert curve["score"].tolist() == pytest.approx([400 / 6, 400 / 6, 500 / 6, 50])  # 0.55 saves the spoiled
     assert curve["time against macro"].tolist() == pytest.approx([31 / 6, 21 / 6, 16 / 6, 1])
-    assert curve["ms per question"].iloc[-1] == pytest.approx(1000)
+    assert curve["ms per sample"].iloc[-1] == pytest.approx(1000)
 
 
 def test_what_a_run_skipped_itself_is_not_known_above_its_threshold():
@@ -135,12 +135,12 @@ def test_what_a_run_skipped_itself_is_not_known_above_its_threshold():
 
 def test_without_times_the_curve_has_none():
     curve = tables.adaptive_curve(samples(RESCUED | {"seconds_macro": 0.0}), [1.0, 0.0])
-    assert "ms per question" not in curve
+    assert "ms per sample" not in curve
 
 
 def test_perplexities_of_right_and_wrong_answers():
     frame = tables.perplexities(samples(*ALL_KINDS)).frame.set_index("answers")
-    assert frame["n"].to_dict() == {
+    assert frame["samples"].to_dict() == {
         "macro, right": 3,
         "macro, wrong": 3,
         "micro, right": 3,
@@ -152,15 +152,15 @@ def test_perplexities_of_right_and_wrong_answers():
 
 def test_what_stages_cost():
     frame = tables.stages(samples(*ALL_KINDS)).frame.set_index("stage")
-    assert frame["questions"].to_dict() == {"macro": 6, "locate": 5, "micro": 5, "in all": 6}
-    assert frame.loc["locate", "ms per question"] == pytest.approx(10_000 / 6)
+    assert frame["samples"].to_dict() == {"macro": 6, "locate": 5, "micro": 5, "in all": 6}
+    assert frame.loc["locate", "ms per sample"] == pytest.approx(10_000 / 6)
     assert frame.loc["in all", "time against macro"] == pytest.approx(31 / 6)
 
 
 def test_second_looks_and_why_there_was_none():
     frame = tables.fallbacks(samples(*ALL_KINDS)).frame
     assert frame.iloc[:, 0].tolist() == ["second look", "no_box"]
-    assert frame["questions"].tolist() == [5, 1]
+    assert frame["samples"].tolist() == [5, 1]
 
 
 def test_boxes_by_area_and_overlap():
@@ -171,10 +171,10 @@ def test_boxes_by_area_and_overlap():
         ONE_LOOK,
     )
     areas = tables.boxes(boxed).frame.set_index("area")
-    assert areas["questions"].to_dict() == {"0-1%": 1, "1-4%": 1, "50-100%": 1, "all": 3}
+    assert areas["samples"].to_dict() == {"0-1%": 1, "1-4%": 1, "50-100%": 1, "all": 3}
     assert areas["side"].tolist() == [10, 20, 300, 20]
     overlaps = tables.overlaps(boxed).frame.set_index("IoU of")
-    assert overlaps["questions"].to_dict() == {"0-0.1": 1, "0.5-0.75": 1, "0.75-1": 1, "all": 3}
+    assert overlaps["samples"].to_dict() == {"0-0.1": 1, "0.5-0.75": 1, "0.75-1": 1, "all": 3}
     assert overlaps.loc["0.5-0.75", "micro"] == 100
     assert tables.overlaps(samples(RESCUED)).frame.empty
 
@@ -190,7 +190,7 @@ def test_boxes_against_the_annotated_ones():
         RESCUED | {"task": "u"},
     )
     (row,) = tables.located(some).frame.to_dict("records")
-    assert (row["task"], row["questions"]) == ("t", 3)
+    assert (row["task"], row["samples"]) == ("t", 3)
     assert row["with a box"] == pytest.approx(200 / 3)
     assert row["IoU"] == pytest.approx(1.3 / 3)
     assert row["IoU above 0.5"] == pytest.approx(100 / 3)
@@ -201,7 +201,7 @@ def test_kinds_of_questions():
     frame = tables.dimensions(
         samples(RESCUED | {"dimension": "a"}, {"dimension": "b"}, SPOILED | {"dimension": "a"})
     )
-    assert frame.frame[["kind", "n", "macro", "selected"]].values.tolist() == [
+    assert frame.frame[["kind", "samples", "macro", "selected"]].values.tolist() == [
         ["a", 2, 50, 50],
         ["b", 1, 100, 100],
     ]
