@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -116,7 +116,10 @@ class Packed:
         """(B, 1, L, L) bool: which token sees which."""
         branch, length = self.branch, self.branch.shape[1]
         same = (branch[:, :, None] == branch[:, None, :]) | (branch[:, None, :] == 0)
-        return (same & torch.ones(length, length, dtype=torch.bool).tril())[:, None]
+        return (same & torch.ones(length, length, dtype=torch.bool, device=branch.device).tril())[:, None]
+
+    def to(self, device: torch.device) -> Packed:
+        return Packed(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 def pack(
@@ -270,41 +273,49 @@ def _loss(
     asked: Sequence[Sequence[Pair]],
     box_weights: Sequence[float],
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """This process's part of the weighted cross-entropy of the replies; and for the log, their plain
-    cross-entropy and the share of tokens that are correct."""
-    device = model.device
+    """`packed_loss` of this process's questions; and its figures for the log."""
     rows = [[branches(pair) for pair in row] for row in asked]
-    packed = pack(branches.prefix, branches.first_patch, rows, pad, box_weights)
-    ids = packed.ids.to(device)
+    packed = pack(branches.prefix, branches.first_patch, rows, pad, box_weights).to(model.device)
     with torch.no_grad():
-        seen = model.model.vision_tower(pixel_values=normalize(pixels).to(device)).last_hidden_state
-    embeddings = with_images(model, ids, seen[:, 1:])
-    mask, positions = packed.mask().to(device), packed.positions.to(device)
+        seen = model.model.vision_tower(pixel_values=normalize(pixels).to(model.device)).last_hidden_state
+    loss, figures = packed_loss(model, packed, seen[:, 1:])
+    return loss, {name: value.item() for name, value in figures.items()}
+
+
+def packed_loss(
+    model: Any, packed: Packed, features: torch.Tensor, showing: bool = True
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """This process's part of the weighted cross-entropy of the replies about images with patch features
+    (B, P, D); and for the log, their plain cross-entropy and the share of tokens that are correct.
+
+    showing: whether tokens are shown where to attend, which is a part of the loss then.
+    """
+    mask = packed.mask()
     states = model.model.language_model(
-        inputs_embeds=embeddings,
+        inputs_embeds=with_images(model, packed.ids, features),
         attention_mask=mask,
-        position_ids=positions,
+        position_ids=packed.positions,
         use_cache=False,
-        output_hidden_states=True,
-    ).hidden_states
-    hidden = states[-1]
-    labels, weights = packed.labels[:, 1:].to(device), packed.weights[:, 1:].to(device)
+        output_hidden_states=showing,
+    )
+    hidden = states.last_hidden_state
+    labels = packed.labels[:, 1:]
     learned = labels >= 0
     logits = model.lm_head(hidden[:, :-1][learned])
     losses = cross_entropy(logits.float(), labels[learned], reduction="none")
-    weight = weights[learned]
-    right = (logits.argmax(1) == labels[learned]).float()
-    language = model.model.language_model
-    looked, looks = shown(language, LOOKING, states[LOOKING], mask, positions, packed.looks.to(device))
-    read, reads = shown(language, READING, states[READING], mask, positions, packed.reads.to(device))
+    weight = packed.weights[:, 1:][learned]
+    loss = (losses * weight).sum() / total(weight.sum())
     figures = {
-        "loss": losses.mean().item(),
-        "replies": right.mean().item(),
-        "looks": (looked / looks).item(),
-        "reads": (read / reads).item(),
+        "loss": losses.detach().mean(),
+        "replies": (logits.argmax(1) == labels[learned]).float().mean(),
     }
-    answers = (losses * weight).sum() / total(weight.sum())
-    return answers + looked / total(looks) + read / total(reads), figures
+    if showing:
+        language = model.model.language_model
+        for name, layer, wanted in (("looks", LOOKING, packed.looks), ("reads", READING, packed.reads)):
+            far, weights = shown(language, layer, states.hidden_states[layer], mask, packed.positions, wanted)
+            loss = loss + far / total(weights)
+            figures[name] = (far / weights).detach()
+    return loss, figures
 
 
 def shown(
