@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +14,9 @@ import torch
 import torch.distributed as dist
 import typer
 from loguru import logger
+from transformers import LlavaForConditionalGeneration
 
+from dualfocus_lmms.models.checkpoint.shipped import resolve_path
 from dualfocus_lmms.models.tiny.nano import image_processor, nano_tokenizer
 from dualfocus_lmms.scenes import make_scenes
 from dualfocus_lmms.train.data.scene_files import write_visual_genome
@@ -21,6 +25,7 @@ from dualfocus_lmms.train.nano.images import Labelled, labelled
 from dualfocus_lmms.train.nano.instructions import write_instructions
 from dualfocus_lmms.train.nano.optimizer import rank_and_world
 from dualfocus_lmms.train.nano.pretrain_vision import train_tower
+from dualfocus_lmms.train.nano.timed import Plan, train_timed
 from dualfocus_lmms.train.trainer.recipe import processes
 from dualfocus_lmms.train.trainer.trainer import train
 from dualfocus_lmms.train.vg.visual_genome import build
@@ -29,9 +34,21 @@ PICTURES = 16_000  # scenes of the first two stages
 SCENES, HELD_OUT = 2400, 40  # scenes of the last one, and of its evaluation
 SEE_STEPS = (2800, 1600)  # twice through the schedule: what is small is learned late
 BASE_STEPS = 1400
+MINUTES = 5.0  # of stage 2 on a GPU
+NANO = "dualfocus-nano"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 app = typer.Typer(pretty_exceptions_enable=False, add_completion=False, rich_markup_mode=None)
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A base stage within a given time. source: the checkpoint that its tower comes from; go_on: whether its
+    language model does, too."""
+
+    plan: Plan
+    source: str
+    go_on: bool
 
 
 class Stage(str, Enum):
@@ -52,19 +69,34 @@ def make_tower(output: Path, device: str, pictures: Labelled) -> tuple[Any, Any]
     return train_tower(pictures, SEE_STEPS[1], device, second, before=first)
 
 
-def make_base(output: Path, device: str) -> Path:
-    """Stage 2: the checkpoint of the base model, in `output`/base; by all processes together."""
+def make_base(output: Path, device: str, timed: Timed | None = None) -> Path:
+    """Stage 2: the checkpoint of the base model, in `output`/base; by all processes together, or by one in a
+    given time."""
     result = output / "base"
-    if not (result / "config.json").exists():
+    if not (result / "config.json").exists() and timed is not None:
+        latest = output / "base.latest"
+        source: Any = LlavaForConditionalGeneration.from_pretrained(resolve_path(timed.source))
+        train_timed(timed.plan, source, timed.go_on, device, lambda model: save_base(model, latest))
+        latest.replace(result)
+    elif not (result / "config.json").exists():
         pictures = draw(output)
         tower, heads = make_tower(output, device, pictures)
         model = train_base(pictures, tower, heads, BASE_STEPS, 0, device, output / "base.pt")
         if rank_and_world()[0] == 0:
             unfinished = output / "base.unfinished"
-            for part in (model, nano_tokenizer(), image_processor()):
-                part.save_pretrained(unfinished)
+            save_base(model, unfinished)
             unfinished.replace(result)
     return result
+
+
+def save_base(model: Any, folder: Path) -> None:
+    """Write a checkpoint; every file of it is complete or as it was before."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        for part in (model, nano_tokenizer(), image_processor()):
+            part.save_pretrained(temporary)
+        for file in Path(temporary).iterdir():
+            file.replace(folder / file.name)
 
 
 def make_data(output: Path) -> None:
@@ -117,6 +149,24 @@ def main(
     device: Annotated[str, typer.Option(help="Where to train.")] = DEVICE,
     until: Annotated[Stage, typer.Option(help="The last stage to run.")] = Stage.END,
     plain: Annotated[bool, typer.Option("--plain", help="Stage 3 without DualFocus samples.")] = False,
+    minutes: Annotated[
+        float | None,
+        typer.Option(help=f"Time for the base stage. On a GPU: {MINUTES:g}, else as many as it takes."),
+    ] = None,
+    tower: Annotated[str, typer.Option(help="With --minutes: the checkpoint whose tower it takes.")] = NANO,
+    go_on: Annotated[
+        bool, typer.Option("--continue", help="With --minutes: take that checkpoint's language model, too.")
+    ] = False,
+    pictures: Annotated[int, typer.Option(help="With --minutes: images of a step.")] = Plan.pictures,
+    scenes: Annotated[int, typer.Option(help="With --minutes: scenes drawn at most.")] = Plan.scenes,
+    first: Annotated[int, typer.Option(help="With --minutes: scenes before the first step.")] = Plan.first,
+    held_out: Annotated[int, typer.Option(help="With --minutes: scenes to look at.")] = Plan.held_out,
+    workers: Annotated[int, typer.Option(help="With --minutes: processes that draw.")] = Plan.workers,
+    speed: Annotated[float, typer.Option(help="With --minutes: factor on the learning rates.")] = Plan.speed,
+    showing: Annotated[
+        float,
+        typer.Option(help="With --minutes: share of the time in which tokens are shown where to attend."),
+    ] = Plan.showing,
 ) -> None:
     """Train the small model from nothing. The same command continues a run that was interrupted."""
     torch.set_num_threads(1)  # at this size more threads only wait for each other
@@ -127,7 +177,22 @@ def main(
     if until is Stage.TOWER:
         make_tower(output, device, draw(output))
         return
-    logger.info(f"base model: {make_base(output, device)}")
+    if minutes is None and device.startswith("cuda"):
+        minutes = MINUTES
+    timed = None
+    if minutes is not None:
+        plan = Plan(
+            minutes,
+            pictures=pictures,
+            scenes=scenes,
+            first=first,
+            held_out=held_out,
+            workers=workers,
+            speed=speed,
+            showing=showing,
+        )
+        timed = Timed(plan, tower, go_on)
+    logger.info(f"base model: {make_base(output, device, timed)}")
     if until is Stage.END:
         make_data(output)
         logger.info(f"trained model: {finetune(output, seed, not plain)}")

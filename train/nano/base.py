@@ -68,8 +68,9 @@ class Branches:
         self.prefix = first[:shared]
         self.first_patch = self.prefix.index(image_token_id)
         named = [blank + word for blank in ("", " ") for word in (*COLOR_NAMES, *SHAPES, *DIGITS)]
-        self._naming = set(tokenizer.convert_tokens_to_ids(named))
+        self.naming = frozenset(tokenizer.convert_tokens_to_ids(named))
         self._asked = lru_cache(4096)(self._asked_ids)
+        self._reply = lru_cache(4096)(self._renderer.reply)
 
     def _prompt(self, text: str) -> tuple[int, ...]:
         return self._renderer.render(Conversation().user(text, _NO_PICTURE), lambda _: GRID**2).ids
@@ -79,8 +80,8 @@ class Branches:
 
     def __call__(self, asked: Pair) -> Branch:
         question = self._asked(asked.question)
-        reply = (*self._renderer.reply(asked.answer), self._closing)
-        words = np.flatnonzero([token in self._naming for token in question])
+        reply = (*self._reply(asked.answer), self._closing)
+        words = np.flatnonzero([token in self.naming for token in question])
         is_box = asked.answer.startswith("[")
         return Branch(question + reply, len(reply), is_box, patches_of(asked.about), words)
 
@@ -122,6 +123,12 @@ class Packed:
         return Packed(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
+def box_weights_of(box_weights: Sequence[float]) -> list[float]:
+    """The weight of each token of a box and its closing token, of first digits, second digits, the rest."""
+    first, second, rest = box_weights
+    return [rest, first, second] * 4 + [rest, rest]
+
+
 def pack(
     prefix: Sequence[int],
     first_patch: int,
@@ -136,8 +143,7 @@ def pack(
     ids, positions, number = np.full(shape, pad), np.zeros(shape, int), np.full(shape, -1)
     labels, weights = np.full(shape, -100), np.zeros(shape, np.float32)
     looks, reads = (np.zeros((*shape, width), np.float32) for _ in range(2))
-    first, second, rest = box_weights
-    box_pattern = [rest, first, second] * 4 + [rest, rest]
+    box_pattern = box_weights_of(box_weights)
     for place, row in enumerate(rows):
         start = len(prefix)
         ids[place, :start], positions[place, :start], number[place, :start] = prefix, range(start), 0

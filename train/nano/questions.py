@@ -176,7 +176,9 @@ def _count(things: Things) -> list[Choice]:
 def _detail(things: Things) -> list[Choice]:
     """A digit that can be read, else any: it has to learn what it cannot know."""
     chosen = [thing for thing in things if thing[7] > 0] or things
-    return _equally([Pair(_short(DETAIL.format(named(thing))), str(int(thing[2])), thing) for thing in chosen])
+    return _equally(
+        [Pair(_short(DETAIL.format(named(thing))), str(int(thing[2])), thing) for thing in chosen]
+    )
 
 
 # Every question of a kind about an image; none where the image does not allow it.
