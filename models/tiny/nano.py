@@ -162,7 +162,7 @@ def image_processor() -> CLIPImageProcessorPil:
 def normalize(pixels: np.ndarray | torch.Tensor) -> torch.Tensor:
     """(N, 3, H, W) float32 encoder input of (N, H, W, 3) uint8 pixels of its size, where they are."""
     if isinstance(pixels, np.ndarray):
-        pixels = torch.from_numpy(np.ascontiguousarray(pixels))
+        pixels = torch.from_numpy(np.array(pixels))
     mean, deviation = (
         torch.tensor(values, device=pixels.device).view(1, 3, 1, 1)
         for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)

@@ -89,7 +89,7 @@ def test_a_square_in_a_crop_lies_where_its_colour_is(few):
 def test_pictures_are_drawn_once(tmp_path, monkeypatch):
     monkeypatch.setattr(images, "PER_FILE", 2)
     first = images.labelled(tmp_path, 2)
-    monkeypatch.setattr(images, "_draw", lambda scenes: pytest.fail("drawn again"))
+    monkeypatch.setattr(images, "draw_labelled", lambda scenes: pytest.fail("drawn again"))
     assert np.array_equal(images.labelled(tmp_path, 2).pixels, first.pixels)
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -25,6 +28,7 @@ from dualfocus_lmms.train.nano.images import Labelled, labelled
 from dualfocus_lmms.train.nano.instructions import write_instructions
 from dualfocus_lmms.train.nano.optimizer import rank_and_world
 from dualfocus_lmms.train.nano.pretrain_vision import train_tower
+from dualfocus_lmms.train.nano.questions import GLOBAL_MIX, WHOLE_MIX
 from dualfocus_lmms.train.nano.timed import Plan, train_timed
 from dualfocus_lmms.train.trainer.recipe import processes
 from dualfocus_lmms.train.trainer.trainer import train
@@ -54,6 +58,7 @@ class Timed:
 class Stage(str, Enum):
     TOWER = "tower"
     BASE = "base"
+    DATA = "data"  # of the last stage, and nothing before it
     END = "end"
 
 
@@ -99,9 +104,9 @@ def save_base(model: Any, folder: Path) -> None:
             file.replace(folder / file.name)
 
 
-def make_data(output: Path) -> None:
+def make_data(output: Path, scenes: int = SCENES, mix: dict[str, float] = WHOLE_MIX) -> None:
     """The data of stage 3: scenes as Visual Genome's files, the samples built from them, instructions."""
-    splits = {"samples": ("train", SCENES, 1), "held_out": ("validation", HELD_OUT, 1_000_001)}
+    splits = {"samples": ("train", scenes, 1), "held_out": ("validation", HELD_OUT, 1_000_001)}
     for name, (split, count, first_id) in splits.items():
         if not (output / name / "report.json").exists():
             root = output / f"scenes_{split}"
@@ -110,11 +115,12 @@ def make_data(output: Path) -> None:
                 write_visual_genome(root, list(make_scenes(split, 0, count)), first_id)
             build(root, output / name, workers=os.cpu_count() or 1, protocol="paper")
     if not (output / "instructions" / "instructions.json").exists():
-        write_instructions(output / "instructions", list(make_scenes("train", 0, SCENES)))
+        write_instructions(output / "instructions", list(make_scenes("train", 0, scenes)), mix)
 
 
-def finetune(output: Path, seed: int, with_samples: bool = True) -> Path:
-    """Stage 3: `dualfocus train nano`; without DualFocus samples, the model that they are compared with."""
+def finetune(output: Path, seed: int, with_samples: bool = True, overrides: Sequence[str] = ()) -> Path:
+    """Stage 3: `dualfocus train nano`; without DualFocus samples, the model that they are compared with.
+    overrides: of the recipe, as `key=value`."""
     folder = output / f"seed-{seed}"
     samples, instructions = output / "samples", output / "instructions"
     plain = (
@@ -138,6 +144,7 @@ def finetune(output: Path, seed: int, with_samples: bool = True) -> Path:
                 if with_samples
                 else [f"data={plain}"]
             ),
+            *overrides,
         ],
     )
 
@@ -149,6 +156,7 @@ def main(
     device: Annotated[str, typer.Option(help="Where to train.")] = DEVICE,
     until: Annotated[Stage, typer.Option(help="The last stage to run.")] = Stage.END,
     plain: Annotated[bool, typer.Option("--plain", help="Stage 3 without DualFocus samples.")] = False,
+    last_scenes: Annotated[int, typer.Option(help="Scenes of stage 3.")] = SCENES,
     minutes: Annotated[
         float | None,
         typer.Option(help=f"Time for the base stage. On a GPU: {MINUTES:g}, else as many as it takes."),
@@ -167,18 +175,28 @@ def main(
         float,
         typer.Option(help="With --minutes: share of the time in which tokens are shown where to attend."),
     ] = Plan.showing,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Changes to the recipe of stage 3, as key=value.")
+    ] = None,
 ) -> None:
     """Train the small model from nothing. The same command continues a run that was interrupted."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the worker processes, too
     torch.set_num_threads(1)  # at this size more threads only wait for each other
     if processes() > 1:
-        if until is not Stage.BASE:
-            raise typer.BadParameter("several processes can only make the base model: --until base")
+        if until is not Stage.BASE or minutes is not None:
+            raise typer.BadParameter(
+                "several processes can only make the base model, without --minutes: --until base"
+            )
         dist.init_process_group("gloo")
     if until is Stage.TOWER:
         make_tower(output, device, draw(output))
         return
-    if minutes is None and device.startswith("cuda"):
+    if minutes is None and device.startswith("cuda") and processes() == 1:
         minutes = MINUTES
+    mix = WHOLE_MIX if minutes is None else GLOBAL_MIX
+    if until is Stage.DATA:
+        make_data(output, last_scenes, mix)
+        return
     timed = None
     if minutes is not None:
         plan = Plan(
@@ -194,8 +212,8 @@ def main(
         timed = Timed(plan, tower, go_on)
     logger.info(f"base model: {make_base(output, device, timed)}")
     if until is Stage.END:
-        make_data(output)
-        logger.info(f"trained model: {finetune(output, seed, not plain)}")
+        make_data(output, last_scenes, mix)
+        logger.info(f"trained model: {finetune(output, seed, not plain, overrides or [])}")
 
 
 if __name__ == "__main__":

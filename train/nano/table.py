@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -138,6 +139,7 @@ def drawing(workers: int) -> Iterator[Callable[[str, int], Any]]:
 
 
 def _start_worker() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.nice(5)  # the process that feeds the GPU comes first
 

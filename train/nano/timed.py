@@ -119,6 +119,8 @@ def _steps(
     )
     device = str(model.device.type)
     precise = not (plan.bfloat16 and device == "cuda")
+    if device == "cuda":
+        torch.set_float32_matmul_precision("high")
     start, end = time.monotonic(), began + 60 * plan.minutes
     step, logged, probed, more = 0, start, start, True
     loss = torch.zeros(())
