@@ -176,3 +176,18 @@ def test_a_timed_run_ends_in_time_and_keeps_its_tower(model, go_on):
     for name, value in trained.model.vision_tower.state_dict().items():
         assert torch.equal(value, before[name]), name
     assert (trained is model) == go_on
+
+
+def test_workers_draw_in_order_and_end(monkeypatch):
+    monkeypatch.setattr(table, "CHUNK", 2)
+    todo = [*table.tasks("validation", 2), *table.tasks("train", 5)]
+    with table.Drawing(todo, 2) as tables:
+        drawn = [*tables]
+        assert not tables.ready
+    assert [len(one) for one in drawn] == [6, 6, 6, 3]
+    assert np.array_equal(drawn[2].pixels, table.draw_table("train", [2, 3]).pixels)
+    with table.Drawing(table.tasks("train", 400), 2) as tables:
+        next(tables)
+    for process in tables._workers:
+        process.join(5)
+        assert not process.is_alive()

@@ -9,8 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any
@@ -116,33 +115,69 @@ def joined(tables: Sequence[Table]) -> Table:
     )
 
 
-@contextmanager
-def drawing(workers: int) -> Iterator[Callable[[str, int], Any]]:
-    """A function of a split and a number of scenes, for their tables of CHUNK scenes each, in order, drawn by
-    worker processes: an iterator whose `next` takes a timeout.
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Scenes of a split, to draw at once."""
 
-    Enter it before anything runs on the GPU: the workers are copies of this process where that is possible.
+    split: str
+    numbers: range
+
+
+def tasks(split: str, scenes: int) -> list[Task]:
+    """All scenes up to a number, CHUNK by CHUNK."""
+    return [Task(split, range(start, min(start + CHUNK, scenes))) for start in range(0, scenes, CHUNK)]
+
+
+class Drawing:
+    """The tables of tasks, in order, drawn by worker processes; an iterator.
+
+    Start it before anything runs on the GPU: the workers are copies of this process where that is possible.
+    Each has its own pipe, and waits with a table until it is taken: none can hold up the others' end.
     """
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("fork" if "fork" in methods else None)
-    pool = context.Pool(workers, initializer=_start_worker)
 
-    def tables(split: str, scenes: int) -> Any:
-        starts = range(0, scenes, CHUNK)
-        return pool.imap(_chunk, [(split, range(start, min(start + CHUNK, scenes))) for start in starts])
+    def __init__(self, todo: Sequence[Task], workers: int) -> None:
+        methods = multiprocessing.get_all_start_methods()
+        context: Any = multiprocessing.get_context("fork" if "fork" in methods else None)
+        self._left, self._next = len(todo), 0
+        self._pipes, self._workers = [], []
+        for worker in range(workers):
+            ours, theirs = context.Pipe(duplex=False)
+            process = context.Process(target=_work, args=(theirs, todo[worker::workers]), daemon=True)
+            process.start()
+            theirs.close()
+            self._pipes.append(ours)
+            self._workers.append(process)
 
-    try:
-        yield tables
-    finally:
-        pool.terminate()
-        pool.join()
+    def __enter__(self) -> Drawing:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._workers:
+            process.kill()
+
+    def __iter__(self) -> Iterator[Table]:
+        return self
+
+    def __next__(self) -> Table:
+        if not self._left:
+            raise StopIteration
+        table: Table = self._pipes[self._next].recv()
+        self._next = (self._next + 1) % len(self._pipes)
+        self._left -= 1
+        return table
+
+    @property
+    def ready(self) -> bool:
+        """Whether `next` returns a table without waiting."""
+        return self._left > 0 and self._pipes[self._next].poll()
 
 
-def _start_worker() -> None:
+def _work(pipe: Any, todo: Sequence[Task]) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.nice(5)  # the process that feeds the GPU comes first
-
-
-def _chunk(task: tuple[str, range]) -> Table:
-    return draw_table(*task)
+    try:
+        for task in todo:
+            pipe.send(draw_table(task.split, task.numbers))
+    except (BrokenPipeError, KeyboardInterrupt):  # the other process has ended
+        pass

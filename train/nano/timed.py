@@ -7,7 +7,6 @@ the time that is over, so that it has fallen at the end, however fast the machin
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import time
 from collections.abc import Callable
@@ -26,7 +25,7 @@ from dualfocus_lmms.train.nano.optimizer import WARMUP, Optimizer, check, fallin
 from dualfocus_lmms.train.nano.packs import Packs
 from dualfocus_lmms.train.nano.probe import probe
 from dualfocus_lmms.train.nano.questions import CROP_MIX, GLOBAL_MIX, PLACE_MIX
-from dualfocus_lmms.train.nano.table import CHUNK, VIEWS, Table, branch_maker, drawing, joined
+from dualfocus_lmms.train.nano.table import CHUNK, VIEWS, Drawing, Table, branch_maker, joined, tasks
 
 
 @dataclass(frozen=True)
@@ -61,8 +60,8 @@ def train_timed(
     """A base model on the tower of `source`, a model of the same architecture; its language model starts at
     random, or as it is in `source`. keep: called with the model at every probe and at the end."""
     began = time.monotonic()
-    with drawing(plan.workers) as tables_of:
-        held_out, tables = tables_of("validation", plan.held_out), tables_of("train", plan.scenes)
+    held_out = tasks("validation", plan.held_out)
+    with Drawing([*held_out, *tasks("train", plan.scenes)], plan.workers) as tables:
         torch.manual_seed(plan.seed)
         tokenizer = nano_tokenizer()
         model: Any = source
@@ -78,8 +77,8 @@ def train_timed(
             Packs(branch_maker(), tokenizer.pad_token_id, VIEWS * scenes, device, plan.seed)
             for scenes in (plan.scenes, plan.held_out)
         )
-        for table in held_out:
-            asked.add(table, tower)
+        for _ in held_out:
+            asked.add(next(tables), tower)
         first = [next(tables) for _ in range(-(-min(plan.first, plan.scenes) // CHUNK))]
         for table in first:
             packs.add(table, tower)
@@ -109,7 +108,7 @@ def _steps(
     plan: Plan,
     model: Any,
     packs: Packs,
-    tables: Any,
+    tables: Drawing,
     began: float,
     examine: Callable[[], dict[str, float]],
 ) -> None:
@@ -122,7 +121,7 @@ def _steps(
     if device == "cuda":
         torch.set_float32_matmul_precision("high")
     start, end = time.monotonic(), began + 60 * plan.minutes
-    step, logged, probed, more = 0, start, start, True
+    step, logged, probed = 0, start, start
     loss = torch.zeros(())
     while (now := time.monotonic()) < end:
         share = (now - start) / (end - start)
@@ -135,7 +134,8 @@ def _steps(
         factor = plan.speed * min((step + 1) / WARMUP, falling(share))
         optimizer.update(loss, factor)
         step += 1
-        more = more and _take(packs, tables, model.model.vision_tower)
+        if tables.ready:
+            packs.add(next(tables), model.model.vision_tower)
         if now - logged > plan.log:
             check(loss)
             shown = " ".join(f"{name} {value.item():.3f}" for name, value in figures.items())
@@ -150,17 +150,6 @@ def _steps(
             probed = now
     check(loss)
     _report(f"base, the end after {step} steps", examine())
-
-
-def _take(packs: Packs, tables: Any, tower: Any) -> bool:
-    """Add the next table where it is ready; False when there is none any more."""
-    try:
-        packs.add(tables.next(timeout=0), tower)
-    except multiprocessing.TimeoutError:
-        return True
-    except StopIteration:
-        return False
-    return True
 
 
 def _report(when: str, figures: dict[str, float]) -> None:
