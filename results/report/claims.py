@@ -205,7 +205,8 @@ def _within(share: Mapping[str, float]) -> str:
 
 def _gain(gain: Mapping[str, Any]) -> str:
     interval_of = f"({gain['low']:+.2f} to {gain['high']:+.2f})"
-    return f"{gain['value']:+.2f} {interval_of}, {gain['gained']} : {gain['lost']}, p = {gain['p']:.2g}"
+    p = f"p = {gain['p']:.2g}" if gain["p"] > 0 else "p < 1e-300"
+    return f"{gain['value']:+.2f} {interval_of}, {gain['gained']:,} : {gain['lost']:,}, {p}"
 
 
 def _gain_of_f1(row: Mapping[str, float]) -> str:
