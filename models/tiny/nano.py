@@ -159,9 +159,12 @@ def image_processor() -> CLIPImageProcessorPil:
     return CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
 
 
-def normalize(pixels: np.ndarray) -> torch.Tensor:
-    """(N, 3, H, W) float32 encoder input of (N, H, W, 3) uint8 pixels of its size."""
+def normalize(pixels: np.ndarray | torch.Tensor) -> torch.Tensor:
+    """(N, 3, H, W) float32 encoder input of (N, H, W, 3) uint8 pixels of its size, where they are."""
+    if isinstance(pixels, np.ndarray):
+        pixels = torch.from_numpy(np.array(pixels))
     mean, deviation = (
-        torch.tensor(values).view(1, 3, 1, 1) for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
+        torch.tensor(values, device=pixels.device).view(1, 3, 1, 1)
+        for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
     )
-    return (torch.from_numpy(pixels.astype(np.float32)).permute(0, 3, 1, 2) / 255 - mean) / deviation
+    return (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / deviation

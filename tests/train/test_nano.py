@@ -30,7 +30,7 @@ from dualfocus_lmms.train.data.conversations import from_llava
 from dualfocus_lmms.train.nano import base, images, pretrain_vision
 from dualfocus_lmms.train.nano.instructions import ROUNDS, write_instructions
 from dualfocus_lmms.train.nano.optimizer import Optimizer, rate
-from dualfocus_lmms.train.nano.questions import ASK, LOCATE, WHOLE_MIX, Pair
+from dualfocus_lmms.train.nano.questions import KINDS, LOCATE, WHOLE_MIX, Pair, ask
 
 THING = [0, 1, 7, 0.25, 0.25, 0.5, 0.5, 1]  # a red square with a readable 7
 
@@ -89,7 +89,7 @@ def test_a_square_in_a_crop_lies_where_its_colour_is(few):
 def test_pictures_are_drawn_once(tmp_path, monkeypatch):
     monkeypatch.setattr(images, "PER_FILE", 2)
     first = images.labelled(tmp_path, 2)
-    monkeypatch.setattr(images, "_draw", lambda scenes: pytest.fail("drawn again"))
+    monkeypatch.setattr(images, "draw_labelled", lambda scenes: pytest.fail("drawn again"))
     assert np.array_equal(images.labelled(tmp_path, 2).pixels, first.pixels)
 
 
@@ -149,24 +149,35 @@ def test_a_loss_that_is_no_number_stops():
 
 def test_questions_are_true_to_their_things():
     things = [THING, [2, 0, 3, 0.6, 0.1, 0.9, 0.4, 0]]  # and a blue circle to its right, higher up
-    asked = {kind: ASK[kind] for kind in WHOLE_MIX}
-    rng = random.Random(0)
-    for _ in range(30):
-        question, answer, about = asked["locate"](rng, things)
+    asked = {kind: [choice.pair for choice in KINDS[kind](things)] for kind in WHOLE_MIX}
+    for question, answer, about in asked["locate"]:
         red = question.endswith("red square")
         assert answer == ("[0.25, 0.25, 0.50, 0.50]" if red else "[0.60, 0.10, 0.90, 0.40]")
         assert about is things[0 if red else 1]
-        question, answer, _ = asked["relation"](rng, things)
+    for question, answer, _ in asked["relation"]:
         subject = question.split("the ", 1)[1].startswith("red")
         assert (answer == "yes") == (subject if "left" in question else not subject)
-        question, answer, about = asked["exist"](rng, things)
+    for question, answer, about in asked["exist"]:
         assert (about is not None) == (answer == "yes")
         assert (answer == "yes") == ("red square" in question or "blue circle" in question)
-    assert asked["locate_both"](rng, things)[1] == "[0.25, 0.10, 0.90, 0.50]"
-    assert asked["list"](rng, things)[1] == "red square, blue circle"
-    assert asked["count"](rng, things)[1] == "2"
-    assert asked["detail"](rng, things)[1] == "7"  # the one that can be read
-    assert asked["locate_both"](rng, [THING]) is None
+    assert {pair.answer for pair in asked["locate_both"]} == {"[0.25, 0.10, 0.90, 0.50]"}
+    assert [pair.answer for pair in asked["list"]] == ["red square, blue circle"]
+    assert [pair.answer for pair in asked["count"]] == ["2"]
+    assert [pair.answer for pair in asked["detail"]] == ["7"]  # the one that can be read
+    assert len(asked["relation"]) == 4
+    assert KINDS["locate_both"]([THING]) == []
+    assert ask(random.Random(0), [], WHOLE_MIX).answer in ("no", "0")
+
+
+def test_the_shares_of_a_kind_add_up_and_half_of_what_is_named_exists():
+    things = [THING, [2, 0, 3, 0.6, 0.1, 0.9, 0.4, 0]]
+    for kind, choices in KINDS.items():
+        assert sum(choice.share for choice in choices(things)) == pytest.approx(1), kind
+    exist = KINDS["exist"](things)
+    assert sum(share for share, pair in exist if pair.answer == "yes") == pytest.approx(0.5)
+    no = [(share, pair.question) for share, pair in exist if pair.answer == "no"]
+    near = sum(share for share, question in no if "red" in question or "blue" in question)
+    assert near == pytest.approx(0.5 * (0.7 + 0.3 * 4 / 10))
 
 
 def test_a_box_is_thirteen_tokens_and_any_text_survives():

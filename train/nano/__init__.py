@@ -7,4 +7,6 @@ crops. `base` makes a plain vision-language model of it: questions about the who
 boxes, boxes to phrases. The last stage is `dualfocus train` itself with the recipe `nano`. The first two
 exist because a model of this size has no pre-trained parts to start from; nothing of them is needed to
 train a real one.
+
+On a GPU `timed` makes the base stage in a given time, from a table of questions that lies on the device.
 """

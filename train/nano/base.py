@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -68,8 +68,9 @@ class Branches:
         self.prefix = first[:shared]
         self.first_patch = self.prefix.index(image_token_id)
         named = [blank + word for blank in ("", " ") for word in (*COLOR_NAMES, *SHAPES, *DIGITS)]
-        self._naming = set(tokenizer.convert_tokens_to_ids(named))
+        self.naming = frozenset(tokenizer.convert_tokens_to_ids(named))
         self._asked = lru_cache(4096)(self._asked_ids)
+        self._reply = lru_cache(4096)(self._renderer.reply)
 
     def _prompt(self, text: str) -> tuple[int, ...]:
         return self._renderer.render(Conversation().user(text, _NO_PICTURE), lambda _: GRID**2).ids
@@ -79,8 +80,8 @@ class Branches:
 
     def __call__(self, asked: Pair) -> Branch:
         question = self._asked(asked.question)
-        reply = (*self._renderer.reply(asked.answer), self._closing)
-        words = np.flatnonzero([token in self._naming for token in question])
+        reply = (*self._reply(asked.answer), self._closing)
+        words = np.flatnonzero([token in self.naming for token in question])
         is_box = asked.answer.startswith("[")
         return Branch(question + reply, len(reply), is_box, patches_of(asked.about), words)
 
@@ -116,7 +117,16 @@ class Packed:
         """(B, 1, L, L) bool: which token sees which."""
         branch, length = self.branch, self.branch.shape[1]
         same = (branch[:, :, None] == branch[:, None, :]) | (branch[:, None, :] == 0)
-        return (same & torch.ones(length, length, dtype=torch.bool).tril())[:, None]
+        return (same & torch.ones(length, length, dtype=torch.bool, device=branch.device).tril())[:, None]
+
+    def to(self, device: torch.device) -> Packed:
+        return Packed(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+
+def box_weights_of(box_weights: Sequence[float]) -> list[float]:
+    """The weight of each token of a box and its closing token, of first digits, second digits, the rest."""
+    first, second, rest = box_weights
+    return [rest, first, second] * 4 + [rest, rest]
 
 
 def pack(
@@ -133,8 +143,7 @@ def pack(
     ids, positions, number = np.full(shape, pad), np.zeros(shape, int), np.full(shape, -1)
     labels, weights = np.full(shape, -100), np.zeros(shape, np.float32)
     looks, reads = (np.zeros((*shape, width), np.float32) for _ in range(2))
-    first, second, rest = box_weights
-    box_pattern = [rest, first, second] * 4 + [rest, rest]
+    box_pattern = box_weights_of(box_weights)
     for place, row in enumerate(rows):
         start = len(prefix)
         ids[place, :start], positions[place, :start], number[place, :start] = prefix, range(start), 0
@@ -270,41 +279,49 @@ def _loss(
     asked: Sequence[Sequence[Pair]],
     box_weights: Sequence[float],
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """This process's part of the weighted cross-entropy of the replies; and for the log, their plain
-    cross-entropy and the share of tokens that are correct."""
-    device = model.device
+    """`packed_loss` of this process's questions; and its figures for the log."""
     rows = [[branches(pair) for pair in row] for row in asked]
-    packed = pack(branches.prefix, branches.first_patch, rows, pad, box_weights)
-    ids = packed.ids.to(device)
+    packed = pack(branches.prefix, branches.first_patch, rows, pad, box_weights).to(model.device)
     with torch.no_grad():
-        seen = model.model.vision_tower(pixel_values=normalize(pixels).to(device)).last_hidden_state
-    embeddings = with_images(model, ids, seen[:, 1:])
-    mask, positions = packed.mask().to(device), packed.positions.to(device)
+        seen = model.model.vision_tower(pixel_values=normalize(pixels).to(model.device)).last_hidden_state
+    loss, figures = packed_loss(model, packed, seen[:, 1:])
+    return loss, {name: value.item() for name, value in figures.items()}
+
+
+def packed_loss(
+    model: Any, packed: Packed, features: torch.Tensor, showing: bool = True
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """This process's part of the weighted cross-entropy of the replies about images with patch features
+    (B, P, D); and for the log, their plain cross-entropy and the share of tokens that are correct.
+
+    showing: whether tokens are shown where to attend, which is a part of the loss then.
+    """
+    mask = packed.mask()
     states = model.model.language_model(
-        inputs_embeds=embeddings,
+        inputs_embeds=with_images(model, packed.ids, features),
         attention_mask=mask,
-        position_ids=positions,
+        position_ids=packed.positions,
         use_cache=False,
-        output_hidden_states=True,
-    ).hidden_states
-    hidden = states[-1]
-    labels, weights = packed.labels[:, 1:].to(device), packed.weights[:, 1:].to(device)
+        output_hidden_states=showing,
+    )
+    hidden = states.last_hidden_state
+    labels = packed.labels[:, 1:]
     learned = labels >= 0
     logits = model.lm_head(hidden[:, :-1][learned])
     losses = cross_entropy(logits.float(), labels[learned], reduction="none")
-    weight = weights[learned]
-    right = (logits.argmax(1) == labels[learned]).float()
-    language = model.model.language_model
-    looked, looks = shown(language, LOOKING, states[LOOKING], mask, positions, packed.looks.to(device))
-    read, reads = shown(language, READING, states[READING], mask, positions, packed.reads.to(device))
+    weight = packed.weights[:, 1:][learned]
+    loss = (losses * weight).sum() / total(weight.sum())
     figures = {
-        "loss": losses.mean().item(),
-        "replies": right.mean().item(),
-        "looks": (looked / looks).item(),
-        "reads": (read / reads).item(),
+        "loss": losses.detach().mean(),
+        "replies": (logits.argmax(1) == labels[learned]).float().mean(),
     }
-    answers = (losses * weight).sum() / total(weight.sum())
-    return answers + looked / total(looks) + read / total(reads), figures
+    if showing:
+        language = model.model.language_model
+        for name, layer, wanted in (("looks", LOOKING, packed.looks), ("reads", READING, packed.reads)):
+            far, weights = shown(language, layer, states.hidden_states[layer], mask, packed.positions, wanted)
+            loss = loss + far / total(weights)
+            figures[name] = (far / weights).detach()
+    return loss, figures
 
 
 def shown(

@@ -56,7 +56,7 @@ def labelled(folder: str | Path, scenes: int, split: str = "train", seed: int = 
     for start in tqdm(range(0, scenes, PER_FILE), desc="pictures", leave=False):
         path = folder / f"{split}-{seed}-{start:06d}.npz"
         if not path.exists():
-            drawn: Any = _draw([make_scene(split, seed, start + n) for n in range(PER_FILE)])
+            drawn: Any = draw_labelled([make_scene(split, seed, start + n) for n in range(PER_FILE)])
             with replacing(path) as temporary, temporary.open("wb") as file:
                 np.savez(file, **drawn)
         with np.load(path) as part:
@@ -64,7 +64,8 @@ def labelled(folder: str | Path, scenes: int, split: str = "train", seed: int = 
     return Labelled(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
 
-def _draw(scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
+def draw_labelled(scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
+    """The fields of `Labelled` for scenes, each once whole and once as a crop."""
     pixels, things, whole = [], [], []
     for scene in scenes:
         picture = scene.picture()

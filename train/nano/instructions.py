@@ -21,7 +21,9 @@ ROUNDS = 4  # of a record
 CROPS = 0.25  # share of the records about a crop
 
 
-def write_instructions(folder: Path, scenes: Sequence[Scene]) -> None:
+def write_instructions(
+    folder: Path, scenes: Sequence[Scene], whole_mix: dict[str, float] = WHOLE_MIX
+) -> None:
     """`instructions.json` and its images in `images`, one record for each scene."""
     images = folder / "images"
     images.mkdir(parents=True, exist_ok=True)
@@ -33,7 +35,7 @@ def write_instructions(folder: Path, scenes: Sequence[Scene]) -> None:
         things = [list(map(float, row)) for row in visible(scene.things, rectangle) if row[0] >= 0]
         name = f"{scene.name}.jpg"
         scene.picture().crop(rectangle).save(images / name, quality=92)
-        pairs = [ask(rng, things, WHOLE_MIX if whole else CROP_MIX) for _ in range(ROUNDS)]
+        pairs = [ask(rng, things, whole_mix if whole else CROP_MIX) for _ in range(ROUNDS)]
         records.append({"id": scene.name, "image": name, "conversations": _turns(pairs)})
     atomic_write(folder / "instructions.json", json.dumps(records))
 

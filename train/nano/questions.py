@@ -7,8 +7,9 @@ Wordings for places are LLaVA-1.5's own, the others those of the scenes. A thing
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from itertools import permutations
+from typing import NamedTuple
 
 from dualfocus_lmms.boxes import Box
 from dualfocus_lmms.models.families.llava import LLAVA
@@ -44,6 +45,19 @@ PLACE_MIX = {
     "count": 0.02,
     "detail": 0.01,
 }
+# Relations and counts need many more examples than places, once those are found.
+GLOBAL_MIX = {
+    "locate": 0.20,
+    "locate_color": 0.04,
+    "locate_shape": 0.03,
+    "locate_both": 0.08,
+    "name": 0.06,
+    "list": 0.09,
+    "exist": 0.10,
+    "relation": 0.26,
+    "count": 0.12,
+    "detail": 0.02,
+}
 CROP_MIX = {"detail": 0.6, "exist": 0.2, "relation": 0.1, "list": 0.1}
 
 Things = Sequence[Sequence[float]]
@@ -57,6 +71,13 @@ class Pair(NamedTuple):
     about: Sequence[float] | None = None
 
 
+class Choice(NamedTuple):
+    """A question that a kind allows about an image, and its share of that kind's questions."""
+
+    share: float
+    pair: Pair
+
+
 def named(thing: Sequence[float]) -> str:
     return f"{COLOR_NAMES[int(thing[0])]} {SHAPES[int(thing[1])]}"
 
@@ -65,9 +86,13 @@ def ask(rng: random.Random, things: Things, mix: dict[str, float]) -> Pair:
     """A random question about an image with these things, of a kind that it allows."""
     while True:
         kind = rng.choices(list(mix), list(mix.values()))[0]
-        pair = ASK[kind](rng, things)
-        if pair is not None:
-            return pair
+        choices = KINDS[kind](things)
+        if choices:
+            return rng.choices([choice.pair for choice in choices], [choice.share for choice in choices])[0]
+
+
+def _equally(pairs: Sequence[Pair]) -> list[Choice]:
+    return [Choice(1 / len(pairs), pair) for pair in pairs]
 
 
 def _short(question: str) -> str:
@@ -80,86 +105,84 @@ def _write(*things: Sequence[float]) -> str:
     return LLAVA.box_format.write(Box(min(x0), min(y0), max(x1), max(y1)), (1, 1))
 
 
-def _locate(rng: random.Random, things: Things) -> Pair | None:
-    if not things:
-        return None
-    thing = rng.choice(things)
-    return Pair(LOCATE.format(named(thing)), _write(thing), thing)
+def _locate(things: Things) -> list[Choice]:
+    return _equally([Pair(LOCATE.format(named(thing)), _write(thing), thing) for thing in things])
 
 
-def _locate_color(rng: random.Random, things: Things) -> Pair | None:
-    return _locate_by(rng, things, 0, lambda thing: f"{COLOR_NAMES[int(thing[0])]} shape")
+def _locate_color(things: Things) -> list[Choice]:
+    return _locate_by(things, 0, lambda thing: f"{COLOR_NAMES[int(thing[0])]} shape")
 
 
-def _locate_shape(rng: random.Random, things: Things) -> Pair | None:
-    return _locate_by(rng, things, 1, lambda thing: SHAPES[int(thing[1])])
+def _locate_shape(things: Things) -> list[Choice]:
+    return _locate_by(things, 1, lambda thing: SHAPES[int(thing[1])])
 
 
-def _locate_by(rng: random.Random, things: Things, column: int, phrase: Any) -> Pair | None:
+def _locate_by(things: Things, column: int, phrase: Callable[[Sequence[float]], str]) -> list[Choice]:
     values = [thing[column] for thing in things]
     alone = [thing for thing in things if values.count(thing[column]) == 1]
-    if not alone:
-        return None
-    thing = rng.choice(alone)
-    return Pair(LOCATE.format(phrase(thing)), _write(thing), thing)
+    return _equally([Pair(LOCATE.format(phrase(thing)), _write(thing), thing) for thing in alone])
 
 
-def _locate_both(rng: random.Random, things: Things) -> Pair | None:
-    if len(things) < 2:
-        return None
-    first, second = rng.sample(list(things), 2)
-    return Pair(LOCATE.format(f"{named(first)} and the {named(second)}"), _write(first, second))
+def _locate_both(things: Things) -> list[Choice]:
+    pairs = [
+        Pair(LOCATE.format(f"{named(first)} and the {named(second)}"), _write(first, second))
+        for first, second in permutations(things, 2)
+    ]
+    return _equally(pairs)
 
 
-def _name(rng: random.Random, things: Things) -> Pair | None:
-    if not things:
-        return None
-    thing = rng.choice(things)
-    return Pair(NAME.format(_write(thing)), named(thing), thing)
+def _name(things: Things) -> list[Choice]:
+    return _equally([Pair(NAME.format(_write(thing)), named(thing), thing) for thing in things])
 
 
-def _list(rng: random.Random, things: Things) -> Pair | None:
-    if not things:
-        return None
+def _list(things: Things) -> list[Choice]:
     ordered = sorted(things, key=lambda thing: thing[3] + thing[5])
-    return Pair(LIST, ", ".join(named(thing) for thing in ordered))
+    return _equally([Pair(LIST, ", ".join(named(thing) for thing in ordered))] if things else [])
 
 
-def _exist(rng: random.Random, things: Things) -> Pair | None:
+def _exist(things: Things) -> list[Choice]:
+    """Half of what is named exists; of the rest, most shares its colour with something that does."""
     present = [named(thing) for thing in things]
-    if present and rng.random() < 0.5:
-        thing = rng.choice(things)
-        return Pair(_short(EXIST.format(named(thing))), "yes", thing)
     names = [f"{color} {shape}" for color in COLOR_NAMES for shape in SHAPES]
     absent = [name for name in names if name not in present]
     near = [name for name in absent if any(name.split()[0] in other for other in present)]
-    name = rng.choice(near if near and rng.random() < 0.7 else absent)
-    return Pair(_short(EXIST.format(name)), "no")
+    no = 0.5 if present else 1.0
+    of_near, of_all = (0.7, 0.3) if near else (0.0, 1.0)
+    choices = [
+        Choice(0.5 / len(things), Pair(_short(EXIST.format(named(thing))), "yes", thing)) for thing in things
+    ]
+    for name in absent:
+        share = of_all / len(absent) + (of_near / len(near) if name in near else 0.0)
+        choices.append(Choice(no * share, Pair(_short(EXIST.format(name)), "no")))
+    return choices
 
 
-def _relation(rng: random.Random, things: Things) -> Pair | None:
-    if len(things) < 2:
-        return None
-    first, second = rng.sample(list(things), 2)
-    edge, word = rng.choice(list(enumerate(RELATIONS, 3)))
-    holds = first[edge] + first[edge + 2] < second[edge] + second[edge + 2]
-    question = _short(RELATION.format(named(first), word, named(second)))
-    return Pair(question, "yes" if holds else "no")
+def _relation(things: Things) -> list[Choice]:
+    return _equally(list(_relations(things)))
 
 
-def _count(rng: random.Random, things: Things) -> Pair | None:
-    return Pair(_short(COUNT), str(len(things)))
+def _relations(things: Things) -> Iterator[Pair]:
+    for first, second in permutations(things, 2):
+        for edge, word in enumerate(RELATIONS, 3):
+            holds = first[edge] + first[edge + 2] < second[edge] + second[edge + 2]
+            question = _short(RELATION.format(named(first), word, named(second)))
+            yield Pair(question, "yes" if holds else "no")
 
 
-def _detail(rng: random.Random, things: Things) -> Pair | None:
+def _count(things: Things) -> list[Choice]:
+    return _equally([Pair(_short(COUNT), str(len(things)))])
+
+
+def _detail(things: Things) -> list[Choice]:
     """A digit that can be read, else any: it has to learn what it cannot know."""
-    if not things:
-        return None
-    thing = rng.choice([thing for thing in things if thing[7] > 0] or things)
-    return Pair(_short(DETAIL.format(named(thing))), str(int(thing[2])), thing)
+    chosen = [thing for thing in things if thing[7] > 0] or things
+    return _equally(
+        [Pair(_short(DETAIL.format(named(thing))), str(int(thing[2])), thing) for thing in chosen]
+    )
 
 
-ASK = {
+# Every question of a kind about an image; none where the image does not allow it.
+KINDS: dict[str, Callable[[Things], list[Choice]]] = {
     "locate": _locate,
     "locate_color": _locate_color,
     "locate_shape": _locate_shape,
