@@ -16,7 +16,7 @@ from dualfocus_lmms.types import Question
 AUTO = "auto"  # the batch size that is found by trying
 FIRST_SIZE, LARGEST_SIZE = 8, 64  # of AUTO: where it begins, and where it stops unless told otherwise
 
-_PIXELS = 2**30  # of the pictures that are open at a time, 3 GiB in RGB
+_PIXELS = 2**30  # of the pictures that are open at a time, 4 GiB in Pillow
 _LIKELY_PIXELS = 2**24  # of a picture, as long as none was seen
 
 Asked = tuple[Request, Question]

@@ -12,6 +12,7 @@ from PIL import Image
 from transformers import AutoImageProcessor
 
 from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.images import rgb
 from dualfocus_lmms.models.checkpoint.image_inputs import grid_size
 from dualfocus_lmms.models.checkpoint.shipped import resolve_path
 from dualfocus_lmms.zoom import pad_to_square
@@ -57,7 +58,7 @@ class DataUrls:
 
     def _made(self, image: Image.Image) -> str:
         """A PNG, which changes no pixel."""
-        picture = image.convert("RGB")
+        picture = rgb(image)
         if self._square:
             picture = pad_to_square(picture, CLIP_MEAN)
         file = io.BytesIO()
@@ -82,7 +83,7 @@ def load_input_size(processor: str) -> InputSize:
 
     def input_size(image: Image.Image) -> tuple[int, int]:
         try:
-            made = image_processor(images=[image.convert("RGB")], return_tensors="pt")
+            made = image_processor(images=[rgb(image)], return_tensors="pt")
         except ValueError as error:  # Qwen's refuses images more than 200 times as long as wide
             raise UserError(
                 f"The image processor {processor!r} refuses a picture of {image.width} x {image.height} "

@@ -22,13 +22,13 @@ from tabulate import tabulate
 
 from dualfocus_lmms.files import atomic_write
 from dualfocus_lmms.results.outcomes import outcomes
+from dualfocus_lmms.results.report import by_question
 from dualfocus_lmms.results.report.comparison import against
 from dualfocus_lmms.results.report.tables import (
     RIGHT,
     WAYS,
     adaptive_curve,
     auroc,
-    interval,
     micro_scores,
 )
 from dualfocus_lmms.results.runs import load_run
@@ -88,7 +88,7 @@ def _figures_of(samples: pd.DataFrame) -> Row:
         low, high = wilson_interval(int(right[way].sum()), len(samples))
         row[way] = {"value": 100 * float(right[way].mean()), "low": low, "high": high}
     for way in ("macro", "micro"):
-        low, high = interval(samples["selected"], samples[way])
+        low, high = by_question.interval(samples["selected"], samples[way], by_question.questions(samples))
         row[f"against {way}"] = {
             "value": float((samples["selected"] - samples[way]).mean()),
             "low": low,
