@@ -51,6 +51,7 @@ def make_samples() -> pd.DataFrame:
                 "run": RUNS[number // (SAMPLES // 2)],
                 "task": TASKS[number // (SAMPLES // 4) % 2],
                 "doc_id": number,
+                "question_key": str(number),
                 "trace": trace,
                 "question": EVIL if number == 0 else f"What is number {number}?",
                 "answers": ["yes", "no"],
