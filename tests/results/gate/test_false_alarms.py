@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[3]
         Case(2, 1.0, runs=false_alarms.apart, paired=False),
         Case(5, 1.0, runs=false_alarms.apart, paired=False),
     ],
-    ids=str,
+    ids=lambda case: f"{case.n}-{case.changed}-{case.tasks}-{case.what}",
 )
 def test_a_run_that_is_as_good_as_before_passes(case: Case) -> None:
     """The true rate is half of 5% at most: 12 of 150 is beyond chance."""
