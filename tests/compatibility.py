@@ -203,9 +203,9 @@ def page(rows: Sequence[dict[str, object]]) -> str:
 
 Written by `make matrix`, which installs the package from nothing into a new environment for each row and uses
 it from a folder outside the source. `df_nano` is the small model's accuracy in percent on 60 questions, the
-same in every row with one edition of the model (76.7: the first), through `dualfocus eval`. Contract tests check each name and behaviour of other packages
-that this one leans on; engine tests compare every fast engine with the plain one on every model family. All
-on {rows[0]["machine"]}.
+same in every row with one edition of the model (76.7: the first), through `dualfocus eval`. Contract tests
+check each name and behaviour of other packages that this one leans on; engine tests compare every fast engine
+with the plain one on every model family. All on {rows[0]["machine"]}.
 
 {tabulate(table, headers, tablefmt="github", disable_numparse=True)}
 
