@@ -146,19 +146,20 @@ class ImageEncoder:
         return positions[:, 0]
 
 
+def rope_settings(config: Any) -> list[Mapping[str, Any]]:
+    """The settings of rotary positions of a text model: one, or one for each type of layer."""
+    given = [getattr(config, name, None) or {} for name in ("rope_parameters", "rope_scaling")]
+    parts = [part for settings in given for part in (settings, *settings.values())]
+    return [part for part in parts if isinstance(part, Mapping)]
+
+
 def check_release(model: Any) -> None:
     """UserError where the text model has M-RoPE and this release of transformers has no `get_rope_index`
     where the engine calls it: its images would get the positions of text."""
     if hasattr(model.model, "get_rope_index"):
         return
-    text = model.config.get_text_config()
-    for name in ("rope_parameters", "rope_scaling"):
-        given = getattr(text, name, None) or {}
-        parts = (given, *given.values())  # one setting, or one for each type of layer
-        if any("mrope_section" in part for part in parts if isinstance(part, Mapping)):
-            raise unsupported_release(
-                f"{type(model).__name__} has {name} with mrope_section and no get_rope_index"
-            )
+    if any("mrope_section" in part for part in rope_settings(model.config.get_text_config())):
+        raise unsupported_release(f"{type(model).__name__} has mrope_section and no get_rope_index")
 
 
 def _flat(features: Any) -> torch.Tensor:

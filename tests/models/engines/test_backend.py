@@ -7,9 +7,18 @@ import pytest
 import torch
 from PIL import Image
 
-from dualfocus_lmms import Conversation, GenerationError, Prompt, Settings, StopCriteria, answer_batch
+from dualfocus_lmms import (
+    Conversation,
+    GenerationError,
+    Prompt,
+    Settings,
+    StopCriteria,
+    UserError,
+    answer_batch,
+)
 from dualfocus_lmms.joint_rules import short_prompt
 from dualfocus_lmms.models.checkpoint.tokenize_chat import Renderer
+from dualfocus_lmms.models.engines.registry import make_engine
 from dualfocus_lmms.models.tiny.llava import IMAGE_TOKEN
 from dualfocus_lmms.zoom import pad_to_square
 
@@ -266,3 +275,24 @@ def test_the_template_s_closing_token_ends_an_answer(checkpoint, engine, monkeyp
     for name in ("naive", "shared", "tree"):
         [ended] = engine(name).generate([prompt])
         assert (ended.tokens, ended.ended) == (answer.tokens[:2], True)
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope", "default"])
+def test_rotary_positions_that_depend_on_the_length_are_refused_beyond_it(checkpoint, monkeypatch, kind):
+    """Up to it the engines agree; beyond it only the plain one computes what the model does."""
+    text = checkpoint.model.config.get_text_config()
+    rope = {"rope_type": kind, "rope_theta": 10000.0, "factor": 2.0}
+    monkeypatch.setattr(text, "rope_parameters", rope)
+    question = Conversation().user("what?", Image.new("RGB", (20, 20)))
+    [prompt] = Prompt.batch("macro", [question], [StopCriteria(4)])
+    [answer] = make_engine("tree", checkpoint).generate([prompt])
+    length = answer.usage.tokens + 1  # of the prompt and the reply: its last token is not computed
+    monkeypatch.setattr(text, "max_position_embeddings", length)
+    assert make_engine("tree", checkpoint).generate([prompt])[0].tokens == answer.tokens
+    monkeypatch.setattr(text, "max_position_embeddings", length - 1)
+    if kind == "default":
+        assert make_engine("tree", checkpoint).generate([prompt])[0].tokens == answer.tokens
+        return
+    with pytest.raises(UserError, match="naive"):
+        make_engine("tree", checkpoint).generate([prompt])
+    assert make_engine("naive", checkpoint).generate([prompt])[0].tokens
