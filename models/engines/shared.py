@@ -132,8 +132,10 @@ class SharedBackend(ModelBackend):
         return rows
 
     def _check_length(self, tokens: int) -> None:
-        """UserError where rotary positions would depend on the length of the sequence, as with dynamic NTK: what
-        is cached, and what other rows have, would be others than alone."""
+        """UserError where rotary positions would depend on the length of the sequence, as with dynamic NTK.
+
+        What is cached, and what other rows have, would be others than alone.
+        """
         if self._steady_tokens is not None and tokens > self._steady_tokens:
             raise UserError(
                 f"A prompt and its reply may take {tokens} tokens, and beyond {self._steady_tokens} this "
