@@ -204,11 +204,11 @@ def question_keys(
     """The question of each sample, by the key `question` in what the task's metric says of its answer, with
     which it tells questions apart itself; without one the doc_id."""
 
-    def key(doc: Doc, text: str, doc_id: int) -> str:
-        value = loaded.process_results(doc, [text])[metric]
-        return str(value["question"] if isinstance(value, Mapping) and "question" in value else doc_id)
-
-    return [key(*row) for row in zip(docs, texts, doc_ids, strict=True)]
+    said = (loaded.process_results(doc, [text])[metric] for doc, text in zip(docs, texts, strict=True))
+    first = next(said, None)
+    if not isinstance(first, Mapping) or "question" not in first:  # a metric's values have one form
+        return [str(doc_id) for doc_id in doc_ids]
+    return [str(value["question"]) for value in (first, *said)]
 
 
 def _score(value: Any) -> float:

@@ -23,8 +23,7 @@ from dualfocus_lmms.conversation import Conversation
 from dualfocus_lmms.errors import UserError, choose
 from dualfocus_lmms.models.checkpoint.image_text_inputs import reader
 from dualfocus_lmms.models.checkpoint.loading import Checkpoint, load_checkpoint, torch_device, torch_dtype
-from dualfocus_lmms.models.engines.attention import steady_attention
-from dualfocus_lmms.models.engines.backend import ModelBackend, own_settings_ignored
+from dualfocus_lmms.models.engines.backend import ModelBackend
 from dualfocus_lmms.models.engines.naive import NaiveBackend
 from dualfocus_lmms.models.engines.shared import SharedBackend
 from dualfocus_lmms.models.families.llava import LLAVA
@@ -152,10 +151,7 @@ class BatchedGenerate(NaiveBackend):
         inputs["attention_mask"] = (torch.arange(width, device=ids.device) >= pads[:, None]).long()
         new_tokens = max(prompt.limits.max_new_tokens for prompt in prompts)
         inputs |= self.encoder_input([pictures[id(image)] for image in images])
-        with steady_attention(self.model.device), own_settings_ignored(self.model):
-            sequences = self.model.generate(
-                **inputs, generation_config=self._generation_config(new_tokens)
-            )  # (B, width + new)
+        sequences = self._continued(inputs, new_tokens)  # (B, width + new)
         self.counts.encodes += len(images)
         return [
             Answer(prompt.stage, self.decode(tokens), tuple(tokens), (0.0,) * len(tokens), ended=False)
@@ -172,8 +168,7 @@ class ReleaseWay(NaiveBackend):
 
     @torch.inference_mode()
     def generate(self, prompts: Sequence[Prompt]) -> list[Answer]:
-        with steady_attention(self.model.device), own_settings_ignored(self.model):
-            return [self._reply(prompt.stage, prompt.conversation, prompt.limits) for prompt in prompts]
+        return [self._reply(prompt.stage, prompt.conversation, prompt.limits) for prompt in prompts]
 
     def score(self, conversations: Sequence[Conversation]) -> list[list[tuple[float, ...]]]:
         self.counts.encodes += sum(len(conversation.images) for conversation in conversations)
@@ -183,11 +178,8 @@ class ReleaseWay(NaiveBackend):
         pictures = {id(image): self.pictures([image])[0] for image in conversation.images}
         rendered = self.renderer.render(conversation, lambda image: pictures[id(image)].ids)
         prompt = torch.tensor([rendered.ids], device=self.model.device)  # (1, L)
-        sequence = self.model.generate(
-            **self.prompt_input(prompt),
-            **self.encoder_input([pictures[id(image)] for image in rendered.images]),
-            generation_config=self._generation_config(limits.max_new_tokens),
-        )  # (1, L + new)
+        images = [pictures[id(image)] for image in rendered.images]
+        sequence = self._continued(self._read(prompt, images), limits.max_new_tokens)  # (1, L + new)
         self.counts.encodes += len(rendered.images)
         tokens = sequence[0, prompt.shape[1] :].tolist()
         text = _TEXTS.get(stage) or self.decode(tokens)

@@ -30,8 +30,7 @@ class NaiveBackend(ModelBackend):
         language_model.register_forward_pre_hook(self._count_forward, with_kwargs=True)
 
     def generate(self, prompts: Sequence[Prompt]) -> list[Answer]:
-        with steady_attention(self.model.device):
-            return [self._row(prompt.stage, prompt.conversation, prompt.limits) for prompt in prompts]
+        return [self._row(prompt.stage, prompt.conversation, prompt.limits) for prompt in prompts]
 
     def forget(self, but: Sequence[Image.Image] = ()) -> None:
         pass
@@ -47,9 +46,7 @@ class NaiveBackend(ModelBackend):
         prompt = torch.tensor([rendered.ids], device=self.model.device)  # (1, L)
         images = [prepared[id(image)] for image in rendered.images]
         read = self._embedded if conversation.patches else self._read
-        config = self._generation_config(limits.max_new_tokens)
-        with own_settings_ignored(self.model):
-            generated = self.model.generate(**read(prompt, images), generation_config=config)  # (1, L + new)
+        generated = self._continued(read(prompt, images), limits.max_new_tokens)  # (1, L + new)
         if not conversation.patches:  # from embeddings, generate returns only the new tokens
             generated = generated[:, prompt.shape[1] :]
         chosen = self._cut(generated[0].tolist(), limits)
@@ -59,6 +56,11 @@ class NaiveBackend(ModelBackend):
         ended = chosen[-1] in self.eos_ids
         usage = Usage(self.counts.tokens - counted, 2 * len(rendered.images), time.perf_counter() - started)
         return self.answer(stage, chosen[: len(chosen) - ended], logprobs, ended, limits, usage)
+
+    def _continued(self, inputs: dict[str, torch.Tensor], max_new_tokens: int) -> torch.Tensor:
+        """What transformers' `generate` returns, greedy and from raw logits."""
+        with steady_attention(self.model.device), own_settings_ignored(self.model):
+            return self.model.generate(**inputs, generation_config=self._generation_config(max_new_tokens))
 
     def _read(self, ids: torch.Tensor, images: Sequence[ImageInputs]) -> dict[str, torch.Tensor]:
         """The model's arguments for a prompt (1, L) and its images."""
@@ -76,7 +78,8 @@ class NaiveBackend(ModelBackend):
 
     def _score(self, sequence: dict[str, torch.Tensor], answer: torch.Tensor) -> list[float]:
         """Log-probability of each token of an answer (1, new) at a sequence's end; one forward, float32."""
-        logits = self.model(**sequence, use_cache=False).logits[0]  # (L + new, V)
+        with steady_attention(self.model.device):
+            logits = self.model(**sequence, use_cache=False).logits[0]  # (L + new, V)
         scores = logits[-answer.shape[1] - 1 : -1].float().log_softmax(-1)  # (new, V)
         return scores.gather(-1, answer[0, :, None])[:, 0].tolist()
 

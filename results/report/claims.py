@@ -33,7 +33,8 @@ from dualfocus_lmms.results.report.tables import (
 )
 from dualfocus_lmms.results.runs import load_run
 from dualfocus_lmms.scenes import make_scene
-from dualfocus_lmms.tasks.common.uncertainty import mcnemar, paired_bootstrap_error, wilson_interval
+from dualfocus_lmms.tasks.common.scoring import Pair, counts, f1, f1_of
+from dualfocus_lmms.tasks.common.uncertainty import paired_bootstrap_error
 
 SKIPPED = 58  # percent of second looks, in the paper's table 9
 MARKS = re.compile(r"(?<=<!-- claims -->\n).*?(?=<!-- end -->)", re.DOTALL)
@@ -50,8 +51,8 @@ def answers(folder: Path) -> pd.DataFrame:
         near = [kind == "exist" and is_near_miss(doc) for doc in outcome.docs]
         parts.append(outcome.table.assign(task=name, kind=kind, near=near))
     samples = pd.concat(parts, ignore_index=True)
-    whole, counts = samples["kind"] == "global", samples["question"].str.startswith("How many")
-    samples.loc[whole, "kind"] = np.where(counts[whole], "count", "relation")
+    whole, counting = samples["kind"] == "global", samples["question"].str.startswith("How many")
+    samples.loc[whole, "kind"] = np.where(counting[whole], "count", "relation")
     return samples.assign(micro=micro_scores(samples))
 
 
@@ -84,18 +85,19 @@ def _figures_of(samples: pd.DataFrame) -> Row:
     right = {way: samples[way] >= RIGHT for way in WAYS}
     contested = samples[right["macro"] != right["micro"]]
     row: Row = {"n": len(samples)}
+    groups = by_question.questions(samples)
     for way in WAYS:
-        low, high = wilson_interval(int(right[way].sum()), len(samples))
+        low, high = by_question.share_interval(right[way], groups)
         row[way] = {"value": 100 * float(right[way].mean()), "low": low, "high": high}
     for way in ("macro", "micro"):
-        low, high = by_question.interval(samples["selected"], samples[way], by_question.questions(samples))
+        low, high = by_question.interval(samples["selected"], samples[way], groups)
         row[f"against {way}"] = {
             "value": float((samples["selected"] - samples[way]).mean()),
             "low": low,
             "high": high,
             "gained": int((right["selected"] & ~right[way]).sum()),
             "lost": int((right[way] & ~right["selected"]).sum()),
-            "p": mcnemar(right["selected"].tolist(), right[way].tolist()),
+            "p": by_question.p_value(right["selected"], right[way], groups),
         }
     return row | {
         "contested": len(contested),
@@ -116,20 +118,17 @@ def existence(samples: pd.DataFrame) -> dict[str, Row]:
 
 
 def _f1_gain(asked: pd.DataFrame, true: pd.Series) -> Row:
-    hits = {way: _hits(true, asked[way] >= RIGHT) for way in ("macro", "selected")}
-    macro, selected = (float(_f1(values.mean(0)[None])[0]) for values in hits.values())
-    error = paired_bootstrap_error(hits["selected"], hits["macro"], _f1)
-    return {"n": len(asked), "macro": macro, "selected": selected, "gain": selected - macro, "error": error}
+    macro, selected = (_yes_and_no(true, asked[way] >= RIGHT) for way in ("macro", "selected"))
+    error = paired_bootstrap_error(counts(selected), counts(macro), f1_of)
+    before, now = f1(macro), f1(selected)
+    return {"n": len(asked), "macro": before, "selected": now, "gain": now - before, "error": error}
 
 
-def _hits(true: pd.Series, right: pd.Series) -> np.ndarray:
-    """(n, 2): whether it is a hit, and how much it adds to F1's denominator."""
-    said = true == right
-    return np.stack([2.0 * (true & said), 1.0 * true + said], axis=1)
-
-
-def _f1(means: np.ndarray) -> np.ndarray:
-    return 100 * means[:, 0] / means[:, 1]
+def _yes_and_no(true: pd.Series, right: pd.Series) -> list[Pair]:
+    return [
+        {"label": "yes" if label else "no", "prediction": "yes" if label == correct else "no"}
+        for label, correct in zip(true, right, strict=True)
+    ]
 
 
 def skipping(samples: pd.DataFrame) -> Row:
@@ -204,9 +203,9 @@ def _within(share: Mapping[str, float]) -> str:
 
 
 def _gain(gain: Mapping[str, Any]) -> str:
-    interval_of = f"({gain['low']:+.2f} to {gain['high']:+.2f})"
+    within = f"({gain['low']:+.2f} to {gain['high']:+.2f})"
     p = f"p = {gain['p']:.2g}" if gain["p"] > 0 else "p < 1e-300"
-    return f"{gain['value']:+.2f} {interval_of}, {gain['gained']:,} : {gain['lost']:,}, {p}"
+    return f"{gain['value']:+.2f} {within}, {gain['gained']:,} : {gain['lost']:,}, {p}"
 
 
 def _gain_of_f1(row: Mapping[str, float]) -> str:

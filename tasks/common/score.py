@@ -203,7 +203,7 @@ def _sheet(file: Path) -> Iterator[tuple[str, str]]:
 
 def holds_truth(file: Path) -> bool:
     """Whether an Excel file has the correct answers and the options too, as submissions to MMBench may."""
-    return {"answer", "A", "B"} <= set(read_sheet(file).columns)
+    return {"answer", "A", "B"} <= set(read_sheet(file, rows=0).columns)
 
 
 def _id(value: Any, name: str, where: str) -> str:

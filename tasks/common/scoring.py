@@ -88,7 +88,12 @@ def recall_error(pairs: Sequence[Pair]) -> float | str:
 
 def f1_error(pairs: Sequence[Pair]) -> float | str:
     """The standard error of `f1`, as `precision_error`."""
-    return _bootstrap(pairs, lambda means: _ratio(2 * means[:, 0], means[:, 1] + means[:, 2]))
+    return _bootstrap(pairs, f1_of)
+
+
+def f1_of(means: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(draws,): `f1` of the means of `counts`, (draws, 3)."""
+    return _ratio(2 * means[:, 0], means[:, 1] + means[:, 2])
 
 
 def _bootstrap(pairs: Sequence[Pair], statistic: Statistic) -> float | str:

@@ -135,14 +135,17 @@ def _parse(line: str, where: str) -> Doc:
     return value
 
 
-def read_sheet(file: Path) -> DataFrame:
-    """The first sheet of an Excel file, an empty cell as "". UserError when it cannot be read."""
+def read_sheet(file: Path, rows: int | None = None) -> DataFrame:
+    """The first sheet of an Excel file, an empty cell as "". UserError when it cannot be read.
+
+    rows: only so many, 0 for its columns alone.
+    """
     from zipfile import BadZipFile
 
     import pandas
 
     try:
-        return pandas.read_excel(file, dtype=object, keep_default_na=False)
+        return pandas.read_excel(file, dtype=object, keep_default_na=False, nrows=rows)
     except (OSError, ValueError, KeyError, BadZipFile) as error:
         raise UserError(f"{file} cannot be read ({error}): give an Excel file (.xlsx).") from error
 
