@@ -18,4 +18,4 @@ if __name__ == "__main__":
     trace = DualFocusModel("dualfocus-nano").ask(scene, "What digit is on the green circle?")
     drawn = draw(scene, trace)
     small = drawn.resize((drawn.width * 3 // 4, drawn.height * 3 // 4))
-    small.quantize(256).save(sys.argv[1], optimize=True)
+    small.quantize(160).save(sys.argv[1], optimize=True)
