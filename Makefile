@@ -69,7 +69,7 @@ speed: $(VENV)/installed  ## The figures in docs/speed.md anew; the machine must
 leaderboard: $(VENV)/installed  ## Write results/README.md from the numbers in results/data
 	@$(BIN)/dualfocus leaderboard --write
 
-nano: $(VENV)/installed  ## Train the small model from nothing; what was killed goes on; ARGS="--seed 1": another last stage
+nano: $(VENV)/installed  ## Train the small model from scratch; continues an interrupted run; ARGS="--seed 1": another last stage
 	@$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m dualfocus_lmms.train.nano --until tower
 	@$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m torch.distributed.run --standalone --nproc_per_node 2 \
 		-m dualfocus_lmms.train.nano --until base

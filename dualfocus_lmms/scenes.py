@@ -61,7 +61,7 @@ class Thing:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class SceneQuestion:
     """A question with its answer and the things it is about; none means the scene as a whole."""
 
     kind: Kind
@@ -86,20 +86,20 @@ class Scene:
     seed: int
     number: int
     things: tuple[Thing, ...]
-    asked: tuple[Asked, ...]
+    questions: tuple[SceneQuestion, ...]
 
     @property
     def name(self) -> str:
         return f"{self.split}-{self.seed}-{self.number}"
 
-    def picture(self) -> Image.Image:
+    def image(self) -> Image.Image:
         """The scene, RGB, SIDE x SIDE pixels."""
         pixels = np.random.default_rng(_number(f"texture {self.name}"))
-        picture = _texture(pixels)
-        draw = ImageDraw.Draw(picture)
+        image = _texture(pixels)
+        draw = ImageDraw.Draw(image)
         for thing in self.things:
             _draw(draw, thing)
-        return picture
+        return image
 
 
 def make_scene(split: str, seed: int, number: int) -> Scene:
@@ -108,8 +108,8 @@ def make_scene(split: str, seed: int, number: int) -> Scene:
         raise choose("split", split, SPLITS)
     rng = random.Random(_number(f"scene {VERSION} {split} {seed} {number}"))
     things = _place(rng)
-    asked = (*_details(things), *_existence(rng, things), *_whole_scene(rng, things))
-    return Scene(split, seed, number, things, asked)
+    questions = (*_details(things), *_existence(rng, things), *_whole_scene(rng, things))
+    return Scene(split, seed, number, things, questions)
 
 
 def make_scenes(split: str, seed: int, count: int) -> Iterator[Scene]:
@@ -131,37 +131,37 @@ def _place(rng: random.Random) -> tuple[Thing, ...]:
     return tuple(things)
 
 
-def _details(things: Sequence[Thing]) -> Iterator[Asked]:
+def _details(things: Sequence[Thing]) -> Iterator[SceneQuestion]:
     for thing in things:
-        yield Asked("detail", DETAIL.format(thing.name), thing.digit, (thing,))
+        yield SceneQuestion("detail", DETAIL.format(thing.name), thing.digit, (thing,))
 
 
-def _existence(rng: random.Random, things: Sequence[Thing]) -> Iterator[Asked]:
+def _existence(rng: random.Random, things: Sequence[Thing]) -> Iterator[SceneQuestion]:
     """One question with yes, one with no. What is absent has the colour of exactly one thing:
     a closer look at that thing shows that its shape is another."""
     thing = rng.choice(things)
-    yield Asked("exist", EXIST.format(thing.name), "yes", (thing,))
+    yield SceneQuestion("exist", EXIST.format(thing.name), "yes", (thing,))
     colors = [thing.color for thing in things]
     alone = [thing for thing in things if colors.count(thing.color) == 1]
     if alone:
         thing = rng.choice(alone)
         name = f"{thing.color} {rng.choice([shape for shape in SHAPES if shape != thing.shape])}"
-        yield Asked("exist", EXIST.format(name), "no", (thing,))
+        yield SceneQuestion("exist", EXIST.format(name), "no", (thing,))
     else:
         present = {thing.name for thing in things}
         names = [f"{color} {shape}" for color in COLORS for shape in SHAPES]
         name = rng.choice([name for name in names if name not in present])
-        yield Asked("exist", EXIST.format(name), "no")
+        yield SceneQuestion("exist", EXIST.format(name), "no")
 
 
-def _whole_scene(rng: random.Random, things: Sequence[Thing]) -> Iterator[Asked]:
+def _whole_scene(rng: random.Random, things: Sequence[Thing]) -> Iterator[SceneQuestion]:
     """A count, whose region is the whole scene, and two relations, whose region holds both things."""
-    yield Asked("global", COUNT, str(len(things)))
+    yield SceneQuestion("global", COUNT, str(len(things)))
     for axis, word in enumerate(RELATIONS):
         first, second = rng.sample(list(things), 2)
         holds = (first.x, first.y)[axis] < (second.x, second.y)[axis]
         question = RELATION.format(first.name, word, second.name)
-        yield Asked("global", question, "yes" if holds else "no", (first, second))
+        yield SceneQuestion("global", question, "yes" if holds else "no", (first, second))
 
 
 def _texture(pixels: np.random.Generator) -> Image.Image:

@@ -52,8 +52,8 @@ def scene_questions(count: int) -> list[Question]:
     found = (
         Question(f"{scene.name}-{number}", picture, asked.question, f"{asked.question}\n{SHORT_ANSWER}")
         for scene in make_scenes("validation", 0, count)
-        for picture in [scene.picture()]
-        for number, asked in enumerate(scene.asked)
+        for picture in [scene.image()]
+        for number, asked in enumerate(scene.questions)
     )
     return list(islice(found, count))
 

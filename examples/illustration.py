@@ -14,7 +14,7 @@ from dualfocus_lmms.visualize import draw
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit(__doc__)
-    scene = make_scene("test", 0, 0).picture()
+    scene = make_scene("test", 0, 0).image()
     trace = DualFocusModel("dualfocus-nano").ask(scene, "What digit is on the green circle?")
     drawn = draw(scene, trace)
     small = drawn.resize((drawn.width * 3 // 4, drawn.height * 3 // 4))

@@ -56,7 +56,7 @@ def questions(split: str, kind: Kind) -> list[Doc]:
             "version": VERSION,
         }
         for scene in make_scenes(split, SEED, SCENES)
-        for asked in scene.asked
+        for asked in scene.questions
         if asked.kind == kind
     ]
 
@@ -69,7 +69,7 @@ def picture(doc: Doc) -> list[Image.Image]:
 @lru_cache(maxsize=16)  # a scene's questions follow each other
 def _draw(name: str) -> Image.Image:
     split, seed, number = name.split("-")
-    return make_scene(split, int(seed), int(number)).picture()
+    return make_scene(split, int(seed), int(number)).image()
 
 
 def prompt(doc: Doc) -> str:

@@ -11,8 +11,8 @@ from dualfocus_lmms.scenes import COLORS, SIDE, make_scene, make_scenes
 def test_a_scene_is_the_same_whenever_it_is_made():
     first, again = make_scene("test", 3, 7), make_scene("test", 3, 7)
     assert first == again
-    assert first.picture().tobytes() == again.picture().tobytes()
-    assert first.picture().size == (SIDE, SIDE)
+    assert first.image().tobytes() == again.image().tobytes()
+    assert first.image().size == (SIDE, SIDE)
 
 
 def test_splits_and_seeds_share_no_scene():
@@ -28,7 +28,7 @@ def test_answers_are_true_and_yes_and_no_are_balanced():
     for scene in make_scenes("test", 0, 200):
         names = {thing.name: thing for thing in scene.things}
         assert len(names) == len(scene.things)
-        for asked in scene.asked:
+        for asked in scene.questions:
             words = asked.question.rstrip("?").split()
             if asked.kind == "detail":
                 assert asked.answer == names[" ".join(words[-2:])].digit
@@ -47,7 +47,7 @@ def test_answers_are_true_and_yes_and_no_are_balanced():
 
 def test_boxes_hold_the_things_and_their_colour():
     for scene in make_scenes("train", 0, 20):
-        pixels = np.asarray(scene.picture())
+        pixels = np.asarray(scene.image())
         for thing in scene.things:
             left, top, right, bottom = (round(value * SIDE) for value in thing.box.xyxy)
             same = np.all(pixels == COLORS[thing.color], axis=2)
@@ -55,7 +55,7 @@ def test_boxes_hold_the_things_and_their_colour():
             assert inside.mean() > 0.35
             assert same.sum() >= inside.sum()
             assert same[bottom - 2, thing.x]
-        for asked in scene.asked:
+        for asked in scene.questions:
             for thing in asked.things:
                 x0, y0, x1, y1 = thing.box.xyxy
                 assert asked.box.x0 <= x0 < x1 <= asked.box.x1

@@ -53,7 +53,7 @@ def test_threads_draw_the_same_scenes():
         pictures = list(threads.map(nano_docs.picture, docs))
     for doc, (picture,) in zip(docs, pictures, strict=True):
         assert (picture.mode, picture.size) == ("RGB", (SIDE, SIDE))
-        assert picture.tobytes() == make_scene("test", nano_docs.SEED, doc["scene"]).picture().tobytes()
+        assert picture.tobytes() == make_scene("test", nano_docs.SEED, doc["scene"]).image().tobytes()
 
 
 @pytest.mark.parametrize(("group", "split"), [("df_nano", "test"), ("df_nano_validation", "validation")])

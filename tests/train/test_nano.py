@@ -1,4 +1,4 @@
-"""The stages that make the small model: labels true to images, packed conversations true to inference."""
+"""The stages that train the small model: labels match images, packed conversations match inference."""
 
 from __future__ import annotations
 
@@ -43,22 +43,22 @@ def model():
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory) -> images.Labelled:
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(images, "PER_FILE", 40)
         return images.labelled(folder, 80)
 
 
-def test_pictures_are_what_the_image_processor_makes_of_them():
-    scene = make_scene("train", 0, 3).picture()
-    for picture in (scene, scene.crop((30, 40, 290, 170)), scene.crop((100, 0, 130, 400))):
-        ours = normalize(images.shrink(picture)[None])
+def test_images_are_shrunk_as_by_the_image_processor():
+    scene = make_scene("train", 0, 3).image()
+    for image in (scene, scene.crop((30, 40, 290, 170)), scene.crop((100, 0, 130, 400))):
+        ours = normalize(images.shrink(image)[None])
         assert ours.shape == (1, 3, SIDE, SIDE)
-        (theirs,) = FixedSizeImages(LLAVA, image_processor(), token=4, length=1)([picture])
+        (theirs,) = FixedSizeImages(LLAVA, image_processor(), token=4, length=1)([image])
         assert torch.allclose(ours, theirs.inputs["pixel_values"], atol=1e-5)
 
 
-def test_scenes_and_crops_alternate_and_know_their_things(few):
+def test_scenes_and_crops_alternate_and_have_their_labels(few):
     assert few.whole.tolist() == [True, False] * 80
     for number, scene in enumerate(make_scenes("train", 0, 80)):
         rows = few.things[2 * number]
@@ -81,19 +81,19 @@ def test_a_square_in_a_crop_lies_where_its_colour_is(few):
     for pixels, things in zip(few.pixels[1::2], few.things[1::2], strict=True):
         for thing in things[things[:, 1] == SHAPES.index("square")]:
             x, y = (thing[3] + 3 * thing[5]) / 4, (thing[4] + 3 * thing[6]) / 4  # beside the digit
-            seen = pixels[min(int(y * SIDE), SIDE - 1), int(x * SIDE)].astype(int)
-            nearest = min(COLORS.values(), key=lambda color: np.abs(seen - np.array(color)).sum())
+            color_found = pixels[min(int(y * SIDE), SIDE - 1), int(x * SIDE)].astype(int)
+            nearest = min(COLORS.values(), key=lambda color: np.abs(color_found - np.array(color)).sum())
             assert nearest == list(COLORS.values())[int(thing[0])]
 
 
-def test_pictures_are_drawn_once(tmp_path, monkeypatch):
+def test_images_are_drawn_once(tmp_path, monkeypatch):
     monkeypatch.setattr(images, "PER_FILE", 2)
     first = images.labelled(tmp_path, 2)
     monkeypatch.setattr(images, "draw_labelled", lambda scenes: pytest.fail("drawn again"))
     assert np.array_equal(images.labelled(tmp_path, 2).pixels, first.pixels)
 
 
-def test_a_mirrored_picture_has_its_things_on_the_other_side():
+def test_a_mirrored_image_has_its_things_on_the_other_side():
     pixels = np.zeros((SIDE, SIDE, 3), np.uint8)
     pixels[:, 0] = 255
     things = np.array([[0, 1, 7, 0.1, 0.2, 0.4, 0.5, 1], [-1] * 8], np.float32)
@@ -104,7 +104,7 @@ def test_a_mirrored_picture_has_its_things_on_the_other_side():
     assert (moved[1] == -1).all()
 
 
-def test_patch_targets_say_what_is_at_each_patch():
+def test_patch_targets_are_the_labels_of_the_covering_thing():
     targets = pretrain_vision.patch_targets(np.array([[THING, [-1] * 8]], np.float32))
     color = targets["color"].reshape(GRID, GRID)
     assert (color[2:4, 2:4] == 1).all()  # red is 1, nothing is 0
@@ -115,13 +115,13 @@ def test_patch_targets_say_what_is_at_each_patch():
     assert targets["edges"].reshape(GRID, GRID, 4)[3, 3].tolist() == [25, 25, 50, 50]
 
 
-def test_the_schedule_warms_up_stays_and_falls():
+def test_the_schedule_warms_up_stays_and_decays():
     assert [rate(step, 1000) for step in (0, 59, 300, 600)] == [1 / 60, 1, 1, 1]
     assert rate(800, 1000) == pytest.approx(0.5)
     assert rate(999, 1000) == 0.01
 
 
-def test_a_run_that_was_killed_goes_on_as_if_it_was_not(few, tmp_path, monkeypatch):
+def test_an_interrupted_run_ends_as_one_without_interruption(few, tmp_path, monkeypatch):
     monkeypatch.setattr(pretrain_vision, "BATCH", 16)
     whole, _ = pretrain_vision.train_tower(few, 2, "cpu", tmp_path / "whole")
 
@@ -141,35 +141,35 @@ def test_a_run_that_was_killed_goes_on_as_if_it_was_not(few, tmp_path, monkeypat
         assert torch.equal(value, continued.state_dict()[name]), name
 
 
-def test_a_loss_that_is_no_number_stops():
+def test_a_loss_that_is_not_a_number_raises():
     layer = torch.nn.Linear(2, 2)
     with pytest.raises(GenerationError):
         Optimizer([layer], 10).step(layer(torch.ones(1, 2)).sum() * float("nan"))
 
 
-def test_questions_are_true_to_their_things():
+def test_questions_and_answers_match_the_things():
     things = [THING, [2, 0, 3, 0.6, 0.1, 0.9, 0.4, 0]]  # and a blue circle to its right, higher up
-    asked = {kind: [choice.pair for choice in KINDS[kind](things)] for kind in WHOLE_MIX}
-    for question, answer, about in asked["locate"]:
+    pairs = {kind: [choice.pair for choice in KINDS[kind](things)] for kind in WHOLE_MIX}
+    for question, answer, about in pairs["locate"]:
         red = question.endswith("red square")
         assert answer == ("[0.25, 0.25, 0.50, 0.50]" if red else "[0.60, 0.10, 0.90, 0.40]")
         assert about is things[0 if red else 1]
-    for question, answer, _ in asked["relation"]:
+    for question, answer, _ in pairs["relation"]:
         subject = question.split("the ", 1)[1].startswith("red")
         assert (answer == "yes") == (subject if "left" in question else not subject)
-    for question, answer, about in asked["exist"]:
+    for question, answer, about in pairs["exist"]:
         assert (about is not None) == (answer == "yes")
         assert (answer == "yes") == ("red square" in question or "blue circle" in question)
-    assert {pair.answer for pair in asked["locate_both"]} == {"[0.25, 0.10, 0.90, 0.50]"}
-    assert [pair.answer for pair in asked["list"]] == ["red square, blue circle"]
-    assert [pair.answer for pair in asked["count"]] == ["2"]
-    assert [pair.answer for pair in asked["detail"]] == ["7"]  # the one that can be read
-    assert len(asked["relation"]) == 4
+    assert {pair.answer for pair in pairs["locate_both"]} == {"[0.25, 0.10, 0.90, 0.50]"}
+    assert [pair.answer for pair in pairs["list"]] == ["red square, blue circle"]
+    assert [pair.answer for pair in pairs["count"]] == ["2"]
+    assert [pair.answer for pair in pairs["detail"]] == ["7"]  # the one that can be read
+    assert len(pairs["relation"]) == 4
     assert KINDS["locate_both"]([THING]) == []
     assert ask(random.Random(0), [], WHOLE_MIX).answer in ("no", "0")
 
 
-def test_the_shares_of_a_kind_add_up_and_half_of_what_is_named_exists():
+def test_the_shares_of_a_kind_sum_to_one_and_half_of_the_named_things_exist():
     things = [THING, [2, 0, 3, 0.6, 0.1, 0.9, 0.4, 0]]
     for kind, choices in KINDS.items():
         assert sum(choice.share for choice in choices(things)) == pytest.approx(1), kind
@@ -180,21 +180,21 @@ def test_the_shares_of_a_kind_add_up_and_half_of_what_is_named_exists():
     assert near == pytest.approx(0.5 * (0.7 + 0.3 * 4 / 10))
 
 
-def test_a_box_is_thirteen_tokens_and_any_text_survives():
-    words = nano_tokenizer()
-    renderer = Renderer(words, LLAVA, words.convert_tokens_to_ids("<image>"))
+def test_a_box_is_thirteen_tokens_and_any_text_decodes_to_itself():
+    tokenizer = nano_tokenizer()
+    renderer = Renderer(tokenizer, LLAVA, tokenizer.convert_tokens_to_ids("<image>"))
     for box in (Box(0, 0, 1, 1), Box(0.07, 0.5, 0.33, 1)):
         written = LLAVA.box_format.write(box, (10, 10))
         ids = renderer.reply(written)
         assert len(ids) == 13
-        assert words.decode(ids).strip() == written
+        assert tokenizer.decode(ids).strip() == written
     for text in ("What digit is on the red circle?", "Who's there, at 5:30 pm? (A) nobody"):
-        assert words.decode(words(text).input_ids) == text
+        assert tokenizer.decode(tokenizer(text).input_ids) == text
 
 
-def test_packed_branches_are_what_inference_computes(model):
-    words = nano_tokenizer()
-    branches = base.Branches(words, model.config.image_token_id)
+def test_packed_branches_have_the_logits_of_inference(model):
+    tokenizer = nano_tokenizer()
+    branches = base.Branches(tokenizer, model.config.image_token_id)
     pairs = [
         Pair("Is it red?", "yes"),
         Pair(LOCATE.format("red square"), "[0.10, 0.20, 0.30, 0.40]"),
@@ -202,12 +202,12 @@ def test_packed_branches_are_what_inference_computes(model):
     ]
     row = [branches(pair) for pair in pairs]
     packed = base.pack(
-        branches.prefix, branches.first_patch, [row, row[:1]], words.pad_token_id, (1.0, 0.5, 0.1)
+        branches.prefix, branches.first_patch, [row, row[:1]], tokenizer.pad_token_id, (1.0, 0.5, 0.1)
     )
     pixels = torch.rand(2, 3, SIDE, SIDE)
     with torch.no_grad():
         together = _packed_logits(model, packed, pixels)
-        renderer = Renderer(words, LLAVA, model.config.image_token_id)
+        renderer = Renderer(tokenizer, LLAVA, model.config.image_token_id)
         start = len(branches.prefix)
         for pair, branch in zip(pairs, row, strict=True):
             conversation = Conversation().user(pair.question, Image.new("RGB", (4, 4)))
@@ -218,41 +218,43 @@ def test_packed_branches_are_what_inference_computes(model):
             assert torch.allclose(logits[len(branches.prefix) :], together[0, start:end], atol=1e-4)
             assert packed.labels[0, end - branch.reply : end].tolist() == list(branch.ids[-branch.reply :])
             assert (packed.labels[0, start : end - branch.reply] == -100).all()
-            assert branch.ids[-1] == words.eos_token_id
+            assert branch.ids[-1] == tokenizer.eos_token_id
             start = end
     box = packed.weights[0][packed.labels[0] >= 0][2:16]
     assert torch.allclose(box, torch.tensor([0.1, 1, 0.5] * 4 + [0.1, 0.1]))
 
 
-def test_tokens_are_shown_their_thing_and_the_words_that_name_it(model):
-    words = nano_tokenizer()
-    branches = base.Branches(words, model.config.image_token_id)
+def test_attention_targets_are_the_thing_and_the_words_that_name_it(model):
+    tokenizer = nano_tokenizer()
+    branches = base.Branches(tokenizer, model.config.image_token_id)
     branch = branches(Pair(LOCATE.format("red square"), "[0.25, 0.25, 0.50, 0.50]", THING))
     packed = base.pack(branches.prefix, branches.first_patch, [[branch]], 0, (1, 1, 1))
     start, end = len(branches.prefix), len(branches.prefix) + len(branch.ids)
-    tokens = words.convert_ids_to_tokens(packed.ids[0].tolist())
-    opening = end - branch.reply - 1  # the token that foretells the first of the reply
+    tokens = tokenizer.convert_ids_to_tokens(packed.ids[0].tolist())
+    opening = end - branch.reply - 1  # the token that predicts the first of the reply
     patches = packed.looks[0, opening].nonzero().flatten() - branches.first_patch
     assert patches.tolist() == [18, 19, 26, 27]  # rows and columns 2 and 3 of 8
-    assert [tokens[place] for place in packed.reads[0, opening].nonzero().flatten()] == [" red", " square"]
+    assert [tokens[index] for index in packed.reads[0, opening].nonzero().flatten()] == [" red", " square"]
     assert packed.looks[0, opening].max() > packed.looks[0, end - 3].max() > 0
     assert packed.looks[0, :opening].sum() == packed.reads[0, :start].sum() == 0
     unknown = branches(Pair("How many shapes are in the image?", "3"))
     assert base.pack(branches.prefix, branches.first_patch, [[unknown]], 0, (1, 1, 1)).looks.sum() == 0
 
 
-def test_attention_as_it_is_shown_costs_nothing(model):
+def test_attention_on_its_targets_has_no_loss(model):
     language = model.model.language_model
     states = torch.randn(1, 5, model.config.text_config.hidden_size)
     mask = torch.ones(5, 5, dtype=torch.bool).tril()[None, None]
-    everything, one = torch.zeros(1, 5, 5), torch.zeros(1, 5, 5)
-    everything[0, 3, :4], one[0, 3, 1] = 0.5, 1.0
+    everything, single = torch.zeros(1, 5, 5), torch.zeros(1, 5, 5)
+    everything[0, 3, :4], single[0, 3, 1] = 0.5, 1.0
     with torch.no_grad():
-        for layer in (base.READING, base.LOOKING):
-            loss, weight = base.shown(language, layer, states, mask, torch.arange(5)[None], everything)
+        for layer in (base.READ_LAYER, base.LOOK_LAYER):
+            loss, weight = base.attention_loss(
+                language, layer, states, mask, torch.arange(5)[None], everything
+            )
             assert weight == 0.5
-            assert loss == pytest.approx(0, abs=1e-6)  # all that it can see
-            loss, weight = base.shown(language, layer, states, mask, torch.arange(5)[None], one)
+            assert loss == pytest.approx(0, abs=1e-6)  # all that it may attend to
+            loss, weight = base.attention_loss(language, layer, states, mask, torch.arange(5)[None], single)
             assert weight == 1
             assert loss > 0.1
 
@@ -268,10 +270,10 @@ def _packed_logits(model, packed, pixels):
 
 def test_the_projector_starts_as_the_read_out_of_the_heads(few):
     torch.manual_seed(0)
-    words = nano_tokenizer()
-    fresh = LlavaForConditionalGeneration(nano_config(words))
+    tokenizer = nano_tokenizer()
+    fresh = LlavaForConditionalGeneration(nano_config(tokenizer))
     tower, heads = fresh.model.vision_tower, pretrain_vision.Heads(fresh.config.vision_config.hidden_size)
-    base.start_from(fresh, words, tower, heads, pretrain_vision.sample_features(tower, few, 1))
+    base.start_from(fresh, tokenizer, tower, heads, pretrain_vision.sample_features(tower, few, 1))
     with torch.no_grad():
         features = tower(pixel_values=normalize(few.pixels[:8])).last_hidden_state[:, 1:]
         projector = fresh.model.multi_modal_projector
@@ -279,14 +281,16 @@ def test_the_projector_starts_as_the_read_out_of_the_heads(few):
         assert torch.equal(units[..., :5].argmax(-1), logits.argmax(-1))
         tens = heads.tens(features).unflatten(-1, (4, 11)).argmax(-1)
         assert torch.equal(units[..., 19 : 19 + 44].unflatten(-1, (4, 11)).argmax(-1), tens)
-        red = fresh.model.language_model.get_input_embeddings().weight[words.convert_tokens_to_ids(" red")]
+        red = fresh.model.language_model.get_input_embeddings().weight[
+            tokenizer.convert_tokens_to_ids(" red")
+        ]
         assert torch.equal(projector.linear_2.weight[:, 1], red / 2)
         ratio = projector(features).norm(dim=-1).mean() / red.norm()
     assert 0.3 < ratio < 6
 
 
-def test_the_base_model_learns_something_and_keeps_its_tower(few, tmp_path, monkeypatch):
-    monkeypatch.setattr(base, "PICTURES", 2)
+def test_the_base_stage_keeps_its_tower_and_resumes(few, tmp_path, monkeypatch):
+    monkeypatch.setattr(base, "IMAGES", 2)
     tower, heads = pretrain_vision.train_tower(few, 1, "cpu", tmp_path / "tower")
     trained = base.train_base(few, tower, heads, 3, 0, "cpu", tmp_path / "base")
     for name, value in tower.state_dict().items():
@@ -295,7 +299,7 @@ def test_the_base_model_learns_something_and_keeps_its_tower(few, tmp_path, monk
     assert torch.equal(again.lm_head.weight, trained.lm_head.weight)
 
 
-def test_instructions_are_llavas_format(tmp_path):
+def test_instructions_have_llavas_format(tmp_path):
     write_instructions(tmp_path, list(make_scenes("train", 0, 6)))
     records = json.loads((tmp_path / "instructions.json").read_text())
     assert len(records) == 6

@@ -1,4 +1,4 @@
-"""The base stage within a given time: its packs are those of the other path, its run ends when it is to."""
+"""The base stage within a given time: its packs equal those of `base.pack`, its run ends in time."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def test_the_table_holds_every_question(drawn):
     for image in range(len(drawn)):
         branches = _questions(drawn, image)
         assert (drawn.share[image] > 0).sum() == len(branches)
-        for place, branch in enumerate(branches):
-            assert drawn.ids[image, place, : len(branch.ids)].tolist() == list(branch.ids)
+        for index, branch in enumerate(branches):
+            assert drawn.ids[image, index, : len(branch.ids)].tolist() == list(branch.ids)
     together = table.joined([drawn, drawn])
     assert all(len(getattr(together, field.name)) == 36 for field in fields(table.Table))
 
 
-def test_packs_and_their_loss_are_those_of_the_path_by_steps(model, drawn, filled):
+def test_packs_and_their_loss_equal_those_of_base_pack(model, drawn, filled):
     pack = filled.draw(8, 6, WHOLE_MIX, CROP_MIX, WEIGHTS)
     rows = []
     for row, image in enumerate(pack.images.tolist()):
@@ -90,22 +90,22 @@ def test_packs_and_their_loss_are_those_of_the_path_by_steps(model, drawn, fille
     assert ours.item() == pytest.approx(other.item(), rel=1e-5)
 
 
-def test_questions_are_drawn_as_often_as_they_are_asked(drawn, filled):
-    """Of all images, by kind; both ways draw 6,000."""
-    rng, asked = random.Random(0), dict.fromkeys(KINDS, 0)
+def test_packs_draw_each_kind_as_often_as_ask_does(drawn, filled):
+    """Over all images, by kind; 6,000 questions from each."""
+    rng, expected_counts = random.Random(0), dict.fromkeys(KINDS, 0)
     for _ in range(6000):
         view = rng.choices(range(3), packs.VIEW_SHARES)[0]
         image = 3 * rng.randrange(6) + view
         things = _things(drawn, image)
         question = ask(rng, things, CROP_MIX if view == 2 else WHOLE_MIX).question
         kind = next(k for k in KINDS if question in {choice.pair.question for choice in KINDS[k](things)})
-        asked[kind] += 1
+        expected_counts[kind] += 1
     kinds = filled.draw(1000, 6, WHOLE_MIX, CROP_MIX, WEIGHTS).kind.flatten().bincount(minlength=len(KINDS))
-    for count, expected in zip(kinds.tolist(), asked.values(), strict=True):
+    for count, expected in zip(kinds.tolist(), expected_counts.values(), strict=True):
         assert count == pytest.approx(expected, abs=150)
 
 
-def test_what_does_not_fit_is_left_out(filled, monkeypatch):
+def test_a_branch_that_does_not_fit_is_left_out(filled, monkeypatch):
     monkeypatch.setattr(packs, "LENGTH", 135)
     pack = filled.draw(8, 6, {"locate": 1}, {"exist": 1}, WEIGHTS)
     whole = pack.kind[:, 0] == table.KIND_NAMES.index("locate")
@@ -115,10 +115,10 @@ def test_what_does_not_fit_is_left_out(filled, monkeypatch):
     assert (pack.packed.labels[whole, 134] == -100).all()
 
 
-def test_a_probe_sees_what_is_correct(model, filled, monkeypatch):
+def test_probe_counts_correct_replies_and_repeats_its_questions(model, filled, monkeypatch):
     monkeypatch.setattr(probe, "ROWS", 8)
     monkeypatch.setattr(probe, "BATCHES", 1)
-    monkeypatch.setattr(probe, "_replies", lambda model, packs, pack: (_true(pack), _true(pack)))
+    monkeypatch.setattr(probe, "_replies", lambda model, packs, pack: (_labels(pack), _labels(pack)))
     figures = probe.probe(model, filled, 6)
     assert figures["locate"] == pytest.approx(1)
     assert set(figures.values()) == {1} or min(figures.values()) > 0.999
@@ -129,12 +129,12 @@ def test_a_probe_sees_what_is_correct(model, filled, monkeypatch):
     assert max(probe.probe(model, filled, 6).values()) < 0.9
 
 
-def _true(pack):
-    places = (pack.begin[:, :, None] + torch.arange(14)).clamp(max=packs.LENGTH - 1)
-    return pack.packed.ids.gather(1, places.flatten(1)).view_as(places)
+def _labels(pack):
+    positions = (pack.begin[:, :, None] + torch.arange(14)).clamp(max=packs.LENGTH - 1)
+    return pack.packed.ids.gather(1, positions.flatten(1)).view_as(positions)
 
 
-def test_boxes_are_read_from_their_tokens():
+def test_boxes_are_decoded_from_their_tokens():
     ids = torch.tensor(
         table.branch_maker()(KINDS["locate"]([[0, 1, 7, 0.25, 0.3, 0.5, 1, 1]])[0].pair).ids[-14:]
     )
@@ -144,7 +144,7 @@ def test_boxes_are_read_from_their_tokens():
     assert probe.iou(half, torch.zeros(4)).item() == 0
 
 
-def test_heads_find_in_features_what_is_there():
+def test_fitted_heads_read_the_labels_in_features():
     rng = np.random.default_rng(0)
     things = np.full((64, 4, 8), -1, np.float32)
     things[:, 0] = [
@@ -157,24 +157,22 @@ def test_heads_find_in_features_what_is_there():
     code = np.eye(5)[targets["color"]]
     features = torch.from_numpy(np.concatenate([100 + 50 * code, rng.normal(size=(64, 64, 3))], 2)).float()
     heads = fit_heads(features, things, steps=200)
-    guessed = heads.kinds["color"](features).argmax(-1).numpy()
-    assert (guessed == targets["color"]).mean() > 0.99
+    predicted = heads.kinds["color"](features).argmax(-1).numpy()
+    assert (predicted == targets["color"]).mean() > 0.99
 
 
 @pytest.mark.parametrize("go_on", [False, True])
 def test_a_timed_run_ends_in_time_and_keeps_its_tower(model, go_on):
     kept = []
-    plan = timed.Plan(
-        0.1, pictures=2, branches=2, scenes=64, first=32, held_out=8, workers=1, log=0.5, probe=2
-    )
-    before = {name: value.clone() for name, value in model.model.vision_tower.state_dict().items()}
+    plan = timed.Plan(0.1, images=2, branches=2, scenes=64, first=32, held_out=8, workers=1, log=0.5, probe=2)
+    weights = {name: value.clone() for name, value in model.model.vision_tower.state_dict().items()}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(probe, "ROWS", 4)
         patch.setattr(probe, "BATCHES", 1)
         trained = timed.train_timed(plan, model, go_on, "cpu", kept.append)
     assert kept
     for name, value in trained.model.vision_tower.state_dict().items():
-        assert torch.equal(value, before[name]), name
+        assert torch.equal(value, weights[name]), name
     assert (trained is model) == go_on
 
 
@@ -184,7 +182,7 @@ def test_workers_draw_in_order_and_end(monkeypatch):
     with table.Drawing(todo, 2) as tables:
         drawn = [*tables]
         assert not tables.ready
-    assert [len(one) for one in drawn] == [6, 6, 6, 3]
+    assert [len(part) for part in drawn] == [6, 6, 6, 3]
     assert np.array_equal(drawn[2].pixels, table.draw_table("train", [2, 3]).pixels)
     with table.Drawing(table.tasks("train", 400), 2) as tables:
         next(tables)

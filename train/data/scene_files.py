@@ -37,7 +37,7 @@ def _write(folder: Path, pictures: Path, scenes: Sequence[Scene], first_id: int)
     pictures.mkdir(parents=True)
     images, objects, questions = [], [], []
     for image_id, scene in enumerate(tqdm(scenes, desc="scenes", leave=False), first_id):
-        scene.picture().save(pictures / f"{image_id}.jpg", quality=92)
+        scene.image().save(pictures / f"{image_id}.jpg", quality=92)
         images.append({"image_id": image_id, "width": SIDE, "height": SIDE, "url": f"VG_100K/{image_id}.jpg"})
         records = {thing: _record(thing, image_id, place) for place, thing in enumerate(scene.things)}
         objects.append({"image_id": image_id, "objects": list(records.values())})
@@ -70,5 +70,5 @@ def _qas(scene: Scene, image_id: int, records: dict[Thing, dict[str, Any]]) -> l
             "a_objects": [],
             "kind": asked.kind,
         }
-        for place, asked in enumerate(scene.asked)
+        for place, asked in enumerate(scene.questions)
     ]

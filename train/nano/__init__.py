@@ -1,4 +1,4 @@
-"""The small model that comes with the project: how it is trained from nothing.
+"""The small model that comes with the project: how it is trained from scratch.
 
     python -m dualfocus_lmms.train.nano --seed 0 --output runs/nano
 

@@ -1,4 +1,4 @@
-"""python -m dualfocus_lmms.train.nano --seed 0 --output runs/nano: the small model from nothing."""
+"""python -m dualfocus_lmms.train.nano --seed 0 --output runs/nano: the small model from scratch."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from dualfocus_lmms.train.trainer.recipe import processes
 from dualfocus_lmms.train.trainer.trainer import train
 from dualfocus_lmms.train.vg.visual_genome import build
 
-PICTURES = 16_000  # scenes of the first two stages
+TOWER_SCENES = 16_000  # scenes of the first two stages
 SCENES, HELD_OUT = 2400, 40  # scenes of the last one, and of its evaluation
-SEE_STEPS = (2800, 1600)  # twice through the schedule: what is small is learned late
+SEE_STEPS = (2800, 1600)  # the schedule runs twice: small details are learned late
 BASE_STEPS = 1400
 MINUTES = 5.0  # of stage 2 on a GPU
 NANO = "dualfocus-nano"
@@ -64,14 +64,14 @@ class Stage(str, Enum):
 
 def draw(output: Path) -> Labelled:
     """The images of stages 1 and 2, in `output`/pictures."""
-    return labelled(output / "pictures", PICTURES)
+    return labelled(output / "pictures", TOWER_SCENES)
 
 
-def make_tower(output: Path, device: str, pictures: Labelled) -> tuple[Any, Any]:
+def make_tower(output: Path, device: str, images: Labelled) -> tuple[Any, Any]:
     """Stage 1: tower and heads. Trained once and shared by all seeds, as all LLaVA models share one CLIP."""
     first, second = output / "tower-1.pt", output / "tower-2.pt"
-    train_tower(pictures, SEE_STEPS[0], device, first)
-    return train_tower(pictures, SEE_STEPS[1], device, second, before=first)
+    train_tower(images, SEE_STEPS[0], device, first)
+    return train_tower(images, SEE_STEPS[1], device, second, before=first)
 
 
 def make_base(output: Path, device: str, timed: Timed | None = None) -> Path:
@@ -84,9 +84,9 @@ def make_base(output: Path, device: str, timed: Timed | None = None) -> Path:
         train_timed(timed.plan, source, timed.go_on, device, lambda model: save_base(model, latest))
         latest.replace(result)
     elif not (result / "config.json").exists():
-        pictures = draw(output)
-        tower, heads = make_tower(output, device, pictures)
-        model = train_base(pictures, tower, heads, BASE_STEPS, 0, device, output / "base.pt")
+        images = draw(output)
+        tower, heads = make_tower(output, device, images)
+        model = train_base(images, tower, heads, BASE_STEPS, 0, device, output / "base.pt")
         if rank_and_world()[0] == 0:
             unfinished = output / "base.unfinished"
             save_base(model, unfinished)
@@ -165,21 +165,21 @@ def main(
     go_on: Annotated[
         bool, typer.Option("--continue", help="With --minutes: take that checkpoint's language model, too.")
     ] = False,
-    pictures: Annotated[int, typer.Option(help="With --minutes: images of a step.")] = Plan.pictures,
+    pictures: Annotated[int, typer.Option(help="With --minutes: images of a step.")] = Plan.images,
     scenes: Annotated[int, typer.Option(help="With --minutes: scenes drawn at most.")] = Plan.scenes,
     first: Annotated[int, typer.Option(help="With --minutes: scenes before the first step.")] = Plan.first,
-    held_out: Annotated[int, typer.Option(help="With --minutes: scenes to look at.")] = Plan.held_out,
+    held_out: Annotated[int, typer.Option(help="With --minutes: held-out scenes.")] = Plan.held_out,
     workers: Annotated[int, typer.Option(help="With --minutes: processes that draw.")] = Plan.workers,
     speed: Annotated[float, typer.Option(help="With --minutes: factor on the learning rates.")] = Plan.speed,
     showing: Annotated[
         float,
-        typer.Option(help="With --minutes: share of the time in which tokens are shown where to attend."),
+        typer.Option(help="With --minutes: share of the time in which attention is supervised."),
     ] = Plan.showing,
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Changes to the recipe of stage 3, as key=value.")
     ] = None,
 ) -> None:
-    """Train the small model from nothing. The same command continues a run that was interrupted."""
+    """Train the small model from scratch. The same command continues a run that was interrupted."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the worker processes, too
     torch.set_num_threads(1)  # at this size more threads only wait for each other
     if processes() > 1:
@@ -201,7 +201,7 @@ def main(
     if minutes is not None:
         plan = Plan(
             minutes,
-            pictures=pictures,
+            images=pictures,
             scenes=scenes,
             first=first,
             held_out=held_out,

@@ -28,7 +28,7 @@ def fit_heads(features: torch.Tensor, things: np.ndarray, steps: int = STEPS) ->
         loss.backward()
         optimizer.step()
         schedule.step()
-    with torch.no_grad():  # of features as they are
+    with torch.no_grad():  # so that the heads take features that are not standardised
         for head in heads.linears().values():
             head.weight.div_(deviation)
             head.bias.sub_(head.weight @ mean)

@@ -1,4 +1,4 @@
-"""Scenes and crops of them at the encoder's resolution, with what is where, for the first two stages.
+"""Scenes and crops of them at the encoder's resolution, with their labels, for the first two stages.
 
 Rendered once into files of numbers, so that an epoch costs no drawing.
 """
@@ -30,7 +30,7 @@ COLOR_NAMES = tuple(COLORS)
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """Pictures with their things.
+    """Images with their things.
 
     pixels: (N, SIDE, SIDE, 3) uint8. things: (N, MOST, 8) float32, for each thing the numbers of its colour
     and shape, its digit, its box x0, y0, x1, y1 as fractions of the image, and whether the digit can be
@@ -48,12 +48,12 @@ class Labelled:
 def labelled(folder: str | Path, scenes: int, split: str = "train", seed: int = 0) -> Labelled:
     """The first `scenes` scenes of a split, a multiple of PER_FILE: each once whole and once as a crop.
 
-    What the folder holds already is not drawn again.
+    Files that are in the folder already are not drawn again.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     parts = []
-    for start in tqdm(range(0, scenes, PER_FILE), desc="pictures", leave=False):
+    for start in tqdm(range(0, scenes, PER_FILE), desc="images", leave=False):
         path = folder / f"{split}-{seed}-{start:06d}.npz"
         if not path.exists():
             drawn: Any = draw_labelled([make_scene(split, seed, start + n) for n in range(PER_FILE)])
@@ -68,19 +68,19 @@ def draw_labelled(scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
     """The fields of `Labelled` for scenes, each once whole and once as a crop."""
     pixels, things, whole = [], [], []
     for scene in scenes:
-        picture = scene.picture()
+        image = scene.image()
         rng = random.Random(f"crop {scene.name}")
         full = (0, 0, SCENE_SIDE, SCENE_SIDE)
         for rectangle in (full, crop_rectangle(rng, scene.things)):
-            pixels.append(shrink(picture.crop(rectangle)))
+            pixels.append(shrink(image.crop(rectangle)))
             things.append(visible(scene.things, rectangle))
             whole.append(rectangle == full)
     return {"pixels": np.stack(pixels), "things": np.stack(things), "whole": np.array(whole)}
 
 
-def shrink(picture: Image.Image) -> np.ndarray:
+def shrink(image: Image.Image) -> np.ndarray:
     """(SIDE, SIDE, 3) uint8 of an image, as the image processor pads and resizes it."""
-    square = pad_to_square(picture, _PAD)
+    square = pad_to_square(image, _PAD)
     return np.asarray(square.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
 
 
@@ -102,13 +102,13 @@ def crop_rectangle(rng: random.Random, things: Sequence[Thing]) -> tuple[int, in
 
 
 def visible(things: Sequence[Thing], rectangle: tuple[int, int, int, int]) -> np.ndarray:
-    """(MOST, 8): the things that a rectangle of the scene shows for the most part."""
+    """(MOST, 8): the things of which a rectangle of the scene shows at least 60%."""
     left, top, right, bottom = rectangle
     width, height = right - left, bottom - top
     side = max(width, height)
     shift = ((side - width) // 2 - left, (side - height) // 2 - top)
     rows = np.full((MOST, 8), -1.0, dtype=np.float32)
-    place = 0
+    row = 0
     for thing in things:
         x0, x1 = max(thing.x - thing.radius, left), min(thing.x + thing.radius, right)
         y0, y1 = max(thing.y - thing.radius, top), min(thing.y + thing.radius, bottom)
@@ -124,15 +124,15 @@ def visible(things: Sequence[Thing], rectangle: tuple[int, int, int, int]) -> np
         readable = inside and thing.digit_height * SIDE / side >= READABLE
         box = ((x0 + shift[0]) / side, (y0 + shift[1]) / side, (x1 + shift[0]) / side, (y1 + shift[1]) / side)
         kind = (COLOR_NAMES.index(thing.color), SHAPES.index(thing.shape), int(thing.digit))
-        rows[place] = (*kind, *box, readable)
-        place += 1
+        rows[row] = (*kind, *box, readable)
+        row += 1
     return rows
 
 
 def flip(pixels: np.ndarray, things: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """An image and its things in the mirror; digits cannot be read there."""
+    """An image and its things, mirrored; mirrored digits count as unreadable."""
     mirrored = things.copy()
-    there = things[:, 0] >= 0
-    mirrored[there, 3], mirrored[there, 5] = 1 - things[there, 5], 1 - things[there, 3]
-    mirrored[there, 7] = 0
+    present = things[:, 0] >= 0
+    mirrored[present, 3], mirrored[present, 5] = 1 - things[present, 5], 1 - things[present, 3]
+    mirrored[present, 7] = 0
     return pixels[:, ::-1], mirrored

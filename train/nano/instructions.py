@@ -1,6 +1,6 @@
 """Instruction data in LLaVA's own format: what the base model learned in stage 2, for the mixture of stage 3.
 
-The paper mixes DualFocus samples with LLaVA-1.5's instruction data (section 4.2); this is the like of them.
+The paper mixes DualFocus samples with LLaVA-1.5's instruction data (section 4.2); this takes its place here.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def write_instructions(
         rectangle = (0, 0, SIDE, SIDE) if whole else crop_rectangle(rng, scene.things)
         things = [list(map(float, row)) for row in visible(scene.things, rectangle) if row[0] >= 0]
         name = f"{scene.name}.jpg"
-        scene.picture().crop(rectangle).save(images / name, quality=92)
+        scene.image().crop(rectangle).save(images / name, quality=92)
         pairs = [ask(rng, things, whole_mix if whole else CROP_MIX) for _ in range(ROUNDS)]
         records.append({"id": scene.name, "image": name, "conversations": _turns(pairs)})
     atomic_write(folder / "instructions.json", json.dumps(records))
@@ -42,7 +42,7 @@ def write_instructions(
 
 def _turns(rounds: Sequence[Pair]) -> list[dict[str, str]]:
     turns = []
-    for number, asked in enumerate(rounds):
-        turns.append({"from": "human", "value": asked.question if number else f"<image>\n{asked.question}"})
-        turns.append({"from": "gpt", "value": asked.answer})
+    for number, pair in enumerate(rounds):
+        turns.append({"from": "human", "value": pair.question if number else f"<image>\n{pair.question}"})
+        turns.append({"from": "gpt", "value": pair.answer})
     return turns

@@ -1,4 +1,4 @@
-"""Muon on matrices, AdamW on the rest, one schedule for both; and a state that survives a kill."""
+"""Muon on matrices, AdamW on the rest, one schedule for both; and a state to resume from."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class Muon(torch.optim.Optimizer):
                 if matrix.grad is not None:
                     by_shape.setdefault(matrix.shape, []).append(matrix)
             for (rows, columns), matrices in by_shape.items():
-                ways = orthogonal(torch.stack(self._ways(matrices, group["momentum"])))
+                directions = orthogonal(torch.stack(self._directions(matrices, group["momentum"])))
                 change = group["lr"] * max(1, rows / columns) ** 0.5
-                torch._foreach_sub_(matrices, list(ways.unbind()), alpha=change)
+                torch._foreach_sub_(matrices, list(directions.unbind()), alpha=change)
 
-    def _ways(self, matrices: list[torch.Tensor], momentum: float) -> list[torch.Tensor]:
+    def _directions(self, matrices: list[torch.Tensor], momentum: float) -> list[torch.Tensor]:
         """The gradients with Nesterov's momentum."""
         gradients = [matrix.grad for matrix in matrices if matrix.grad is not None]
         for matrix in matrices:
@@ -123,7 +123,7 @@ def _add_up(parameters: list[nn.Parameter]) -> None:
 
 
 def rank_and_world() -> tuple[int, int]:
-    """Number of this process and how many there are."""
+    """The rank of this process, and the number of processes."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
@@ -137,16 +137,16 @@ def total(value: torch.Tensor) -> torch.Tensor:
 
 def rate(step: int, steps: int) -> float:
     """The learning rate's factor: warm-up, constant, linear decay."""
-    return min((step + 1) / WARMUP, falling(step / steps))
+    return min((step + 1) / WARMUP, decay(step / steps))
 
 
-def falling(share: float) -> float:
+def decay(share: float) -> float:
     """The learning rate's factor when this share of a run is over, without warm-up."""
     return min(1.0, max((1 - share) / (1 - STEADY), LAST))
 
 
 def save(path: Path, **state: Any) -> None:
-    """Write a state under its name only when it is complete."""
+    """Write a state to a file that appears only when it is complete."""
     with replacing(path) as temporary:
         torch.save(state, temporary)
 

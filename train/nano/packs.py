@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from dualfocus_lmms.models.tiny.nano import GRID, WIDTH, normalize
-from dualfocus_lmms.train.nano.base import Branches, Packed, box_weights_of
+from dualfocus_lmms.train.nano.base import Branches, Packed, box_token_weights
 from dualfocus_lmms.train.nano.images import MOST
 from dualfocus_lmms.train.nano.table import KIND_NAMES, LONGEST, QUESTIONS, VIEWS, Table
 
@@ -26,8 +26,8 @@ _COLUMNS = tuple(field.name for field in fields(Table) if field.name not in ("pi
 class Pack:
     """A batch of K branches a row.
 
-    images: (B,), places in the table. begin: (B, K), where the replies begin. reply, kind: (B, K), their
-    tokens and the places of their kinds in KIND_NAMES. fits: (B, K) bool, whether the branch is there.
+    images: (B,), indices into the table. begin: (B, K), where the replies begin. reply, kind: (B, K), their
+    lengths and the indices of their kinds in KIND_NAMES. fits: (B, K) bool, whether it holds the branch.
     """
 
     packed: Packed
@@ -41,13 +41,13 @@ class Pack:
 class Packs:
     """A growing table on a device, and the packs drawn from it.
 
-    features: (N, P, D) float32 of all images so far, `len` of which are there.
+    features: (N, P, D) float32, filled for the first `len` images.
     """
 
     def __init__(self, branches: Branches, pad: int, images: int, device: str, seed: int) -> None:
         self._prefix = torch.tensor(branches.prefix, device=device)
         self._first_patch, self._pad, self._device = branches.first_patch, pad, device
-        self._naming = torch.tensor(sorted(branches.naming), device=device)
+        self._name_ids = torch.tensor(sorted(branches.name_ids), device=device)
         self._random = torch.Generator(device).manual_seed(seed)
         self._is_box = torch.tensor([name.startswith("locate") for name in KIND_NAMES], device=device)
         self._count = 0
@@ -65,20 +65,20 @@ class Packs:
         return self._count
 
     def reseed(self, seed: int) -> None:
-        """From here on draw what a new one with this seed draws."""
+        """From now on draw what a new object with this seed draws."""
         self._random.manual_seed(seed)
 
     @torch.no_grad()
     def add(self, table: Table, tower: Any) -> None:
-        """Put a table's images behind those that are there, with the tower's features."""
-        place = slice(self._count, self._count + len(table))
+        """Append a table's images, with the tower's features."""
+        rows = slice(self._count, self._count + len(table))
         for name in _COLUMNS:
             column: torch.Tensor = getattr(self, f"_{name}")
-            column[place] = torch.from_numpy(getattr(table, name)).to(self._device)
+            column[rows] = torch.from_numpy(getattr(table, name)).to(self._device)
         for start in range(0, len(table), AT_ONCE):
             pixels = torch.from_numpy(table.pixels[start : start + AT_ONCE]).to(self._device)
-            seen = tower(pixel_values=normalize(pixels)).last_hidden_state[:, 1:]
-            self.features[self._count + start : self._count + start + len(seen)] = seen
+            features = tower(pixel_values=normalize(pixels)).last_hidden_state[:, 1:]
+            self.features[self._count + start : self._count + start + len(features)] = features
         self._count += len(table)
 
     def draw(
@@ -112,27 +112,27 @@ class Packs:
         )
         ends = prefix + lengths.cumsum(1)
         starts, fits = ends - lengths, ends <= LENGTH
-        place = torch.arange(LENGTH, device=device)
-        number = (place[None, :, None] >= ends[:, None]).sum(-1)  # (B, L): branches that are over
+        position = torch.arange(LENGTH, device=device)
+        number = (position[None, :, None] >= ends[:, None]).sum(-1)  # (B, L): branches that have ended
         branch = number.clamp(max=chosen.shape[1] - 1)
-        inside = (place >= prefix) & (number < chosen.shape[1]) & fits.gather(1, branch)
-        offset = torch.where(inside, place - starts.gather(1, branch), 0)
+        inside = (position >= prefix) & (number < chosen.shape[1]) & fits.gather(1, branch)
+        offset = torch.where(inside, position - starts.gather(1, branch), 0)
         length, reply = lengths.gather(1, branch), replies.gather(1, branch)
-        said = inside & (offset >= length - reply)
+        is_reply = inside & (offset >= length - reply)
 
         ids = self._ids[images[:, None], chosen.gather(1, branch), offset].long()
         ids = torch.where(inside, ids, self._pad)
         ids[:, :prefix] = self._prefix
         positions = torch.where(inside, prefix + offset, 0)
-        positions[:, :prefix] = place[:prefix]
+        positions[:, :prefix] = position[:prefix]
         number = torch.where(inside, branch + 1, -1)
         number[:, :prefix] = 0
-        pattern = torch.tensor(box_weights_of(box_weights), device=device)
+        pattern = torch.tensor(box_token_weights(box_weights), device=device)
         in_reply = (offset - (length - reply)).clamp(0, len(pattern) - 1)
         is_box = self._is_box[kinds.gather(1, branch)]
-        weights = torch.where(said, torch.where(is_box, pattern[in_reply], 1.0), 0.0)
+        weights = torch.where(is_reply, torch.where(is_box, pattern[in_reply], 1.0), 0.0)
 
-        before = offset - (length - reply - 1)  # 0 and 1: tokens that have nothing but the question to go by
+        before = offset - (length - reply - 1)  # 0 and 1: tokens that depend on the question alone
         opening = inside & (before >= 0) & (before <= 1)
         later = inside & (before >= 0) & (offset < length - 1)
         strength = torch.where(opening, 1.0, torch.where(later, 0.3, 0.0))
@@ -140,11 +140,11 @@ class Packs:
         patches = self._patches[images[:, None], things.clamp(min=0)]  # (B, K, P)
         patches = patches.gather(1, branch[:, :, None].expand(-1, -1, patches.shape[2]))
         looks = torch.zeros(*ids.shape, LENGTH, device=device)
-        seen = slice(self._first_patch, self._first_patch + patches.shape[2])
-        looks[:, :, seen] = (strength * known)[:, :, None] * patches
-        naming = inside & ~said & torch.isin(ids, self._naming)
+        patch_columns = slice(self._first_patch, self._first_patch + patches.shape[2])
+        looks[:, :, patch_columns] = (strength * known)[:, :, None] * patches
+        naming = inside & ~is_reply & torch.isin(ids, self._name_ids)
         same = number[:, :, None] == number[:, None]
         reads = (opening[:, :, None] & naming[:, None] & same).float()
-        labels = torch.where(said, ids, -100)
+        labels = torch.where(is_reply, ids, -100)
         packed = Packed(ids, positions, number, labels, weights, looks, reads)
         return Pack(packed, images, ends - replies, replies, kinds, fits)

@@ -1,4 +1,4 @@
-"""Stage 1: a vision tower that tells, at every patch, what is there and from where to where it reaches.
+"""Stage 1: a vision tower whose patch features tell which thing a patch shows, and the thing's box.
 
 Linear heads on the patch features, dropped afterwards: colour, shape, the two digits of every edge of the
 thing's box, and on crops the digit it carries.
@@ -25,7 +25,7 @@ from dualfocus_lmms.train.nano.optimizer import Optimizer, restore, save
 BATCH = 64
 SEED = 0
 EVERY = 200  # steps from one saved state to the next
-_NO = -100
+_IGNORED = -100
 SIZES = {"color": len(COLORS) + 1, "shape": len(SHAPES) + 1, "digit": len(DIGITS)}
 WEIGHTS = {"color": 1.0, "shape": 1.0, "digit": 2.0}
 EDGES = 4
@@ -33,7 +33,7 @@ TENS, ONES = 11, 10  # 0.00 to 1.00, in hundredths
 
 
 def train_tower(
-    pictures: Labelled, steps: int, device: str, state: Path, before: Path | None = None
+    images: Labelled, steps: int, device: str, state: Path, before: Path | None = None
 ) -> tuple[CLIPVisionModel, Heads]:
     """A tower and its heads, trained for `steps` batches of BATCH images; resumes from `state`.
 
@@ -57,7 +57,7 @@ def train_tower(
         rng.bit_generator.state = saved["rng"]
         start = saved["step"]
     for step in trange(start, steps, initial=start, total=steps, desc="see", mininterval=5):
-        pixels, things = batch(pictures, rng)
+        pixels, things = batch(images, rng)
         targets = {name: torch.from_numpy(value).to(device) for name, value in patch_targets(things).items()}
         features = tower(pixel_values=normalize(pixels).to(device)).last_hidden_state[:, 1:]
         loss, figures = heads.loss(features, targets)
@@ -77,35 +77,37 @@ def train_tower(
     return tower.eval(), heads.eval()
 
 
-def batch(pictures: Labelled, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def batch(images: Labelled, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Pixels and things of BATCH images, half of them crops; half of the whole scenes are mirrored."""
-    chosen = rng.choice(len(pictures), BATCH, replace=False)
+    chosen = rng.choice(len(images), BATCH, replace=False)
     pairs = []
     for number in chosen:
-        pair = pictures.pixels[number], pictures.things[number]
-        pairs.append(flip(*pair) if pictures.whole[number] and rng.random() < 0.5 else pair)
+        pair = images.pixels[number], images.things[number]
+        pairs.append(flip(*pair) if images.whole[number] and rng.random() < 0.5 else pair)
     return np.stack([pixels for pixels, _ in pairs]), np.stack([things for _, things in pairs])
 
 
 def patch_targets(things: np.ndarray) -> dict[str, np.ndarray]:
     """The label of each patch of each image: colour and shape (0: nothing), digit, edges in hundredths.
 
-    things: (B, MOST, 8). Returns color, shape, digit (B, P) and edges (B, P, 4); -100 where nothing is asked.
+    things: (B, MOST, 8). Returns color, shape, digit (B, P) and edges (B, P, 4); -100 without a label.
     """
     centres = (np.arange(GRID) + 0.5) / GRID
     y, x = (grid.reshape(1, 1, -1) for grid in np.meshgrid(centres, centres, indexing="ij"))
     x0, y0, x1, y1 = (things[:, :, 3 + edge, None] for edge in range(EDGES))
     covers = (x0 <= x) & (x <= x1) & (y0 <= y) & (y <= y1) & (things[:, :, :1] >= 0)  # (B, MOST, P)
     owner = covers.argmax(1)  # (B, P)
-    there = covers.any(1)
+    covered = covers.any(1)
     owned = np.take_along_axis(things, owner[:, :, None], axis=1)  # (B, P, 8)
-    away = np.abs(np.stack([x[0], y[0]], -1) - _digit_centres(owned)).max(-1)  # (B, P)
-    near = np.less(away, 0.75 / GRID)
+    distance = np.abs(np.stack([x[0], y[0]], -1) - _digit_centres(owned)).max(-1)  # (B, P)
+    near = np.less(distance, 0.75 / GRID)
     return {
-        "color": np.where(there, owned[:, :, 0] + 1, 0).astype(np.int64),
-        "shape": np.where(there, owned[:, :, 1] + 1, 0).astype(np.int64),
-        "digit": np.where(there & near & (owned[:, :, 7] > 0), owned[:, :, 2], _NO).astype(np.int64),
-        "edges": np.where(np.expand_dims(there, 2), np.round(owned[:, :, 3:7] * 100), _NO).astype(np.int64),
+        "color": np.where(covered, owned[:, :, 0] + 1, 0).astype(np.int64),
+        "shape": np.where(covered, owned[:, :, 1] + 1, 0).astype(np.int64),
+        "digit": np.where(covered & near & (owned[:, :, 7] > 0), owned[:, :, 2], _IGNORED).astype(np.int64),
+        "edges": np.where(np.expand_dims(covered, 2), np.round(owned[:, :, 3:7] * 100), _IGNORED).astype(
+            np.int64
+        ),
     }
 
 
@@ -132,33 +134,34 @@ class Heads(nn.Module):
     def loss(
         self, features: torch.Tensor, targets: dict[str, torch.Tensor]
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        """The sum of all heads' losses; and for the log the share each gets right where something is."""
+        """The sum of all heads' losses; and for the log the accuracy of each where there is a thing."""
         losses, figures = [], {}
         for name, head in self.kinds.items():
             logits = head(features).flatten(0, 1)
-            right = targets[name].flatten()
-            losses.append(WEIGHTS[name] * cross_entropy(logits, right, ignore_index=_NO))
-            figures[name] = _share(logits, right, 0 if name != "digit" else _NO)
+            labels = targets[name].flatten()
+            losses.append(WEIGHTS[name] * cross_entropy(logits, labels, ignore_index=_IGNORED))
+            figures[name] = _accuracy(logits, labels, 0 if name != "digit" else _IGNORED)
         edges = targets["edges"].flatten()
-        asked = edges != _NO
-        tens = self.tens(features).reshape(-1, TENS)[asked]
-        ones = self.ones(features).reshape(-1, ONES)[asked]
-        losses.append(2 * cross_entropy(tens, edges[asked] // 10))
-        losses.append(0.5 * cross_entropy(ones, edges[asked] % 10))
-        guess = 10 * tens.argmax(1) + ones.argmax(1)
-        figures["edge_error"] = (guess - edges[asked]).abs().float().mean().item() / 100
+        labelled = edges != _IGNORED
+        tens = self.tens(features).reshape(-1, TENS)[labelled]
+        ones = self.ones(features).reshape(-1, ONES)[labelled]
+        losses.append(2 * cross_entropy(tens, edges[labelled] // 10))
+        losses.append(0.5 * cross_entropy(ones, edges[labelled] % 10))
+        predicted = 10 * tens.argmax(1) + ones.argmax(1)
+        figures["edge_error"] = (predicted - edges[labelled]).abs().float().mean().item() / 100
         return torch.stack(losses).sum(), figures
 
 
-def _share(logits: torch.Tensor, right: torch.Tensor, without: int) -> float:
-    there = right > without
-    return (logits[there].argmax(1) == right[there]).float().mean().item()
+def _accuracy(logits: torch.Tensor, labels: torch.Tensor, least: int) -> float:
+    """The share of correct predictions where the label is above `least`."""
+    counted = labels > least
+    return (logits[counted].argmax(1) == labels[counted]).float().mean().item()
 
 
 @torch.no_grad()
-def sample_features(tower: Any, pictures: Labelled, batches: int = 8) -> torch.Tensor:
+def sample_features(tower: Any, images: Labelled, batches: int = 8) -> torch.Tensor:
     """(N, D) patch features of some images."""
     rng = np.random.default_rng([SEED, 2])
     device = next(tower.parameters()).device
-    pixels = (normalize(batch(pictures, rng)[0]).to(device) for _ in range(batches))
-    return torch.cat([tower(pixel_values=one).last_hidden_state[:, 1:] for one in pixels]).flatten(0, 1)
+    pixels = (normalize(batch(images, rng)[0]).to(device) for _ in range(batches))
+    return torch.cat([tower(pixel_values=inputs).last_hidden_state[:, 1:] for inputs in pixels]).flatten(0, 1)

@@ -1,4 +1,4 @@
-"""What a model under training knows of held-out scenes, kind by kind; earlier tokens of a reply are given."""
+"""Accuracy on held-out scenes during training, by kind of question; earlier tokens of a reply are given."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ def probe(model: Any, packs: Packs, branches: int) -> dict[str, float]:
     """By kind: the share of replies that are entirely correct, for boxes the mean IoU; the same questions
     whenever it is called."""
     packs.reseed(1)
-    right, overlap = ({name: [0.0, 0] for name in KIND_NAMES} for _ in range(2))
+    correct, overlap = ({name: [0.0, 0] for name in KIND_NAMES} for _ in range(2))
     for _ in range(BATCHES):
         pack = packs.draw(ROWS, branches, WHOLE_MIX, CROP_MIX, (1.0, 1.0, 1.0))
-        guessed, true = _replies(model, packs, pack)
-        place = torch.arange(guessed.shape[2], device=guessed.device)
-        exact = ((guessed == true) | (place >= pack.reply[:, :, None])).all(2)
-        ious = iou(boxes(guessed), boxes(true))
+        predicted, labels = _replies(model, packs, pack)
+        position = torch.arange(predicted.shape[2], device=predicted.device)
+        exact = ((predicted == labels) | (position >= pack.reply[:, :, None])).all(2)
+        ious = iou(boxes(predicted), boxes(labels))
         for kind, name in enumerate(KIND_NAMES):
-            there = (pack.kind == kind) & pack.fits
-            for sums, values in ((right, exact), (overlap, ious)):
-                sums[name][0] += values[there].sum().item()
-                sums[name][1] += int(there.sum())
+            counted = (pack.kind == kind) & pack.fits
+            for sums, values in ((correct, exact), (overlap, ious)):
+                sums[name][0] += values[counted].sum().item()
+                sums[name][1] += int(counted.sum())
     return {
         name: sums[name][0] / sums[name][1]
         for name in KIND_NAMES
-        for sums in (overlap if name.startswith("locate") else right,)
+        for sums in (overlap if name.startswith("locate") else correct,)
         if sums[name][1]
     }
 
@@ -58,12 +58,12 @@ def _replies(model: Any, packs: Packs, pack: Pack) -> tuple[torch.Tensor, torch.
         position_ids=packed.positions,
         use_cache=False,
     ).last_hidden_state
-    places = pack.begin[:, :, None] + torch.arange(BOX_TOKENS + 2, device=pack.begin.device)
-    places = places.clamp(max=packed.ids.shape[1] - 1)
-    before = (places - 1).flatten(1)
-    asked = hidden.gather(1, before[:, :, None].expand(-1, -1, hidden.shape[2]))
-    guessed = model.lm_head(asked).argmax(-1).view_as(places)
-    return guessed, packed.ids.gather(1, places.flatten(1)).view_as(places)
+    positions = pack.begin[:, :, None] + torch.arange(BOX_TOKENS + 2, device=pack.begin.device)
+    positions = positions.clamp(max=packed.ids.shape[1] - 1)
+    before = (positions - 1).flatten(1)
+    states = hidden.gather(1, before[:, :, None].expand(-1, -1, hidden.shape[2]))
+    predicted = model.lm_head(states).argmax(-1).view_as(positions)
+    return predicted, packed.ids.gather(1, positions.flatten(1)).view_as(positions)
 
 
 def boxes(ids: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """Questions about images whose things are known: what the base model learns to answer.
 
-Wordings for places are LLaVA-1.5's own, the others those of the scenes. A thing is a row of
-`pictures.Labelled.things`.
+Wordings of questions for boxes are LLaVA-1.5's own, the others those of the scenes. A thing is a row of
+`images.Labelled.things`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dualfocus_lmms.train.nano.images import COLOR_NAMES
 LOCATE = "Please provide the bounding box coordinate of the region this sentence describes: {}"
 NAME = "Please provide a short description for this region: {}"
 LIST = "Please provide a description for the image"
-# Shares of the kinds of questions about whole scenes, of those that ask mostly for places, and about crops.
+# Shares of the kinds of questions about whole scenes, of those that ask mostly for boxes, and about crops.
 WHOLE_MIX = {
     "locate": 0.27,
     "locate_color": 0.08,
@@ -33,7 +33,7 @@ WHOLE_MIX = {
     "count": 0.04,
     "detail": 0.02,
 }
-PLACE_MIX = {
+BOX_MIX = {
     "locate": 0.36,
     "locate_color": 0.2,
     "locate_shape": 0.12,
@@ -45,7 +45,7 @@ PLACE_MIX = {
     "count": 0.02,
     "detail": 0.01,
 }
-# Relations and counts need many more examples than places, once those are found.
+# Relations and counts need many more examples than boxes, once those are learned.
 GLOBAL_MIX = {
     "locate": 0.20,
     "locate_color": 0.04,
@@ -64,7 +64,7 @@ Things = Sequence[Sequence[float]]
 
 
 class Pair(NamedTuple):
-    """What is asked and answered, and the one thing that both are about, if there is one."""
+    """A question, its answer, and the one thing that both are about, if there is one."""
 
     question: str
     answer: str
@@ -99,14 +99,14 @@ def _short(question: str) -> str:
     return f"{question}\n{SHORT_ANSWER}"
 
 
-def _write(*things: Sequence[float]) -> str:
+def _write_box(*things: Sequence[float]) -> str:
     """The box that holds them."""
     x0, y0, x1, y1 = zip(*(thing[3:7] for thing in things), strict=True)
     return LLAVA.box_format.write(Box(min(x0), min(y0), max(x1), max(y1)), (1, 1))
 
 
 def _locate(things: Things) -> list[Choice]:
-    return _equally([Pair(LOCATE.format(named(thing)), _write(thing), thing) for thing in things])
+    return _equally([Pair(LOCATE.format(named(thing)), _write_box(thing), thing) for thing in things])
 
 
 def _locate_color(things: Things) -> list[Choice]:
@@ -120,19 +120,19 @@ def _locate_shape(things: Things) -> list[Choice]:
 def _locate_by(things: Things, column: int, phrase: Callable[[Sequence[float]], str]) -> list[Choice]:
     values = [thing[column] for thing in things]
     alone = [thing for thing in things if values.count(thing[column]) == 1]
-    return _equally([Pair(LOCATE.format(phrase(thing)), _write(thing), thing) for thing in alone])
+    return _equally([Pair(LOCATE.format(phrase(thing)), _write_box(thing), thing) for thing in alone])
 
 
 def _locate_both(things: Things) -> list[Choice]:
     pairs = [
-        Pair(LOCATE.format(f"{named(first)} and the {named(second)}"), _write(first, second))
+        Pair(LOCATE.format(f"{named(first)} and the {named(second)}"), _write_box(first, second))
         for first, second in permutations(things, 2)
     ]
     return _equally(pairs)
 
 
 def _name(things: Things) -> list[Choice]:
-    return _equally([Pair(NAME.format(_write(thing)), named(thing), thing) for thing in things])
+    return _equally([Pair(NAME.format(_write_box(thing)), named(thing), thing) for thing in things])
 
 
 def _list(things: Things) -> list[Choice]:
@@ -141,7 +141,7 @@ def _list(things: Things) -> list[Choice]:
 
 
 def _exist(things: Things) -> list[Choice]:
-    """Half of what is named exists; of the rest, most shares its colour with something that does."""
+    """Half of the named things exist; most of the others share their colour with one that does."""
     present = [named(thing) for thing in things]
     names = [f"{color} {shape}" for color in COLOR_NAMES for shape in SHAPES]
     absent = [name for name in names if name not in present]
@@ -174,7 +174,7 @@ def _count(things: Things) -> list[Choice]:
 
 
 def _detail(things: Things) -> list[Choice]:
-    """A digit that can be read, else any: it has to learn what it cannot know."""
+    """A readable digit, else any: the model has to learn how unsure it is of digits it cannot read."""
     chosen = [thing for thing in things if thing[7] > 0] or things
     return _equally(
         [Pair(_short(DETAIL.format(named(thing))), str(int(thing[2])), thing) for thing in chosen]

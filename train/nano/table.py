@@ -35,9 +35,9 @@ class Table:
     """Images, VIEWS of each scene one after the other, and their questions; Q is QUESTIONS, T is LONGEST.
 
     pixels: (N, SIDE, SIDE, 3) uint8. things: (N, MOST, 8), as in `images.Labelled`. patches: (N, MOST, P)
-    bool, where each thing is. ids: (N, Q, T) int16, question and reply. length, reply: (N, Q) uint8, tokens
-    in all and of the reply. kind: (N, Q) uint8, a place in KIND_NAMES. share: (N, Q) float32, of its kind's
-    questions; 0 where there is no question. about: (N, Q) int8, the thing, -1 without one.
+    bool, those of each thing. ids: (N, Q, T) int16, question and reply. length, reply: (N, Q) uint8, tokens
+    in all and of the reply. kind: (N, Q) uint8, an index into KIND_NAMES. share: (N, Q) float32, of its
+    kind's questions; 0 where there is no question. about: (N, Q) int8, the thing, -1 without one.
     """
 
     pixels: np.ndarray
@@ -58,13 +58,13 @@ def draw_table(split: str, numbers: Sequence[int]) -> Table:
     """The table of some scenes of a split."""
     drawn = draw_labelled([make_scene(split, 0, number) for number in numbers])
     views = []
-    for place in range(0, 2 * len(numbers), 2):  # scenes and crops alternate
-        whole, crop = ((drawn["pixels"][place + n], drawn["things"][place + n]) for n in range(2))
+    for index in range(0, 2 * len(numbers), 2):  # scenes and crops alternate
+        whole, crop = ((drawn["pixels"][index + n], drawn["things"][index + n]) for n in range(2))
         views += [whole, flip(*whole), crop]
     table = _empty(len(views))
-    for place, (pixels, rows) in enumerate(views):
-        table.pixels[place], table.things[place] = pixels, rows
-        _fill(table, place, [list(map(float, row)) for row in rows if row[0] >= 0])
+    for index, (pixels, rows) in enumerate(views):
+        table.pixels[index], table.things[index] = pixels, rows
+        _fill(table, index, [list(map(float, row)) for row in rows if row[0] >= 0])
     return table
 
 
@@ -83,22 +83,22 @@ def _empty(count: int) -> Table:
     )
 
 
-def _fill(table: Table, place: int, things: list[list[float]]) -> None:
+def _fill(table: Table, row: int, things: list[list[float]]) -> None:
     """Write an image's questions into its row of the table."""
     branches = branch_maker()
     for number, thing in enumerate(things):
-        table.patches[place, number, patches_of(thing)] = True
-    asked = 0
+        table.patches[row, number, patches_of(thing)] = True
+    column = 0
     for kind, name in enumerate(KIND_NAMES):
         for share, pair in KINDS[name](things):
-            branch, where = branches(pair), (place, asked)
+            branch, where = branches(pair), (row, column)
             table.ids[where][: len(branch.ids)] = branch.ids
             table.length[where], table.reply[where] = len(branch.ids), branch.reply
             table.kind[where], table.share[where] = kind, share
             for number, thing in enumerate(things):
                 if thing is pair.about:
                     table.about[where] = number
-            asked += 1
+            column += 1
 
 
 @lru_cache(1)
@@ -132,7 +132,7 @@ class Drawing:
     """The tables of tasks, in order, drawn by worker processes; an iterator.
 
     Start it before anything runs on the GPU: the workers are copies of this process where that is possible.
-    Each has its own pipe, and waits with a table until it is taken: none can hold up the others' end.
+    Each has its own pipe and waits until its table is read: no worker can block another from ending.
     """
 
     def __init__(self, todo: Sequence[Task], workers: int) -> None:

@@ -2,7 +2,7 @@
 
 The frozen tower comes from a checkpoint. Worker processes draw scenes and write all questions about them;
 features and questions lie on the device, where packs are made of them. The learning rate follows the share of
-the time that is over, so that it has fallen at the end, however fast the machine is.
+the time that has passed, so that it has decayed at the end, however fast the machine is.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from transformers import LlavaForConditionalGeneration
 from dualfocus_lmms.models.tiny.nano import nano_config, nano_tokenizer
 from dualfocus_lmms.train.nano.base import packed_loss, start_from
 from dualfocus_lmms.train.nano.heads import fit_heads
-from dualfocus_lmms.train.nano.optimizer import WARMUP, Optimizer, check, falling
+from dualfocus_lmms.train.nano.optimizer import WARMUP, Optimizer, check, decay
 from dualfocus_lmms.train.nano.packs import Packs
 from dualfocus_lmms.train.nano.probe import probe
-from dualfocus_lmms.train.nano.questions import CROP_MIX, GLOBAL_MIX, PLACE_MIX
+from dualfocus_lmms.train.nano.questions import BOX_MIX, CROP_MIX, GLOBAL_MIX
 from dualfocus_lmms.train.nano.table import CHUNK, VIEWS, Drawing, Table, branch_maker, joined, tasks
 
 
@@ -32,21 +32,21 @@ from dualfocus_lmms.train.nano.table import CHUNK, VIEWS, Drawing, Table, branch
 class Plan:
     """How a timed run is made.
 
-    minutes: from its call to its return, about. pictures, branches: of one step. scenes: drawn at most;
-    first: before the first step. speed: factor on the learning rates. places: the share of the time that
-    asks mostly for places; showing: the share in which tokens are shown where to attend. log, probe: seconds
-    from one line to the next, and from one look at `held_out` scenes to the next.
+    minutes: from its call to its return, about. images, branches: of one step. scenes: drawn at most;
+    first: before the first step. speed: factor on the learning rates. box_share: the share of the time in
+    which most questions ask for boxes; showing: the share in which attention is supervised. log, probe:
+    seconds from one line to the next, and from one evaluation on `held_out` scenes to the next.
     """
 
     minutes: float
-    pictures: int = 256
+    images: int = 256
     branches: int = 6
     scenes: int = 60_000
     first: int = 4096
     held_out: int = 512
     workers: int = max((os.cpu_count() or 2) - 1, 1)
     speed: float = 1.0
-    places: float = 0.25
+    box_share: float = 0.25
     showing: float = 0.4
     bfloat16: bool = True
     seed: int = 0
@@ -73,12 +73,12 @@ def train_timed(
         tower.load_state_dict(source.model.vision_tower.state_dict())
         tower.requires_grad_(False).eval()
 
-        packs, asked = (
+        packs, held_out_packs = (
             Packs(branch_maker(), tokenizer.pad_token_id, VIEWS * scenes, device, plan.seed)
             for scenes in (plan.scenes, plan.held_out)
         )
         for _ in held_out:
-            asked.add(next(tables), tower)
+            held_out_packs.add(next(tables), tower)
         first = [next(tables) for _ in range(-(-min(plan.first, plan.scenes) // CHUNK))]
         for table in first:
             packs.add(table, tower)
@@ -88,14 +88,14 @@ def train_timed(
 
         def examine() -> dict[str, float]:
             keep(model)
-            return probe(model, asked, plan.branches)
+            return probe(model, held_out_packs, plan.branches)
 
         _steps(plan, model, packs, tables, began, examine)
     return model.eval()
 
 
 def head_start(model: Any, tokenizer: Any, packs: Packs, table: Table) -> None:
-    """`start_from` with heads fitted to the features of the images that are there."""
+    """`start_from` with heads fitted to the features of the first images."""
     tower, features = model.model.vision_tower, packs.features[: len(table)]
     heads = fit_heads(features, table.things)
     device = features.device
@@ -125,23 +125,23 @@ def _steps(
     loss = torch.zeros(())
     while (now := time.monotonic()) < end:
         share = (now - start) / (end - start)
-        mix = PLACE_MIX if share < plan.places else GLOBAL_MIX
+        mix = BOX_MIX if share < plan.box_share else GLOBAL_MIX
         box_weights = (1.0, 0.25, 0.02) if share < 0.5 else (1.0, 0.5, 0.1)
-        pack = packs.draw(plan.pictures, plan.branches, mix, CROP_MIX, box_weights)
+        pack = packs.draw(plan.images, plan.branches, mix, CROP_MIX, box_weights)
         with nullcontext() if precise else torch.autocast(device, torch.bfloat16):
             features = packs.features[pack.images]
             loss, figures = packed_loss(model, pack.packed, features, share < plan.showing)
-        factor = plan.speed * min((step + 1) / WARMUP, falling(share))
+        factor = plan.speed * min((step + 1) / WARMUP, decay(share))
         optimizer.update(loss, factor)
         step += 1
         if tables.ready:
             packs.add(next(tables), model.model.vision_tower)
         if now - logged > plan.log:
             check(loss)
-            shown = " ".join(f"{name} {value.item():.3f}" for name, value in figures.items())
+            summary = " ".join(f"{name} {value.item():.3f}" for name, value in figures.items())
             logger.info(
-                f"base {now - began:.0f} s, step {step}, {step * plan.pictures * plan.branches:,} questions, "
-                f"{len(packs)} images, rate {factor:.3f}: {shown}"
+                f"base {now - began:.0f} s, step {step}, {step * plan.images * plan.branches:,} questions, "
+                f"{len(packs)} images, rate {factor:.3f}: {summary}"
             )
             logged = now
         if now - probed > plan.probe and end - now > plan.probe / 3:

@@ -198,9 +198,9 @@ def test_the_small_model_attends_to_what_is_asked_for() -> None:
     model = DualFocusModel("dualfocus-nano", device="cpu", grounding="attention_plain")
     grounder = model.settings.grounder
     asked = [
-        (Question(f"{scene.name} {one.question}", scene.picture(), one.question, one.question), one.box)
+        (Question(f"{scene.name} {one.question}", scene.image(), one.question, one.question), one.box)
         for scene in (make_scene("test", 0, number) for number in range(14))
-        for one in scene.asked
+        for one in scene.questions
         if one.kind == "detail"
     ][:40]
     overlap = {

@@ -14,7 +14,7 @@ from dualfocus_lmms.models.checkpoint.loading import fingerprint, load_checkpoin
 from dualfocus_lmms.models.checkpoint.shipped import SHIPPED, resolve_path
 from dualfocus_lmms.models.engines.registry import make_engine
 from dualfocus_lmms.prompts import PROMPTS
-from dualfocus_lmms.scenes import Asked, make_scene
+from dualfocus_lmms.scenes import SceneQuestion, make_scene
 from dualfocus_lmms.trace import Trace
 from dualfocus_lmms.types import Prompt
 
@@ -58,9 +58,9 @@ def test_it_answers_from_the_whole_picture_what_that_shows(nano):
 def test_the_first_digits_it_is_foreseen_to_say_are_nearly_always_what_it_says():
     """A box has three of them, and each that is correct saves a forward."""
     scenes = [make_scene("validation", 0, number) for number in range(20)]
-    asked = [(scene, next(one for one in scene.asked if one.kind == "detail")) for scene in scenes]
+    asked = [(scene, next(one for one in scene.questions if one.kind == "detail")) for scene in scenes]
     prompts = [
-        Conversation().user(PROMPTS["paper"].locate.format(question=one.question), scene.picture())
+        Conversation().user(PROMPTS["paper"].locate.format(question=one.question), scene.image())
         for scene, one in asked
     ]
     checkpoint = load_checkpoint(resolve_path("dualfocus-nano"), device="cpu")
@@ -76,12 +76,12 @@ def test_the_first_digits_it_is_foreseen_to_say_are_nearly_always_what_it_says()
     assert 0.9 * 3 * len(scenes) <= saved <= 3 * len(scenes)
 
 
-def answered(nano: DualFocusModel, kind: str) -> tuple[list[tuple[Image, Asked]], list[Trace]]:
+def answered(nano: DualFocusModel, kind: str) -> tuple[list[tuple[Image, SceneQuestion]], list[Trace]]:
     """The questions of a kind about twelve scenes, with their pictures, and what the model made of them."""
     asked = [
-        (scene.picture(), one)
+        (scene.image(), one)
         for scene in (make_scene("validation", 0, number) for number in range(12))
-        for one in scene.asked
+        for one in scene.questions
         if one.kind == kind
     ]
     return asked, nano.ask_many([(picture, one.question) for picture, one in asked], batch_size=16)

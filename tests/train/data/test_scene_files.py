@@ -22,7 +22,7 @@ def test_the_files_are_visual_genomes(tmp_path):
         with Image.open(tmp_path / "VG_100K" / f"{image['image_id']}.jpg") as picture:
             assert picture.size == (image["width"], image["height"]) == (SIDE, SIDE)
         assert [record["names"] for record in things["objects"]] == [[thing.name] for thing in scene.things]
-        assert [qa["answer"] for qa in asked["qas"]] == [one.answer for one in scene.asked]
+        assert [qa["answer"] for qa in asked["qas"]] == [one.answer for one in scene.questions]
         known = {record["object_id"] for record in things["objects"]}
         assert all(record["object_id"] in known for qa in asked["qas"] for record in qa["q_objects"])
     with pytest.raises(UserError):
