@@ -1,7 +1,7 @@
 """From training data to conversations, and from conversations to token ids with labels.
 
 Prompts, boxes and ids are those of inference: `flow.locate_prompt`, `flow.micro_prompt`, `BoxFormat.write`,
-`models.rendering.Renderer`. Knows nothing about batches, files of samples or weights.
+`models.checkpoint.tokenize_chat.Renderer`. Knows nothing about batches, files of samples or weights.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Example:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Encoded:
-    """What a model is given for one example; three rows of the same length L.
+    """The model input of one example; three rows of the same length L.
 
     ids: with one placeholder for every image token. labels: the id where a token is learned, IGNORED
     elsewhere. weights: the factor on each token's loss. images: those of the placeholders, in order.
@@ -57,7 +57,7 @@ class Encoded:
 
 
 def question_of(sample: TrainingSample, instruction: str, image: Image.Image | None = None) -> Question:
-    """The question a sample asks, as evaluation asks it; `instruction` stands on a line of its own."""
+    """The question of a sample as in evaluation; `instruction` stands on a line of its own."""
     text = sample.question.strip()
     return Question(
         id=sample.id,
@@ -107,24 +107,24 @@ def from_llava(record: Mapping[str, Any], open_image: Callable[[str], Image.Imag
     listed = record.get("image")
     files = [] if not listed else [listed] if isinstance(listed, str) else list(listed)
     turns = _llava_turns(name, record)
-    asked = sum(text.count(_IMAGE) for _, text in turns)
-    if files and asked != len(files):
-        raise UserError(f"Record {name!r} has {asked} {_IMAGE} placeholders for {len(files)} pictures.")
+    placeholders = sum(text.count(_IMAGE) for _, text in turns)
+    if files and placeholders != len(files):
+        raise UserError(f"Record {name!r} has {placeholders} {_IMAGE} placeholders for {len(files)} images.")
     waiting = iter(files)
     conversation = Conversation()
     for role, text in turns:
-        pictures = [open_image(next(waiting)) for _ in range(text.count(_IMAGE))] if files else []
+        images = [open_image(next(waiting)) for _ in range(text.count(_IMAGE))] if files else []
         text = text.replace(_IMAGE, "").strip()
-        conversation = conversation.user(text, *pictures) if role == "user" else conversation.assistant(text)
+        conversation = conversation.user(text, *images) if role == "user" else conversation.assistant(text)
     return Example(name, conversation)
 
 
 def _llava_turns(name: str, record: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(role, text) of the record's turns, from the first question to the last answer."""
-    said = record.get("conversations")
-    if not isinstance(said, list) or not all(isinstance(turn, Mapping) for turn in said):
+    entries = record.get("conversations")
+    if not isinstance(entries, list) or not all(isinstance(turn, Mapping) for turn in entries):
         raise UserError(f"Record {name!r} has no list of turns under 'conversations'.")
-    turns = [(_ROLES.get(turn.get("from", ""), "?"), turn.get("value")) for turn in said]
+    turns = [(_ROLES.get(turn.get("from", ""), "?"), turn.get("value")) for turn in entries]
     while turns and turns[0][0] != "user":
         turns.pop(0)
     while turns and turns[-1][0] != "assistant":
@@ -143,7 +143,7 @@ def _llava_turns(name: str, record: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def blank_replies(records: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The names of checked records with a reply of nothing but white space; it is learned as such."""
+    """The names of checked records with a reply of nothing but white space, which is learned as it is."""
     blank = []
     for record in records:
         name = _name(record)
@@ -179,7 +179,7 @@ class Encoder:
         self._box_weight = box_weight
 
     def encode(self, example: Example) -> Encoded | None:
-        """The example's ids and labels, cut to as many whole rounds as fit into max_length; None: not one.
+        """The example's ids and labels, cut to as many whole rounds as fit into max_length; else None.
 
         A round is never cut in two, so neither are an image's tokens nor a reply. The loss is on every
         reply and its closing token and on nothing else (eq. 4).
@@ -200,8 +200,8 @@ class Encoder:
                 )
             labels[start:end] = ids[start:end]
             weights[start:end] = [self._box_weight if number < example.boxes else 1.0] * (end - start)
-        seen = sum(start < kept[-1] for start, _ in rendered.spans)
-        return Encoded(ids, tuple(labels), tuple(weights), rendered.images[:seen], len(kept))
+        image_count = sum(start < kept[-1] for start, _ in rendered.spans)
+        return Encoded(ids, tuple(labels), tuple(weights), rendered.images[:image_count], len(kept))
 
 
 def rounds(example: Example) -> int:
@@ -214,12 +214,12 @@ def check_llava(records: Iterable[Mapping[str, Any]], listed: int = 3) -> None:
     problems: list[str] = []
     for record in records:
         try:
-            from_llava(record, lambda _: _NO_PICTURE)
+            from_llava(record, lambda _: _NO_IMAGE)
         except UserError as error:
             problems.append(str(error))
     if problems:
-        shown = "\n".join(problems[:listed])
-        raise UserError(f"{len(problems)} records cannot be used:\n{shown}")
+        messages = "\n".join(problems[:listed])
+        raise UserError(f"{len(problems)} records cannot be used:\n{messages}")
 
 
-_NO_PICTURE = Image.new("RGB", (1, 1))
+_NO_IMAGE = Image.new("RGB", (1, 1))

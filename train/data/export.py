@@ -25,7 +25,7 @@ from dualfocus_lmms.train.data.samples import SampleImage, TrainingSample
 
 IMAGES, CROPS = "images", "crops"
 PLACEHOLDER = "<image>"
-_BLANK = Image.new("RGB", (1, 1))  # prompts do not look at the image
+_BLANK = Image.new("RGB", (1, 1))  # prompts do not use the image
 
 Turns = list[tuple[str, str, str | None]]  # role (user, assistant), text, image that opens the turn
 
@@ -48,7 +48,7 @@ def export(
         raise choose("form", form, sorted(_FORMS))
     if box_format is not None and box_format.frame == "resized":
         raise UserError(
-            "This family writes boxes in pixels of the picture as the training code resizes it, which an "
+            "This family writes boxes in pixels of the image as the training code resizes it, which an "
             "export cannot know: train it with `dualfocus train`, or export for another family."
         )
     name, record = _FORMS[form]
@@ -116,25 +116,25 @@ def _conversations(
         yield sample, turns_of(sample, image, crop, protocol, box_format, instruction)
 
 
-def _file_name(picture: SampleImage, fallback: str) -> str:
+def _file_name(image: SampleImage, fallback: str) -> str:
     """The last part of an image's name, or a name made of `fallback`."""
-    name = PurePosixPath(picture.name.replace("\\", "/")).name
+    name = PurePosixPath(image.name.replace("\\", "/")).name
     return name if name not in ("", ".", "..") else re.sub(r"[^\w.-]", "_", fallback) + ".jpg"
 
 
-def _save(picture: SampleImage, name: str, folder: Path, written: dict[str, int]) -> str:
-    """Write an image unless it is there; another image of the same name gets a number."""
+def _save(image: SampleImage, name: str, folder: Path, written: dict[str, int]) -> str:
+    """Write an image once and return its name; another image of the same name gets a number."""
     stem, dot, ending = name.rpartition(".")
-    key, number = hash(picture.data), 1
+    key, number = hash(image.data), 1
     while written.get(name, key) != key:
         number += 1
         name = f"{stem}-{number}{dot}{ending}"
     if name not in written:
         path = folder / name
         finished = any((folder / file).exists() for file, _ in _FORMS.values())
-        if finished and path.exists() and path.read_bytes() != picture.data:
+        if finished and path.exists() and path.read_bytes() != image.data:
             raise UserError(f"{str(folder)!r} holds another export ({name} differs): give a new folder.")
-        atomic_write(path, picture.data)
+        atomic_write(path, image.data)
         written[name] = key
     return name
 

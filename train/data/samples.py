@@ -1,7 +1,7 @@
 """Training samples and the Parquet files that hold them. Knows nothing about Visual Genome or models.
 
 A folder of samples is a set of shards, `samples-00000.parquet` and so on, which the Hugging Face `datasets`
-library reads as well. Images are the bytes of their files, decoded only when somebody looks at them.
+library reads as well. Images are the bytes of their files, decoded only when they are needed.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from dualfocus_lmms.images import UNREADABLE, open_image, opened, unreadable
 
 SHARDS = "samples-*.parquet"
 _GROUP = 32  # rows read at a time: large enough to keep an image once, small enough for random access
-_PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+_IMAGE_STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _COLUMNS = pa.schema(
     [
         ("id", pa.string()),
-        ("image", _PICTURE),
-        ("crop", _PICTURE),
+        ("image", _IMAGE_STRUCT),
+        ("crop", _IMAGE_STRUCT),
         ("question", pa.string()),
         ("answer", pa.string()),
         ("box", pa.list_(pa.float64())),
@@ -52,19 +52,19 @@ class SampleImage:
         try:
             return open_image(io.BytesIO(self.data))
         except UNREADABLE as error:
-            what = f"The picture {self.name or '(unnamed)'!r}"
+            what = f"The image {self.name or '(unnamed)'!r}"
             raise unreadable(what, error, "make the samples again.") from error
 
     def plain(self) -> SampleImage:
         """The image as a file that shows the same to programs that neither rotate it upright nor know what is
-        transparent: itself where it is so, else a PNG. UserError when it cannot be read."""
+        transparent: itself where that is so already, else a PNG. UserError when it cannot be read."""
         try:
             with opened(io.BytesIO(self.data)) as image:
                 rotated = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
                 if not rotated and not image.has_transparency_data:
                     return self
         except UNREADABLE:
-            pass  # `decode` says what is wrong
+            pass  # `decode` raises the error
         file = io.BytesIO()
         self.decode().save(file, "PNG")
         return SampleImage(file.getvalue(), str(PurePath(self.name).with_suffix(".png")) if self.name else "")
@@ -97,8 +97,8 @@ def write_samples(
 ) -> list[Path]:
     """Write `samples` as shards of `rows_per_file` rows and return their paths.
 
-    A shard appears under its name only when it is complete. Called again with the same samples after a kill,
-    it leaves complete shards as they are. UserError when the folder holds other samples.
+    A shard appears under its name only when it is complete. Called again with the same samples after an
+    interruption, it leaves complete shards as they are. UserError when the folder holds other samples.
     """
     if rows_per_file < 1:
         raise UserError(f"rows_per_file must be at least 1, got {rows_per_file}.")
@@ -184,9 +184,9 @@ class SampleFiles(Sequence[TrainingSample]):
         index %= len(self)
         shard = bisect_right(self._ends, index)
         row = index - (self._ends[shard - 1] if shard else 0)
-        place = (shard, row // _GROUP)
-        if self._group is None or self._group[0] != place:
-            self._group = (place, self._file(shard).read_row_group(place[1]))
+        key = (shard, row // _GROUP)
+        if self._group is None or self._group[0] != key:
+            self._group = (key, self._file(shard).read_row_group(key[1]))
         return _sample(self._group[1].slice(row % _GROUP, 1).to_pylist()[0])
 
     def __iter__(self) -> Iterator[TrainingSample]:
@@ -207,11 +207,11 @@ def _schema() -> pa.Schema:
     from datasets import Features, List, Value
     from datasets import Image as ImageFeature
 
-    text, picture = Value("string"), ImageFeature()
+    text, image_feature = Value("string"), ImageFeature()
     features = Features(
         id=text,
-        image=picture,
-        crop=picture,
+        image=image_feature,
+        crop=image_feature,
         question=text,
         answer=text,
         box=List(Value("float64")),
@@ -222,13 +222,13 @@ def _schema() -> pa.Schema:
 
 def _row(sample: TrainingSample) -> dict[str, Any]:
     """A sample as the columns of its row."""
-    pictures = {
-        key: picture and {"bytes": picture.data, "path": picture.name}
-        for key, picture in (("image", sample.image), ("crop", sample.crop))
+    images = {
+        key: image and {"bytes": image.data, "path": image.name}
+        for key, image in (("image", sample.image), ("crop", sample.crop))
     }
     box = None if sample.box is None else list(sample.box.xyxy)
     text = {key: getattr(sample, key) for key in ("id", "question", "answer", "source")}
-    return text | pictures | {"box": box}
+    return text | images | {"box": box}
 
 
 def _sample(row: dict[str, Any]) -> TrainingSample:

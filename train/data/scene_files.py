@@ -1,4 +1,4 @@
-"""Drawn scenes in Visual Genome's own files, so that the data builder is used end to end."""
+"""Drawn scenes in Visual Genome's own files, so that they go through the data builder, too."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ def write_visual_genome(folder: str | Path, scenes: Sequence[Scene], first_id: i
     when the folder holds images already or cannot be written.
     """
     folder = Path(folder)
-    pictures = folder / "VG_100K"
-    if pictures.exists():
-        raise UserError(f"{folder} holds pictures already: give a new folder.")
+    image_folder = folder / "VG_100K"
+    if image_folder.exists():
+        raise UserError(f"{folder} holds images already: give a new folder.")
     try:
-        _write(folder, pictures, scenes, first_id)
+        _write(folder, image_folder, scenes, first_id)
     except OSError as error:
         raise UserError(
             f"Cannot write to {str(folder)!r}: {error}. Give a new folder that can be written."
         ) from error
 
 
-def _write(folder: Path, pictures: Path, scenes: Sequence[Scene], first_id: int) -> None:
-    pictures.mkdir(parents=True)
+def _write(folder: Path, image_folder: Path, scenes: Sequence[Scene], first_id: int) -> None:
+    image_folder.mkdir(parents=True)
     images, objects, questions = [], [], []
     for image_id, scene in enumerate(tqdm(scenes, desc="scenes", leave=False), first_id):
-        scene.image().save(pictures / f"{image_id}.jpg", quality=92)
+        scene.image().save(image_folder / f"{image_id}.jpg", quality=92)
         images.append({"image_id": image_id, "width": SIDE, "height": SIDE, "url": f"VG_100K/{image_id}.jpg"})
-        records = {thing: _record(thing, image_id, place) for place, thing in enumerate(scene.things)}
+        records = {thing: _record(thing, image_id, index) for index, thing in enumerate(scene.things)}
         objects.append({"image_id": image_id, "objects": list(records.values())})
         questions.append({"id": image_id, "qas": _qas(scene, image_id, records)})
     for name, content in (("image_data", images), ("objects", objects), ("question_answers", questions)):
         atomic_write(folder / f"{name}.json", json.dumps(content))
 
 
-def _record(thing: Thing, image_id: int, place: int) -> dict[str, Any]:
+def _record(thing: Thing, image_id: int, index: int) -> dict[str, Any]:
     side = 2 * thing.radius
     return {
-        "object_id": 100 * image_id + place,
+        "object_id": 100 * image_id + index,
         "names": [thing.name],
         "synsets": [],
         "x": thing.x - thing.radius,
@@ -62,13 +62,13 @@ def _record(thing: Thing, image_id: int, place: int) -> dict[str, Any]:
 def _qas(scene: Scene, image_id: int, records: dict[Thing, dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         {
-            "qa_id": 100 * image_id + place,
+            "qa_id": 100 * image_id + index,
             "image_id": image_id,
-            "question": asked.question,
-            "answer": asked.answer,
-            "q_objects": [records[thing] for thing in asked.things],
+            "question": question.question,
+            "answer": question.answer,
+            "q_objects": [records[thing] for thing in question.things],
             "a_objects": [],
-            "kind": asked.kind,
+            "kind": question.kind,
         }
-        for place, asked in enumerate(scene.questions)
+        for index, question in enumerate(scene.questions)
     ]

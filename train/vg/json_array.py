@@ -18,7 +18,7 @@ import numpy as np
 from dualfocus_lmms.errors import UserError
 
 _PIECE = 1 << 20  # bytes read at a time
-_LARGEST = 1 << 27  # bytes: what holds no end of a record for this long is no array of records
+_LARGEST = 1 << 27  # bytes, more than any record has
 _BLANK = " \t\r\n"
 _DECODER = json.JSONDecoder(strict=False)
 
@@ -29,15 +29,15 @@ def records(
     """(first byte, byte after the last, record) of each record in an array, in order.
 
     The file is decoded as Latin-1, one character a byte: text beyond ASCII in a record is not readable, while
-    its structure and its numbers are. `progress` is told the bytes read. UserError when the file is no JSON
-    array or ends before the array does.
+    its structure and its numbers are. `progress` is called with the number of bytes read. UserError
+    when the file is no JSON array or ends before the array does.
     """
     with open(path, "rb") as file:
         base = 3 if file.read(3) == b"\xef\xbb\xbf" else 0  # a byte order mark
         file.seek(base)
         text, at = "", 0  # text starts at byte `base`
 
-        def more() -> bool:
+        def read_more() -> bool:
             nonlocal text, base, at
             read = file.read(piece)
             if progress:
@@ -50,7 +50,7 @@ def records(
             while at < len(text) and (text[at] in _BLANK or (opened and text[at] == ",")):
                 at += 1
             if at >= len(text):
-                if not more():
+                if not read_more():
                     raise _broken(path, base + at, "it ends before its array does")
             elif not opened:
                 if text[at] != "[":
@@ -63,10 +63,10 @@ def records(
                     record, end = _DECODER.raw_decode(text, at)
                 except json.JSONDecodeError as error:
                     incomplete = error.pos >= len(text) - 16 or "string" in error.msg
-                    if not (incomplete and len(text) - at < _LARGEST and more()):
+                    if not (incomplete and len(text) - at < _LARGEST and read_more()):
                         raise _broken(path, base + at, error.msg) from error
                     continue
-                if end == len(text) and more():  # a number may go on
+                if end == len(text) and read_more():  # a number may go on
                     continue
                 yield base + at, base + end, record
                 at = end

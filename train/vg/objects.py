@@ -25,14 +25,14 @@ class Thing:
 class Scene:
     """The annotated objects of one image, by name.
 
-    texts: its region phrases and questions, which tell what there are several of.
+    texts: its region phrases and questions; a plural in them shows that the image has several of a thing.
     """
 
     things: Sequence[Thing]
     texts: Iterable[str]
     config: VGConfig
     by_name: dict[str, list[Thing]] = field(init=False, default_factory=dict)
-    several: set[str] = field(init=False, default_factory=set)
+    plural_names: set[str] = field(init=False, default_factory=set)
     adjectives: set[str] = field(init=False, default_factory=set)
     known: set[str] = field(init=False)  # all names that a question can use for something annotated
 
@@ -48,7 +48,9 @@ class Scene:
             for text in self.texts:
                 tokens = words.tokens(text)
                 if tokens[:2] != ["how", "many"]:
-                    self.several.update(words.name([token]) for token in tokens if words.is_plural(token))
+                    self.plural_names.update(
+                        words.name([token]) for token in tokens if words.is_plural(token)
+                    )
 
     def grown(self, things: Iterable[Thing]) -> Scene:
         """This scene with the things that are not in it yet."""
@@ -57,7 +59,7 @@ class Scene:
         if not new:
             return self
         scene = Scene([*self.things, *new], (), self.config)
-        scene.several.update(self.several)
+        scene.plural_names.update(self.plural_names)
         return scene
 
     def called(self, name: str) -> list[Thing]:
@@ -106,11 +108,11 @@ def is_group(names: Sequence[str], words: Words) -> bool:
     return bool(lasts) and all(words.is_plural(last) for last in lasts)
 
 
-def share(one: Box, other: Box) -> float:
-    """The share of `one` that lies inside `other`, 0 to 1."""
-    width = min(one.x1, other.x1) - max(one.x0, other.x0)
-    height = min(one.y1, other.y1) - max(one.y0, other.y0)
-    return max(width, 0.0) * max(height, 0.0) / one.area if one.area else 0.0
+def share(inner: Box, outer: Box) -> float:
+    """The share of `inner` that lies inside `outer`, 0 to 1."""
+    width = min(inner.x1, outer.x1) - max(inner.x0, outer.x0)
+    height = min(inner.y1, outer.y1) - max(inner.y0, outer.y0)
+    return max(width, 0.0) * max(height, 0.0) / inner.area if inner.area else 0.0
 
 
 def union(boxes: Sequence[Box]) -> Box:

@@ -1,7 +1,7 @@
 """The things a short English question names. Knows words (configs/vg.yaml), nothing about boxes or images.
 
 No parser and no model: a question of Visual Genome has six words on average, and a word that is neither in
-the lists nor the name of something annotated makes its question fail rather than be guessed.
+the lists nor the name of an annotated object makes its question fail: nothing is guessed.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ class Words:
     def name(self, words: str | list[str]) -> str:
         """The one name that all synonyms and the plural of `words` share: "Guys" and "man" give "man"."""
         parts = words.split() if isinstance(words, str) else words
-        plain = " ".join([*parts[:-1], self.one(parts[-1])]) if parts else ""
+        plain = " ".join([*parts[:-1], self.singular(parts[-1])]) if parts else ""
         return self.synonyms.get(plain, self.synonyms.get(" ".join(parts), plain))
 
-    def one(self, word: str) -> str:
+    def singular(self, word: str) -> str:
         """The singular of a noun; other words, and those with no singular ("pants"), stay as they are."""
         if word in self.irregular_plurals:
             return self.irregular_plurals[word]
@@ -80,9 +80,9 @@ class Words:
 
     def is_plural(self, word: str) -> bool:
         """Whether a noun is written in the plural and means several: "cars", not "pants" or "bus"."""
-        single = self.one(word)  # "mans" is a possessive that lost its apostrophe
-        return single != word and (
-            single not in self.irregular_plurals.values() or word in self.irregular_plurals
+        singular = self.singular(word)  # "mans" is a possessive that lost its apostrophe
+        return singular != word and (
+            singular not in self.irregular_plurals.values() or word in self.irregular_plurals
         )
 
     def color(self, word: str) -> str | None:
@@ -184,11 +184,11 @@ class _Labeller:
         """Whether "is" stands before and something follows: "Who is CROSSING the street"."""
         return self.tokens[index - 1 : index] in COPULAS and self._following(index) != ""
 
-    def _asked_do(self, index: int) -> bool:
-        """Whether a verb is due here: "What does the man HOLD"."""
+    def _expects_verb(self, index: int) -> bool:
+        """Whether a verb is expected here: "What does the man HOLD"."""
         return self._after_noun() and not _AUXILIARIES.isdisjoint(self.tokens[:index])
 
-    def _opened(self, index: int) -> bool:
+    def _in_phrase(self, index: int) -> bool:
         """Whether a determiner or possessive stands before, with nothing but modifiers between."""
         if self.labels[-1:] == ["A"] and self.words.is_plural(self.tokens[index]):
             return True
@@ -204,7 +204,7 @@ class _Labeller:
 
     def _is_noun(self, index: int) -> bool:
         """Whether the known name `tokens[index]` is used as a noun here."""
-        word, words, opened = self.tokens[index], self.words, self._opened(index)
+        word, words, in_phrase = self.tokens[index], self.words, self._in_phrase(index)
         if word in words.functions or word in words.attributes or word in words.no_target:
             return False
         if word.endswith("ing") and (self._after_noun() or self._after_copula(index)):
@@ -212,10 +212,12 @@ class _Labeller:
         if word in words.positions:  # "the man's back" is a part, "the back of the room" a place
             return self._after_owner()
         if word in words.colors or word in words.materials or word in words.adjectives:
-            return opened and not self._goes_on(index)
-        return opened or word not in words.verbs or (words.is_plural(word) and not self._asked_do(index))
+            return in_phrase and not self._continues(index)
+        return (
+            in_phrase or word not in words.verbs or (words.is_plural(word) and not self._expects_verb(index))
+        )
 
-    def _goes_on(self, index: int) -> bool:
+    def _continues(self, index: int) -> bool:
         """Whether the next token may belong to the same noun phrase."""
         word = self._following(index)
         closed = word in self.words.functions or word in self.words.verbs or word in _CLOSING
@@ -241,13 +243,13 @@ class _Labeller:
         if token in words.relative | words.colors | words.materials | words.adjectives:
             return "A"
         if self._is_verb(index):
-            return "V" if not self._opened(index) else "A" if self._goes_on(index) else "U"
-        return "A" if token in self.extra and self._goes_on(index) else "U"
+            return "V" if not self._in_phrase(index) else "A" if self._continues(index) else "U"
+        return "A" if token in self.extra and self._continues(index) else "U"
 
     def _is_verb(self, index: int) -> bool:
         """Whether a token can be a verb or an adverb in -ly."""
         token = self.tokens[index]
-        if token in self.words.verbs or token.endswith("ly") or self._asked_do(index):
+        if token in self.words.verbs or token.endswith("ly") or self._expects_verb(index):
             return True
         participle = token.endswith(("ing", "ed")) and len(token) > 4
         if self._after_noun() or self._after_copula(index):
@@ -348,18 +350,18 @@ def _sides(mentions: list[Mention], ends: list[int], tokens: list[str]) -> None:
                 mention.side = token
 
 
-_ASKING = ("what", "where", "who", "which", "when", "why", "how")
+_QUESTION_WORDS = ("what", "where", "who", "which", "when", "why", "how")
 
 
-def wanted(question: Reading, words: Words) -> str:
+def needed_from_answer(question: Reading, words: Words) -> str:
     """What of the answer the region must show.
 
     "where" for its place, "thing" for what it names, "" for nothing: the question is about an attribute, or
-    names by itself all that is needed.
+    names everything that is needed itself.
     """
     tokens, labels = question.tokens, question.labels
-    asked = next((index for index, token in enumerate(tokens) if token in _ASKING), len(tokens))
-    word, rest = " ".join(tokens[asked : asked + 1]), labels[asked + 1 :]
+    position = next((index for index, token in enumerate(tokens) if token in _QUESTION_WORDS), len(tokens))
+    word, rest = " ".join(tokens[position : position + 1]), labels[position + 1 :]
     if word == "where":
         return "where"
     attributes = {token for token, label in zip(tokens, labels, strict=True) if label == "T"}
@@ -371,5 +373,5 @@ def wanted(question: Reading, words: Words) -> str:
         return "thing"
     if rest[:1] in ("N", "U", "A"):  # "what room ...", "what floor ..."
         return ""
-    named = tokens[asked + 1 : asked + 2] in COPULAS and re.match(r"[VF]D?[AC]*[NU]", rest)
+    named = tokens[position + 1 : position + 2] in COPULAS and re.match(r"[VF]D?[AC]*[NU]", rest)
     return "" if named and rest[-1] in "NURP" else "thing"  # "what is the box on the pole" asks about the box

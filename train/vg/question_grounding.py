@@ -13,7 +13,7 @@ from enum import Enum
 
 from dualfocus_lmms.boxes import WHOLE, Box
 from dualfocus_lmms.train.vg.objects import Scene, Thing, has_both_forms, share, union, union_of
-from dualfocus_lmms.train.vg.phrases import Mention, Reading, read, wanted
+from dualfocus_lmms.train.vg.phrases import Mention, Reading, needed_from_answer, read
 
 
 class Reason(str, Enum):
@@ -34,8 +34,8 @@ class Reason(str, Enum):
     MALFORMED = "the record is malformed"
     FEW_IN_IMAGE = "too few questions of the image were kept"
     MANY_IN_IMAGE = "enough questions of the image were kept"
-    NO_PHOTO = "the photo is missing"
-    BAD_PHOTO = "the photo cannot be used"
+    NO_IMAGE = "the photo is missing"
+    BAD_IMAGE = "the photo cannot be used"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,19 +82,21 @@ def ground(question: str, answer: str, scene: Scene, hints: Hints | None = None)
     bare = re.sub(r"\s+", " ", question.strip().lower()).rstrip("?.! ")
     if not bare or not answer.strip():
         return Dropped(Reason.EMPTY)
-    said = " ".join(answer.lower().split()).rstrip("?.! ")
-    if any(p.fullmatch(bare) for p in config.not_visual) or any(p.fullmatch(said) for p in config.no_answers):
+    reply = " ".join(answer.lower().split()).rstrip("?.! ")
+    if any(p.fullmatch(bare) for p in config.not_visual) or any(
+        p.fullmatch(reply) for p in config.no_answers
+    ):
         return Dropped(Reason.NOT_VISUAL)
     if any(pattern.fullmatch(bare) for pattern in config.global_questions):
         if re.search(r"\d\s*:\s*\d|o'?\s?clock", answer.lower()):  # read from a clock, not from the light
             bare = "what does the clock say"
         else:
             return Grounded(WHOLE, "whole") if config.whole_image else Dropped(Reason.GLOBAL)
-    if said == "no" and re.match("(is|are) there ", bare):
-        if hints.question:  # what to look at to see that there is none
+    if reply == "no" and re.match("(is|are) there ", bare):
+        if hints.question:  # the region that shows that there is none
             names, ids = zip(*((thing.names[0], thing.id) for thing in hints.question), strict=True)
             return Grounded(union([thing.box for thing in hints.question]), "given", names, ids)
-        # All of the image shows it.
+        # Only the whole image shows it.
         return Grounded(WHOLE, "whole") if config.whole_image else Dropped(Reason.GLOBAL)
     try:
         grounded = _Search(config.in_photo.sub("", bare).strip(), answer, scene, hints).run()
@@ -145,16 +147,16 @@ class _Search:
     def _refuse_words(self) -> None:
         """Fail at a word that compares ("the other man") or asks for a scene ("the house behind the car").
 
-        "The house" as a mere place ("in the house") is none, nor is it where the question names nothing else.
+        "The house" as a mere place ("in the house") is no scene, nor where the question names nothing else.
         """
         tokens, labels = self.question.tokens, self.question.labels
         for index, (token, label) in enumerate(zip(tokens, labels, strict=True)):
             if token in self.words.relative and tokens[index + 1 : index + 2] != ["to"]:
                 raise _DropError(Reason.AMBIGUOUS, token)
             start = len(re.sub("[DAC]+$", "", labels[:index]))
-            place = tokens[start - 1 : start] and tokens[start - 1] in self.words.places
-            goes_on = labels[index + 1 : index + 2] in ("N", "A", "U")  # "the office chair"
-            if label == "R" and self.question.mentions and not (place or goes_on):
+            is_place = tokens[start - 1 : start] and tokens[start - 1] in self.words.places
+            continues = labels[index + 1 : index + 2] in ("N", "A", "U")  # "the office chair"
+            if label == "R" and self.question.mentions and not (is_place or continues):
                 raise _DropError(Reason.NOT_ANNOTATED, token)
 
     def _whole(self) -> Grounded:
@@ -162,23 +164,23 @@ class _Search:
             raise _DropError(Reason.GLOBAL)
         return Grounded(WHOLE, "whole")
 
-    def _find(self, mention: Mention, where: Reading, several: Reason, none: Reason) -> list[Thing]:
+    def _find(self, mention: Mention, reading: Reading, ambiguous: Reason, missing: Reason) -> list[Thing]:
         """The things a mention means, added to what was found; raises _DropError with one of two reasons."""
         if id(mention) in self.done:
             return self.done[id(mention)]
         self.done[id(mention)] = []  # an owner that comes back to its part
         name, things = self._candidates(mention)
-        owner = self._owner(mention, where, several, none)
+        owner = self._owner(mention, reading, ambiguous, missing)
         is_part = name in self.words.parts
         try:
             if not things:
-                raise _DropError(none, mention.text)
-            chosen = self._choose(mention, name, things, owner, several)
+                raise _DropError(missing, mention.text)
+            chosen = self._choose(mention, name, things, owner, ambiguous)
         except _DropError:
             if is_part and owner:
                 chosen = owner
-            elif not things and (name in self.phrase or (self.hints.question and where is self.question)):
-                chosen = []  # the annotations say what the question needs: it is not this
+            elif not things and (name in self.phrase or (self.hints.question and reading is self.question)):
+                chosen = []  # the annotations list what the question needs, without this
             else:
                 raise
         else:
@@ -196,37 +198,39 @@ class _Search:
                 return name, things
         return self.words.name(mention.words[-1:]), []
 
-    def _owner(self, mention: Mention, where: Reading, several: Reason, none: Reason) -> list[Thing]:
+    def _owner(self, mention: Mention, reading: Reading, ambiguous: Reason, missing: Reason) -> list[Thing]:
         """The things that a mention is a part of, lies on or belongs to; empty when the text names none."""
         owner, head = mention.owner, self.words.name(mention.words[-1:])
-        if owner is None and head in self.words.parts and self.words.owning & set(where.tokens):
-            others = [m for m in where.mentions if self.words.name(m.words[-1:]) not in self.words.parts]
+        if owner is None and head in self.words.parts and self.words.owning & set(reading.tokens):
+            others = [m for m in reading.mentions if self.words.name(m.words[-1:]) not in self.words.parts]
             owner = others[0] if len(others) == 1 else None
         if owner is None:
             return []
-        if owner not in where.mentions:  # the "car" of "car door" tells which door, and need not be enclosed
+        if (
+            owner not in reading.mentions
+        ):  # the "car" of "car door" tells which door, and need not be enclosed
             if head not in self.words.parts:
                 return []
             name, things = self._candidates(owner)
-            return self._choose(owner, name, things, [], several) if things else []
-        return self._find(owner, where, several, none)
+            return self._choose(owner, name, things, [], ambiguous) if things else []
+        return self._find(owner, reading, ambiguous, missing)
 
     def _choose(
-        self, mention: Mention, name: str, things: list[Thing], owner: list[Thing], several: Reason
+        self, mention: Mention, name: str, things: list[Thing], owner: list[Thing], ambiguous: Reason
     ) -> list[Thing]:
-        """Which of the candidates a mention means; raises _DropError when that cannot be told."""
+        """Which of the candidates a mention means; raises _DropError when that is not clear."""
         clusters = self._clusters(things, name)
         if mention.number == "plural" or mention.counted:
-            return self._choose_plural(mention, name, clusters, owner, several)
-        picked, told = self._narrow(mention, clusters, owner)
+            return self._choose_plural(mention, name, clusters, owner, ambiguous)
+        picked, narrowed = self._narrow(mention, clusters, owner)
         if len(picked) != 1 or picked[0][0].group:
-            raise _DropError(several, mention.text)
-        if name in self.scene.several and name not in self.words.stuff and not told:
-            raise _DropError(several, f"{mention.text}: the image has several")
+            raise _DropError(ambiguous, mention.text)
+        if name in self.scene.plural_names and name not in self.words.stuff and not narrowed:
+            raise _DropError(ambiguous, f"{mention.text}: the image has several")
         return picked[0]
 
     def _choose_plural(
-        self, mention: Mention, name: str, clusters: list[list[Thing]], owner: list[Thing], several: Reason
+        self, mention: Mention, name: str, clusters: list[list[Thing]], owner: list[Thing], ambiguous: Reason
     ) -> list[Thing]:
         """All of the things that a plural means."""
         if owner and (inside := [c for c in clusters if self._inside(union_of(c), owner)]):
@@ -236,7 +240,7 @@ class _Search:
         groups = [cluster for cluster in clusters if cluster[0].group]
         singles = len(clusters) - len(groups)
         if name in self.words.pairs and len(clusters) > (1 if groups else 2):
-            raise _DropError(several, mention.text)
+            raise _DropError(ambiguous, mention.text)
         both_forms = any(has_both_forms(thing, self.words) for cluster in clusters for thing in cluster)
         if (
             not mention.counted
@@ -253,18 +257,18 @@ class _Search:
     def _narrow(
         self, mention: Mention, clusters: list[list[Thing]], owner: list[Thing]
     ) -> tuple[list[list[Thing]], bool]:
-        """The clusters that fit a mention's colour, owner and side, and whether one of these was given."""
-        told = False
+        """The clusters that fit a mention's colour, owner and side, and whether any of these was given."""
+        narrowed = False
         colored = self._narrow_color(mention, clusters)
         if colored is not None:
-            clusters, told = colored, True
+            clusters, narrowed = colored, True
         if owner:
             inside = [cluster for cluster in clusters if self._inside(union_of(cluster), owner)]
             if len(inside) == 1:
-                clusters, told = inside, True
+                clusters, narrowed = inside, True
         if mention.side:
-            clusters, told = self._on_side(mention, clusters), True
-        return clusters, told
+            clusters, narrowed = self._on_side(mention, clusters), True
+        return clusters, narrowed
 
     def _on_side(self, mention: Mention, clusters: list[list[Thing]]) -> list[list[Thing]]:
         """The clusters whose middle is in the half of the image that a mention names, if it names one."""
@@ -279,13 +283,13 @@ class _Search:
         None when it names none, or when a cluster has no such annotation; _DropError when all have others.
         """
         for kind in (self.words.colors, self.words.materials):
-            asked = {self._basic(word) for word in mention.modifiers if word in kind}
-            if not asked:
+            named = {self._basic(word) for word in mention.modifiers if word in kind}
+            if not named:
                 continue
             annotated = [self._marks(cluster, kind) for cluster in clusters]
             if any(not marks for marks in annotated):
                 return None
-            fitting = [c for c, marks in zip(clusters, annotated, strict=True) if asked & marks]
+            fitting = [c for c, marks in zip(clusters, annotated, strict=True) if named & marks]
             if not fitting:
                 raise _DropError(Reason.CONTRADICTED, mention.text)
             return fitting
@@ -306,17 +310,17 @@ class _Search:
             same = [
                 cluster for cluster in clusters if any(self._same(thing, other, name) for other in cluster)
             ]
-            clusters = [cluster for cluster in clusters if not any(cluster is one for one in same)]
+            clusters = [cluster for cluster in clusters if not any(cluster is merged for merged in same)]
             clusters.append([other for cluster in same for other in cluster] + [thing])
         return clusters
 
-    def _same(self, one: Thing, other: Thing, name: str) -> bool:
+    def _same(self, first: Thing, second: Thing, name: str) -> bool:
         """Whether two boxes of one name are the same thing, drawn twice."""
-        if one.group != other.group:
+        if first.group != second.group:
             return False
-        if name in self.words.stuff and share(one.box, other.box) >= self.config.same_stuff_inside:
+        if name in self.words.stuff and share(first.box, second.box) >= self.config.same_stuff_inside:
             return True
-        return one.box.iou(other.box) >= self.config.same_object_iou
+        return first.box.iou(second.box) >= self.config.same_object_iou
 
     def _inside(self, box: Box, owner: Sequence[Thing]) -> bool:
         return share(box, union([thing.box for thing in owner])) >= self.config.part_inside
@@ -360,14 +364,14 @@ class _Search:
         if name == "person" or name in self.words.kinds["person"]:
             return  # their colours are those of what they wear, or of their skin
         things = [thing for thing in self.done[id(target)] if thing in candidates]
-        said = {self._basic(token) for token in self.answer.tokens if token in self.words.colors}
+        answered = {self._basic(token) for token in self.answer.tokens if token in self.words.colors}
         annotated = self._marks(things, self.words.colors)
-        if said and annotated and not said & annotated:
+        if answered and annotated and not answered & annotated:
             raise _DropError(Reason.CONTRADICTED, " ".join(sorted(annotated)))
 
     def _find_answer(self) -> bool:
         """Find what the answer names, where it is needed; whether the whole image is needed instead."""
-        asks = wanted(self.question, self.words)
+        asks = needed_from_answer(self.question, self.words)
         if not asks:
             return False
         tokens = set(self.answer.tokens)
@@ -382,6 +386,6 @@ class _Search:
                 part = self.words.name(mention.words[-1:]) in self.words.parts and self.found
                 if not missing or (outside and not part):
                     raise
-        place = bool(tokens & (self.words.scenes | self.words.positions)) or "R" in self.answer.labels
+        is_place = bool(tokens & (self.words.scenes | self.words.positions)) or "R" in self.answer.labels
         asks_place = asks == "where" or not self.question.mentions
-        return place and asks_place and not self.answer.mentions
+        return is_place and asks_place and not self.answer.mentions

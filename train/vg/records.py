@@ -1,10 +1,10 @@
 """Visual Genome's own files, and the questions of one image as samples. Knows nothing about many images.
 
     image_data.json, question_answers.json, objects.json                    needed
-    attributes.json, region_descriptions.json, qa_to_region_mapping.json    used where they are there
+    attributes.json, region_descriptions.json, qa_to_region_mapping.json    used where they exist
     VG_100K/1.jpg, VG_100K_2/1.jpg or 1.jpg                                 the images
 
-Versions 1.0, 1.2 and 1.4 are read alike; what a record lacks or holds in another shape is left unused.
+Versions 1.0, 1.2 and 1.4 are read alike; a field that is missing or has another type is not used.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from dualfocus_lmms.train.vg.question_grounding import Dropped, Grounded, Hints,
 NEEDED = ("image_data", "question_answers", "objects")
 OPTIONAL = ("attributes", "region_descriptions")
 MAPPING = "qa_to_region_mapping.json"
-PHOTO_FOLDERS = ("VG_100K", "VG_100K_2", ".")
+IMAGE_FOLDERS = ("VG_100K", "VG_100K_2", ".")
 _BAD = (KeyError, TypeError, ValueError, AttributeError)  # what a record in another shape raises
 
 
@@ -61,7 +61,7 @@ class Annotations:
         """Find the records of each file in `root`; UserError when a needed file is missing."""
         for name in NEEDED:
             if not (root / f"{name}.json").is_file():
-                hint = ": unzip the one that is there" if (root / f"{name}.json.zip").exists() else ""
+                hint = ": unzip the one that exists" if (root / f"{name}.json.zip").exists() else ""
                 raise UserError(f"There is no {name}.json in {str(root)!r}{hint}. See docs/data.md.")
         files = {
             name: JsonArray(root / f"{name}.json", progress)
@@ -141,8 +141,8 @@ class _ImageRecords:
             raise ValueError("no size, or no list of questions")
         entries = annotations.get("region_descriptions", image_id).get("regions") or []
         regions = {_id(entry, "region_id"): entry for entry in entries if isinstance(entry, dict)}
-        asked = [qa.get("question") for qa in qas if isinstance(qa, dict)]
-        texts = [text for text in (*_phrases(regions), *asked) if isinstance(text, str)]
+        questions = [qa.get("question") for qa in qas if isinstance(qa, dict)]
+        texts = [text for text in (*_phrases(regions), *questions) if isinstance(text, str)]
         scene = Scene(_things(image_id, annotations, size, config), texts, config)
         return cls(image_id, qas, size, scene, regions, annotations)
 
@@ -186,7 +186,7 @@ class _ImageRecords:
 
 
 def _key(question: str) -> str:
-    """Equal for questions that are the same but for letter case and closing marks."""
+    """The question without letter case and closing marks: equal for repeated questions."""
     return question.lower().rstrip(" ?.!")
 
 
@@ -196,7 +196,7 @@ def _phrases(regions: dict[Any, dict[str, Any]]) -> list[Any]:
 
 def round_box(box: Box) -> Box:
     """`box` to the two decimals that a model writes, rounded outwards: it still encloses everything."""
-    cents = [round(value * 100, 6) for value in box.xyxy]  # without the dust of 0.29 * 100
+    cents = [round(value * 100, 6) for value in box.xyxy]  # without the rounding error of 0.29 * 100
     x0, y0 = (math.floor(value) / 100 for value in cents[:2])
     x1, y1 = (math.ceil(value) / 100 for value in cents[2:])
     return Box(x0, y0, x1, y1).clip()
@@ -224,7 +224,7 @@ def _thing(
         names = entry.get("names") or [entry["name"]]
         left, top, right, bottom = _edges(entry, size)
         sides = (right - left, bottom - top)
-        large = all(side >= config.min_object_pixels for side in sides)  # which NaN is not
+        large = all(side >= config.min_object_pixels for side in sides)  # False for NaN
         if not large or not isinstance(number, int):
             return None
         names = [str(name) for name in names if str(name).strip()]
@@ -263,13 +263,13 @@ def _lemma(synset: Any) -> str:
     return name.split(".")[0].replace("_", " ")
 
 
-def photo_path(image_id: int, annotations: Annotations) -> Path | None:
+def image_path(image_id: int, annotations: Annotations) -> Path | None:
     """The path of an image, or None when it is missing."""
     names = [f"{image_id}.jpg", f"{image_id}.png"]
     url = annotations.get("image_data", image_id).get("url")
     if isinstance(url, str):
         names.append(PurePosixPath(url).name)
-    paths = (annotations.root / folder / name for name in names for folder in PHOTO_FOLDERS)
+    paths = (annotations.root / folder / name for name in names for folder in IMAGE_FOLDERS)
     return next((path for path in paths if path.is_file()), None)
 
 
@@ -278,24 +278,24 @@ def make_samples(
 ) -> tuple[list[TrainingSample], Dropped | None]:
     """The samples of one image's kept questions, or why the image cannot be used (then there are none)."""
     image_id = kept[0].image_id
-    path = photo_path(image_id, annotations)
+    path = image_path(image_id, annotations)
     if path is None:
-        return [], Dropped(Reason.NO_PHOTO, f"{image_id}.jpg")
+        return [], Dropped(Reason.NO_IMAGE, f"{image_id}.jpg")
     try:
-        photo = SampleImage(path.read_bytes(), path.name)
-        image = photo.decode()
+        original = SampleImage(path.read_bytes(), path.name)
+        image = original.decode()
     except (OSError, UserError) as error:
-        return [], Dropped(Reason.BAD_PHOTO, str(error))
+        return [], Dropped(Reason.BAD_IMAGE, str(error))
     data = annotations.get("image_data", image_id)
     stretch = (image.width / float(data["width"])) / (image.height / float(data["height"]))
     if abs(stretch - 1) > 0.02:
         sizes = f"{image.width} x {image.height}, annotated as {data['width']} x {data['height']}"
-        return [], Dropped(Reason.BAD_PHOTO, f"{path.name} is {sizes}")
-    return [_sample(outcome, photo, image, config, protocol) for outcome in kept], None
+        return [], Dropped(Reason.BAD_IMAGE, f"{path.name} is {sizes}")
+    return [_sample(outcome, original, image, config, protocol) for outcome in kept], None
 
 
 def _sample(
-    outcome: Outcome, photo: SampleImage, image: Image.Image, config: VGConfig, protocol: Protocol
+    outcome: Outcome, original: SampleImage, image: Image.Image, config: VGConfig, protocol: Protocol
 ) -> TrainingSample:
     """One sample, with its region cut out as the protocol does (PROTOCOLS)."""
     assert outcome.box is not None
@@ -307,7 +307,7 @@ def _sample(
         image.crop(rectangle).save(file, "JPEG", quality=config.crop_quality)
     crop = SampleImage(file.getvalue(), f"{outcome.id}.{'png' if config.crop_format == 'png' else 'jpg'}")
     return TrainingSample(
-        outcome.id, photo, outcome.question, outcome.answer, outcome.box, crop, f"vg:{outcome.image_id}"
+        outcome.id, original, outcome.question, outcome.answer, outcome.box, crop, f"vg:{outcome.image_id}"
     )
 
 

@@ -70,7 +70,7 @@ class Report:
         self.page[side] = self._choose([*self.page[side], line], PAGE)
 
     def problem(self, text: str) -> None:
-        """Note something that could not be used."""
+        """Count and list something that could not be used."""
         self.problem_count += 1
         if len(self.problems) < MOST_PROBLEMS:
             self.problems.append(text)
@@ -81,7 +81,7 @@ class Report:
         self.images_kept += other.images_kept
         self.kept += other.kept
         self.dropped += other.dropped
-        self.areas = [mine + its for mine, its in zip(self.areas, other.areas, strict=True)]
+        self.areas = [own + others for own, others in zip(self.areas, other.areas, strict=True)]
         for verdict, lines in other.examples.items():
             self.examples[verdict] = self._choose([*self.examples.get(verdict, ()), *lines], EXAMPLES)
         for side, lines in other.page.items():
@@ -103,7 +103,7 @@ class Report:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Report:
-        """The report that `to_dict` gave, from JSON."""
+        """The report of the values that `to_dict` returned, from JSON."""
         report = cls(**values)
         report.kept, report.dropped = Counter(values["kept"]), Counter(values["dropped"])
         report.examples = {verdict: _lines(lines) for verdict, lines in values["examples"].items()}
@@ -111,7 +111,7 @@ class Report:
         return report
 
     def write(self, folder: Path) -> None:
-        """report.json, report.md and page.md, each whole or not at all."""
+        """report.json, report.md and page.md, each complete or not written."""
         atomic_write(folder / "report.json", json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n")
         atomic_write(folder / "report.md", self.markdown())
         atomic_write(folder / "page.md", self.page_markdown())
@@ -165,5 +165,5 @@ def _percent(part: int, whole: int) -> str:
 def _bullet(line: Line) -> str:
     box = "" if line.box is None else " `[" + ", ".join(f"{value:.2f}" for value in line.box) + "]`"
     note = f" ({line.note})" if line.note else ""
-    asked = f"{line.question or '-'} **{line.answer or '-'}**"
-    return f"- image {line.image}, {line.id}: {asked} {line.verdict}{note}{box}"
+    text = f"{line.question or '-'} **{line.answer or '-'}**"
+    return f"- image {line.image}, {line.id}: {text} {line.verdict}{note}{box}"

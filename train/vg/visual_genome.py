@@ -1,7 +1,7 @@
 """Build DualFocus samples from Visual Genome (section 3.2, appendix D): `build`, run by `dualfocus data vg`.
 
-Images are worked on in lots. A lot is done when its part of the report is there, which is written after its
-samples; a build that was killed goes on with the lots that are not done, and ends with the same files.
+Images are processed in lots. A lot is done when its part of the report exists, which is written after its
+samples; an interrupted build resumes with the lots that are not done, and ends with the same files.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from dualfocus_lmms.protocol import load_protocol
 from dualfocus_lmms.train.data.samples import SHARDS, TrainingSample, shard_path, write_shard
 from dualfocus_lmms.train.vg.config import VGConfig
 from dualfocus_lmms.train.vg.question_grounding import Dropped, Grounded, Reason
-from dualfocus_lmms.train.vg.records import Annotations, Outcome, make_samples, outcomes, photo_path
+from dualfocus_lmms.train.vg.records import Annotations, Outcome, image_path, make_samples, outcomes
 from dualfocus_lmms.train.vg.report import Line, Report
 
 LOT = 100  # images a lot
 _PARTS = "parts"
-_PHOTO = (Reason.NO_PHOTO, Reason.BAD_PHOTO)  # images may be put there, and the same call made again
+_IMAGE_REASONS = (Reason.NO_IMAGE, Reason.BAD_IMAGE)  # the user may add the images and run the build again
 
 
 def build(
@@ -45,7 +45,7 @@ def build(
 ) -> Report:
     """Write samples-*.parquet, report.md, report.json and page.md into `out`.
 
-    root: a folder of Visual Genome's files (see vg_records). config: a file of settings over configs/vg.yaml.
+    root: a folder of Visual Genome's files (see `records`). config: a file of settings over configs/vg.yaml.
     workers: processes. limit: only the first images, by id. protocol: whose geometry cuts the regions out.
     annotations_only: write samples-*.jsonl, without images and without looking for them. seed: chooses
     the examples. UserError when `out` holds a build with other settings, or when there are no images.
@@ -58,10 +58,10 @@ def build(
     with _bytes_bar(root, progress) as advance:
         annotations = Annotations.open(root, config, advance)
     ids = list(annotations.files["question_answers"].ids)[:limit]
-    if not annotations_only and ids and not any(photo_path(image, annotations) for image in ids[:LOT]):
+    if not annotations_only and ids and not any(image_path(image, annotations) for image in ids[:LOT]):
         raise UserError(
-            f"There is no photo of the first {min(len(ids), LOT)} images in {str(root)!r}: put them into "
-            f"VG_100K/ or VG_100K_2/ there ({ids[0]}.jpg), or leave pictures out (annotations_only)."
+            f"None of the first {min(len(ids), LOT)} images is in {str(root)!r}: put them into VG_100K/ or "
+            f"VG_100K_2/ there ({ids[0]}.jpg), or build without images (annotations_only)."
         )
     _begin(out, annotations, config, limit, protocol, annotations_only, seed)
     job = _Job(annotations, config, protocol, out, annotations_only, seed)
@@ -77,11 +77,11 @@ def build(
                 bar.update(len(images))
                 bar.set_postfix(kept=report.kept.total(), refresh=False)
         report.write(out)
-        for leftover in out.glob(f".{SHARDS}.*"):  # of processes that were killed
+        for leftover in out.glob(f".{SHARDS}.*"):  # of interrupted processes
             leftover.unlink(missing_ok=True)
-    except OSError as error:  # no space left, for one
+    except OSError as error:  # such as no space left
         raise UserError(
-            f"Stopped: {error}. What is done is kept in {str(out)!r}, the same call goes on."
+            f"Stopped: {error}. What is done is kept in {str(out)!r}; run the same command to resume."
         ) from error
     return report
 
@@ -98,12 +98,12 @@ class _Job:
     seed: int
 
     def lot(self, lot: tuple[int, Sequence[int]]) -> Report:
-        """The report of one lot, which is worked on unless that was done before with every image it needs."""
+        """The report of one lot, read if it is done and no image was missing; else the lot is processed."""
         index, images = lot
         part = self.out / _PARTS / f"part-{index:05d}.json"
         if part.exists():
             done = Report.from_dict(json.loads(part.read_text(encoding="utf-8")))
-            if not any(done.dropped[reason.value] for reason in _PHOTO):
+            if not any(done.dropped[reason.value] for reason in _IMAGE_REASONS):
                 return done
         report = Report(seed=self.seed)
         if self.annotations_only:
@@ -205,17 +205,17 @@ def _run(job: _Job, lots: Sequence[tuple[int, Sequence[int]]], workers: int) -> 
     pool = ProcessPoolExecutor(min(workers, len(lots)), get_context("spawn"), _start, (job,))
     try:
         yield from pool.map(_work, lots)
-    except BrokenProcessPool as error:  # by the system, for memory
+    except BrokenProcessPool as error:  # by the system, when memory runs out
         raise UserError(
-            f"One of {workers} processes was ended from outside, which systems do that run out of memory: "
-            "the same call with fewer workers goes on."
+            f"One of {workers} processes was killed, as systems do when they run out of memory: run the same "
+            "command with fewer workers to resume."
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _begin(out: Path, annotations: Annotations, config: VGConfig, *settings: Any) -> None:
-    """Make `out` and note the settings there; UserError when it was begun with others."""
+    """Make `out` and write the settings there; UserError when it has other settings."""
     names = ("limit", "protocol", "annotations_only", "seed")
     sizes = {name: file.path.stat().st_size for name, file in annotations.files.items()}
     record = dict(zip(names, settings, strict=True)) | {"lot": LOT, "files": sizes, "config": config.values}
@@ -233,8 +233,8 @@ def _begin(out: Path, annotations: Annotations, config: VGConfig, *settings: Any
     other = sorted(key for key in given if written.get(key) != given[key])
     if other:
         raise UserError(
-            f"{str(out)!r} holds a build with another {', '.join(other)}: give an empty folder, or go on "
-            f"with the settings that {path.name} there records."
+            f"{str(out)!r} holds a build with another {', '.join(other)}: give an empty folder, or the "
+            f"settings in its {path.name}."
         )
 
 

@@ -86,22 +86,22 @@ def expected(tokenizer: Any, text: str) -> tuple[list[int], list[int]]:
     return ids, labels
 
 
-def a_picture(width: int, height: int, color: str) -> SampleImage:
+def solid_image(width: int, height: int, color: str) -> SampleImage:
     file = io.BytesIO()
     Image.new("RGB", (width, height), color).save(file, "PNG")
     return SampleImage(file.getvalue(), f"{color}.png")
 
 
 def a_sample(box: bool = True) -> TrainingSample:
-    where = Box(0.2, 0.412, 0.3749, 0.736) if box else None
-    crop = a_picture(17, 33, "red") if box else None
-    return TrainingSample("1", a_picture(100, 50, "blue"), Q, "dark blue", where, crop)
+    region = Box(0.2, 0.412, 0.3749, 0.736) if box else None
+    crop = solid_image(17, 33, "red") if box else None
+    return TrainingSample("1", solid_image(100, 50, "blue"), Q, "dark blue", region, crop)
 
 
 def chat(*images: str) -> dict[str, Any]:
-    said = [("human", "Hello!"), ("gpt", "Hi, 7 of 9."), ("human", "Who is it?\n<image>")]
-    said += [("gpt", "A man\nand a dog."), ("human", "<image>\nAnd here?"), ("gpt", "Nobody.")]
-    turns = [{"from": role, "value": text} for role, text in said]
+    texts = [("human", "Hello!"), ("gpt", "Hi, 7 of 9."), ("human", "Who is it?\n<image>")]
+    texts += [("gpt", "A man\nand a dog."), ("human", "<image>\nAnd here?"), ("gpt", "Nobody.")]
+    turns = [{"from": role, "value": text} for role, text in texts]
     return {"id": "chat", "image": list(images), "conversations": turns}
 
 
@@ -129,7 +129,7 @@ def learned_sample(
         ),
     ],
 )
-def test_ids_and_labels_are_those_of_the_text(llama, example, text, sizes):
+def test_ids_and_labels_match_the_text(llama, example, text, sizes):
     ids, labels = expected(llama, text)
     encoded = encoder(llama).encode(example)
     assert list(encoded.ids) == ids
@@ -139,33 +139,33 @@ def test_ids_and_labels_are_those_of_the_text(llama, example, text, sizes):
     assert encoded.weights == tuple(float(label != IGNORED) for label in labels)
 
 
-def test_a_prompt_is_the_one_that_inference_builds_with_the_tokens_that_were_generated(llama):
+def test_training_ids_start_with_the_prompts_of_inference(llama):
     """The flow asks a scripted model; its conversations, rendered, are prefixes of the trained ids."""
     sample, settings = a_sample(), Settings.of("paper")
     renderer = Renderer(llama, LLAVA, llama.convert_tokens_to_ids(IMAGE_TOKEN))
     backend = FakeBackend({"macro": "x", "locate": BOX, "micro": "dark blue"})
     answer_batch(backend, [question_of(sample, SHORT_ANSWER)], [StopCriteria(9)], settings)
-    asked = {call.stage: call.conversations[0] for call in backend.calls}
+    conversations = {call.stage: call.conversations[0] for call in backend.calls}
     example = from_sample(sample, settings.protocol, LLAVA.box_format, SHORT_ANSWER)
     ids = encoder(llama).encode(example).ids
 
-    locate = renderer.render(asked["locate"], lambda _: LENGTH).ids
+    locate = renderer.render(conversations["locate"], lambda _: LENGTH).ids
     generated = tuple(llama(f"ASSISTANT: {BOX}</s>", add_special_tokens=False).input_ids)
-    said = generated[len(llama("ASSISTANT:", add_special_tokens=False).input_ids) :]
-    assert ids[: len(locate) + len(said)] == (*locate, *said)
+    reply_ids = generated[len(llama("ASSISTANT:", add_special_tokens=False).input_ids) :]
+    assert ids[: len(locate) + len(reply_ids)] == (*locate, *reply_ids)
 
-    turns = asked["micro"].turns
-    micro = Conversation(turns[:1]).assistant(BOX, said[:-1]).user(turns[2].text, *turns[2].images)
+    turns = conversations["micro"].turns
+    micro = Conversation(turns[:1]).assistant(BOX, reply_ids[:-1]).user(turns[2].text, *turns[2].images)
     prompt = renderer.render(micro, lambda _: LENGTH).ids
     assert ids[: len(prompt)] == prompt
-    assert asked["micro"].images[0].size == example.conversation.images[0].size
+    assert conversations["micro"].images[0].size == example.conversation.images[0].size
 
 
 @pytest.mark.parametrize(
     ("image", "placeholders", "kept"),
     [("red", 1, 1), (["red"], 1, 1), (None, 0, 0), (None, 1, 0), ([], 1, 0)],
 )
-def test_instruction_data_with_one_picture_or_none(image, placeholders, kept):
+def test_instruction_data_with_one_image_or_none(image, placeholders, kept):
     record = {
         "id": 5,
         "image": image,
@@ -202,18 +202,18 @@ HUMAN, GPT = {"from": "human", "value": "a <image>"}, {"from": "gpt", "value": "
         {"id": "1", "conversations": [HUMAN, {"from": "gpt", "value": "<image>"}]},
     ],
 )
-def test_faulty_records_are_refused_before_training_begins(record):
+def test_invalid_records_raise_before_training_begins(record):
     with pytest.raises(UserError, match="1"):
         check_llava([{"id": "fine", "image": "x", "conversations": [HUMAN, GPT]}, record])
 
 
 @pytest.mark.parametrize("record", [chat("red", "green")])
-def test_whole_rounds_are_kept_and_no_picture_is_cut(llama, record):
+def test_whole_rounds_are_kept_and_no_image_is_cut(llama, record):
     """At every length: the rounds that fit, each with its reply, its closing token and its images."""
     example = from_llava(record, colored)
     whole = encoder(llama).encode(example)
     image = llama.convert_tokens_to_ids(IMAGE_TOKEN)
-    ends = [place + 1 for place, label in enumerate(whole.labels) if label == llama.eos_token_id]
+    ends = [index + 1 for index, label in enumerate(whole.labels) if label == llama.eos_token_id]
     assert len(ends) == 3
     for length in range(1, len(whole.ids) + 2):
         encoded = encoder(llama, length).encode(example)
@@ -227,7 +227,7 @@ def test_whole_rounds_are_kept_and_no_picture_is_cut(llama, record):
             assert list(encoded.images) == list(whole.images[: len(encoded.images)])
 
 
-def test_box_tokens_can_weigh_more(llama):
+def test_box_tokens_have_their_own_weight(llama):
     example = from_sample(a_sample(), load_protocol("paper"), LLAVA.box_format)
     encoded = encoder(llama, box_weight=2.5).encode(example)
     weighing = [(token, weight) for token, weight in zip(encoded.ids, encoded.weights, strict=True) if weight]
@@ -235,7 +235,7 @@ def test_box_tokens_can_weigh_more(llama):
     assert llama.decode([token for token, weight in weighing if weight == 1.0]) == "dark blue</s>"
 
 
-def test_a_template_that_does_not_close_a_reply_is_refused():
+def test_a_template_that_does_not_close_a_reply_raises():
     words = character_tokenizer()
     words.chat_template = (
         "{% for turn in messages %}{{ turn['role'] }}: "

@@ -18,20 +18,20 @@ LOCATE = "Please provide the bounding box coordinate of the region this question
 MICRO = "Please combine the information from these two images and answer this question: What is it?"
 
 
-def picture(color: str, name: str, size: tuple[int, int] = (40, 20)) -> SampleImage:
+def image(color: str, name: str, size: tuple[int, int] = (40, 20)) -> SampleImage:
     file = io.BytesIO()
     Image.new("RGB", size, color).save(file, "PNG")
     return SampleImage(file.getvalue(), name)
 
 
-PHOTO = picture("red", "1.png")
+IMAGE = image("red", "1.png")
 SAMPLES = [
     TrainingSample(
-        "a", PHOTO, "What is it?", "A cat.", Box(0.1, 0.25, 0.5, 1.0), picture("blue", "a.png"), "vg:1"
+        "a", IMAGE, "What is it?", "A cat.", Box(0.1, 0.25, 0.5, 1.0), image("blue", "a.png"), "vg:1"
     ),
-    TrainingSample("b", PHOTO, "Is it red?", "Yes.", source="vg:1"),
+    TrainingSample("b", IMAGE, "Is it red?", "Yes.", source="vg:1"),
     TrainingSample(
-        "c", picture("green", "1.png"), "What is it?", "é", Box(0, 0, 1, 1), picture("blue", ""), "vg:2"
+        "c", image("green", "1.png"), "What is it?", "é", Box(0, 0, 1, 1), image("blue", ""), "vg:2"
     ),
 ]
 
@@ -59,12 +59,12 @@ def test_llava(tmp_path: Path) -> None:
         ],
     }
     assert rows[2]["image"] == ["images/1-2.png", "crops/c.jpg"]  # another image of the same name
-    assert (tmp_path / "images" / "1.png").read_bytes() == PHOTO.data
+    assert (tmp_path / "images" / "1.png").read_bytes() == IMAGE.data
     assert (tmp_path / "images" / "1-2.png").read_bytes() == SAMPLES[2].image.data
     assert len(list(tmp_path.rglob("*.png"))) == 3
 
 
-def test_messages_in_the_words_of_the_paper_and_thousandths_of_a_square(tmp_path: Path) -> None:
+def test_messages_with_the_papers_prompts_and_boxes_in_thousandths_of_a_square(tmp_path: Path) -> None:
     thousandths = BoxFormat("({:d},{:d}),({:d},{:d})", 1000, "square")
     path = export(SAMPLES[:1], tmp_path, "messages", "paper", thousandths, "Answer briefly.")
     row = json.loads(path.read_text())
@@ -78,7 +78,7 @@ def test_messages_in_the_words_of_the_paper_and_thousandths_of_a_square(tmp_path
     ]
 
 
-def test_nothing_appears_when_a_sample_fails(tmp_path: Path) -> None:
+def test_no_file_is_written_when_a_sample_fails(tmp_path: Path) -> None:
     def failing() -> object:
         yield SAMPLES[0]
         raise RuntimeError("killed")
@@ -88,30 +88,30 @@ def test_nothing_appears_when_a_sample_fails(tmp_path: Path) -> None:
     assert not (tmp_path / "dualfocus_llava.json").exists()
 
 
-def test_an_unknown_form_is_named(tmp_path: Path) -> None:
+def test_an_unknown_form_raises(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Unknown form 'coco': choose one of llava, messages"):
         export([], tmp_path, "coco")
     assert json.loads(export([], tmp_path).read_text()) == []
 
 
-def test_pictures_of_another_export_are_not_overwritten(tmp_path: Path) -> None:
+def test_images_of_another_export_are_not_overwritten(tmp_path: Path) -> None:
     first = export(SAMPLES[:1], tmp_path).read_bytes()
-    other = TrainingSample("d", picture("black", "1.png"), "Is it red?", "No.")
+    other = TrainingSample("d", image("black", "1.png"), "Is it red?", "No.")
     with pytest.raises(UserError, match="another export"):
         export([other], tmp_path, "messages")
-    assert (tmp_path / "images" / "1.png").read_bytes() == PHOTO.data
+    assert (tmp_path / "images" / "1.png").read_bytes() == IMAGE.data
     assert export(SAMPLES[:1], tmp_path).read_bytes() == first
     assert export(SAMPLES[:1], tmp_path, "messages").exists()
 
 
-def test_boxes_in_pixels_of_a_resized_picture_are_refused(tmp_path: Path) -> None:
+def test_boxes_in_pixels_of_a_resized_image_raise(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="resizes"):
         export(SAMPLES, tmp_path, box_format=BoxFormat("{:d} {:d} {:d} {:d}", frame="resized"))
 
 
 @pytest.mark.parametrize("form", ["llava", "messages"])
-def test_other_programs_see_photos_upright_and_on_white(tmp_path: Path, form: str) -> None:
-    """Boxes refer to the upright picture, and LLaVA's training opens files as they are."""
+def test_exported_images_are_upright_and_on_white(tmp_path: Path, form: str) -> None:
+    """Boxes refer to the upright image, and LLaVA's training opens files as they are."""
     scene = Image.linear_gradient("L").resize((8, 6)).convert("RGB")
     exif = Image.Exif()
     exif[0x0112] = 6  # rotate by 90 degrees clockwise
@@ -119,12 +119,12 @@ def test_other_programs_see_photos_upright_and_on_white(tmp_path: Path, form: st
     scene.save(file, "PNG", exif=exif)
     Image.new("RGBA", (3, 2)).save(clear, "PNG")
     scene.save(plain, "PNG")
-    photos = [
+    images = [
         SampleImage(file.getvalue(), "rotated.jpg"),
         SampleImage(clear.getvalue(), "clear.png"),
         SampleImage(plain.getvalue(), "plain.jpg"),
     ]
-    samples = [TrainingSample(str(n), photo, "What?", "A.") for n, photo in enumerate(photos)]
+    samples = [TrainingSample(str(n), image, "What?", "A.") for n, image in enumerate(images)]
     export(samples, tmp_path, form)
     with Image.open(tmp_path / "images" / "rotated.png") as image:
         assert image.tobytes() == scene.transpose(Image.Transpose.ROTATE_270).tobytes()

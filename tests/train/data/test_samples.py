@@ -1,4 +1,4 @@
-"""Samples on disk: what is written is read, shards are whole, and other readers understand them."""
+"""Samples on disk: read as written, in complete shards that other libraries read too."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def noise(seed: int, side: int = 40, form: str = "PNG") -> SampleImage:
     return SampleImage(file.getvalue(), f"{seed}.{form.lower()}")
 
 
-def make(number: int, photo: SampleImage | None = None) -> TrainingSample:
+def make(number: int, image: SampleImage | None = None) -> TrainingSample:
     """Sample `number`; every third one is plain."""
     plain = number % 3 == 2
     return TrainingSample(
         id=f"s{number}",
-        image=photo or noise(number),
+        image=image or noise(number),
         question=f"What is {number}?",
         answer=f"Größe {number}",
         box=None if plain else Box(0.1, 0.2, 0.3, number / 100),
@@ -46,7 +46,7 @@ def samples() -> list[TrainingSample]:
     return [make(number) for number in range(20, 97)]
 
 
-def test_what_is_written_is_read_in_any_order(tmp_path: Path, samples: list[TrainingSample]) -> None:
+def test_samples_are_read_as_written_in_any_order(tmp_path: Path, samples: list[TrainingSample]) -> None:
     paths = write_samples(samples, tmp_path, rows_per_file=40)
     assert [path.name for path in paths] == ["samples-00000.parquet", "samples-00001.parquet"]
     read = read_samples(tmp_path)
@@ -69,18 +69,18 @@ def test_one_shard_is_read_and_a_copy_in_another_process_works(
     assert pickle.loads(pickle.dumps(read))[4].id == "s24"
 
 
-def test_a_picture_is_decoded_upright_and_a_broken_one_is_named(tmp_path: Path) -> None:
+def test_an_image_is_decoded_upright_and_a_broken_one_raises(tmp_path: Path) -> None:
     file = io.BytesIO()
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
     Image.new("L", (4, 2)).save(file, "JPEG", exif=exif)
-    picture = SampleImage(file.getvalue(), "turned.jpg").decode()
-    assert (picture.size, picture.mode) == ((2, 4), "RGB")
+    image = SampleImage(file.getvalue(), "turned.jpg").decode()
+    assert (image.size, image.mode) == ((2, 4), "RGB")
     with pytest.raises(UserError, match=r"half\.png"):
         SampleImage(noise(1).data[:500], "half.png").decode()
 
 
-def test_a_shard_that_is_there_is_left_and_a_missing_one_is_written(
+def test_an_existing_shard_is_kept_and_a_missing_one_is_written(
     tmp_path: Path, samples: list[TrainingSample]
 ) -> None:
     first, second = write_samples(samples, tmp_path, rows_per_file=50)
@@ -93,7 +93,7 @@ def test_a_shard_that_is_there_is_left_and_a_missing_one_is_written(
     assert sorted(path.name for path in tmp_path.iterdir()) == [first.name, second.name]
 
 
-def test_a_failure_leaves_only_whole_shards(tmp_path: Path, samples: list[TrainingSample]) -> None:
+def test_a_failure_leaves_only_complete_shards(tmp_path: Path, samples: list[TrainingSample]) -> None:
     def failing() -> object:
         yield from samples[:60]
         raise RuntimeError("killed")
@@ -103,7 +103,7 @@ def test_a_failure_leaves_only_whole_shards(tmp_path: Path, samples: list[Traini
     assert [path.name for path in tmp_path.iterdir()] == ["samples-00000.parquet"]
 
 
-def test_a_folder_of_other_samples_is_refused(tmp_path: Path, samples: list[TrainingSample]) -> None:
+def test_a_folder_of_other_samples_raises(tmp_path: Path, samples: list[TrainingSample]) -> None:
     write_samples(samples, tmp_path, rows_per_file=30)
     with pytest.raises(UserError, match="other samples"):
         write_samples(samples[1:], tmp_path, rows_per_file=30)
@@ -111,14 +111,14 @@ def test_a_folder_of_other_samples_is_refused(tmp_path: Path, samples: list[Trai
         write_samples(samples[:30], tmp_path, rows_per_file=30)
 
 
-def test_neighbours_share_one_copy_of_their_photo(tmp_path: Path) -> None:
-    photo = noise(0, 300)
-    path = write_samples([make(number, photo) for number in range(20, 40)], tmp_path)[0]
-    assert len(photo.data) < path.stat().st_size < 1.4 * len(photo.data)
-    assert all(sample.image.data == photo.data for sample in read_samples(path))
+def test_neighbours_share_one_copy_of_their_image(tmp_path: Path) -> None:
+    image = noise(0, 300)
+    path = write_samples([make(number, image) for number in range(20, 40)], tmp_path)[0]
+    assert len(image.data) < path.stat().st_size < 1.4 * len(image.data)
+    assert all(sample.image.data == image.data for sample in read_samples(path))
 
 
-def test_the_datasets_library_reads_them(tmp_path: Path, samples: list[TrainingSample]) -> None:
+def test_the_datasets_library_reads_shards(tmp_path: Path, samples: list[TrainingSample]) -> None:
     datasets = pytest.importorskip("datasets")
     write_samples(samples[:5], tmp_path / "set")
     rows = datasets.load_dataset("parquet", data_dir=str(tmp_path / "set"), cache_dir=str(tmp_path / "cache"))
@@ -130,7 +130,7 @@ def test_the_datasets_library_reads_them(tmp_path: Path, samples: list[TrainingS
     assert set(row) == {"id", "image", "crop", "question", "answer", "box", "source"}
 
 
-def test_mistakes_are_named(tmp_path: Path) -> None:
+def test_invalid_samples_and_files_raise(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="There are no samples in"):
         read_samples(tmp_path)
     bad = tmp_path / "samples-00000.parquet"

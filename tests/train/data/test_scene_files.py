@@ -10,7 +10,7 @@ from dualfocus_lmms.scenes import SIDE, make_scenes
 from dualfocus_lmms.train.data.scene_files import write_visual_genome
 
 
-def test_the_files_are_visual_genomes(tmp_path):
+def test_the_files_have_visual_genomes_format(tmp_path):
     scenes = list(make_scenes("train", 0, 3))
     write_visual_genome(tmp_path, scenes, first_id=10)
     images, objects, questions = (
@@ -18,12 +18,12 @@ def test_the_files_are_visual_genomes(tmp_path):
         for name in ("image_data", "objects", "question_answers")
     )
     assert [image["image_id"] for image in images] == [10, 11, 12]
-    for scene, image, things, asked in zip(scenes, images, objects, questions, strict=True):
-        with Image.open(tmp_path / "VG_100K" / f"{image['image_id']}.jpg") as picture:
-            assert picture.size == (image["width"], image["height"]) == (SIDE, SIDE)
+    for scene, entry, things, qas in zip(scenes, images, objects, questions, strict=True):
+        with Image.open(tmp_path / "VG_100K" / f"{entry['image_id']}.jpg") as image:
+            assert image.size == (entry["width"], entry["height"]) == (SIDE, SIDE)
         assert [record["names"] for record in things["objects"]] == [[thing.name] for thing in scene.things]
-        assert [qa["answer"] for qa in asked["qas"]] == [one.answer for one in scene.questions]
+        assert [qa["answer"] for qa in qas["qas"]] == [question.answer for question in scene.questions]
         known = {record["object_id"] for record in things["objects"]}
-        assert all(record["object_id"] in known for qa in asked["qas"] for record in qa["q_objects"])
+        assert all(record["object_id"] in known for qa in qas["qas"] for record in qa["q_objects"])
     with pytest.raises(UserError):
         write_visual_genome(tmp_path, scenes)

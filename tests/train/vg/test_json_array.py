@@ -1,4 +1,4 @@
-"""Large JSON arrays: read in pieces, found by id, and named where they are cut off."""
+"""Large JSON arrays: read in pieces, records found by id, errors where a file is cut off."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_records_are_found_by_id_in_any_order(tmp_path: Path) -> None:
         ('[{"id": 1}, {id: 2}, {"id": 3}, {"id": 4}, {"id": 5}]', "from byte 12 on: Expecting property"),
     ],
 )
-def test_a_file_that_is_no_whole_array_is_named(tmp_path: Path, text: str, message: str) -> None:
+def test_an_incomplete_array_raises(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "a.json"
     path.write_text(text)
     with pytest.raises(UserError, match=message):

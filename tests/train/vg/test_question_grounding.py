@@ -1,4 +1,4 @@
-"""Which region a question is about: one image in words, then the real annotations of five."""
+"""Which region a question is about: one made-up image, then the real annotations of five."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ SCENE = Scene(STREET, ["two dogs play", "a bench", "cars on the road"], CONFIG)
 
 
 def box_of(*numbers: int) -> Box:
-    return union([one.box for one in STREET if one.id in numbers])
+    return union([thing.box for thing in STREET if thing.id in numbers])
 
 
 @pytest.mark.parametrize(
     ("question", "answer", "numbers"),
     [
-        ("What color is the red car?", "Red.", (5,)),  # its colour tells which
+        ("What color is the red car?", "Red.", (5,)),  # chosen by its colour
         ("How many men are there?", "Two.", (1, 2, 3)),  # a thing drawn twice counts once
         ("What are the men doing?", "Standing.", (1, 2, 3)),
         ("How many cars are parked?", "2", (5, 6)),
         ("What color are the trees?", "Green.", (7,)),  # a group
-        ("What is the street made of?", "Asphalt.", (10, 11)),  # what continues is one thing
+        ("What is the street made of?", "Asphalt.", (10, 11)),  # stuff is one thing
         ("What color is the road?", "Gray.", (10, 11)),
         ("What is the man on the left doing?", "Standing.", (1, 2)),
         ("What color is the traffic light?", "Red.", (12,)),
@@ -63,7 +63,7 @@ def box_of(*numbers: int) -> Box:
             "What is next to the bottle?",
             "The white car.",
             (13, 6),
-        ),  # the answer is needed, and told by colour
+        ),  # the answer is needed; its colour chooses the car
         ("What is blue?", "The shirt.", (4,)),
         ("Where is the white car?", "On the street.", (6, 10, 11)),
         ("What color is the right man's shirt?", "Blue.", (3, 4)),
@@ -71,7 +71,7 @@ def box_of(*numbers: int) -> Box:
         ("What color are the right man's shoes?", "Black.", (3, 15, 16)),
     ],
 )
-def test_a_question_is_grounded_in_all_that_it_names(
+def test_a_question_is_grounded_in_everything_it_names(
     question: str, answer: str, numbers: tuple[int, ...]
 ) -> None:
     result = ground(question, answer, SCENE)
@@ -104,10 +104,10 @@ def test_a_question_is_grounded_in_all_that_it_names(
         ("When was this photo taken?", "Cannot determine.", Reason.NOT_VISUAL, ""),
         ("  ?", "Red.", Reason.EMPTY, ""),
         ("What is red?", " ", Reason.EMPTY, ""),
-        ("What time is it?", "10:30.", Reason.NOT_ANNOTATED, "clock"),  # there is none to read it from
+        ("What time is it?", "10:30.", Reason.NOT_ANNOTATED, "clock"),  # there is no clock
     ],
 )
-def test_a_question_that_is_dropped_says_why(question: str, answer: str, reason: Reason, detail: str) -> None:
+def test_a_dropped_question_has_its_reason(question: str, answer: str, reason: Reason, detail: str) -> None:
     assert ground(question, answer, SCENE) == Dropped(reason, detail)
 
 
@@ -130,12 +130,12 @@ def test_global_questions_have_the_whole_image(question: str) -> None:
     assert ground(question, "Something.", without) == Dropped(Reason.GLOBAL)
 
 
-def test_more_counted_than_annotated_needs_the_whole_image() -> None:
+def test_a_count_above_the_annotated_objects_needs_the_whole_image() -> None:
     assert ground("How many cars are there?", "8 cars.", SCENE) == Grounded(WHOLE, "whole")
     assert ground("Where is the bottle?", "On the right.", SCENE) == Grounded(WHOLE, "whole")
 
 
-def test_what_is_not_there_needs_the_whole_image() -> None:
+def test_an_absent_thing_needs_the_whole_image() -> None:
     assert ground("Is there a bus in the picture?", "No.", SCENE) == Grounded(WHOLE, "whole")
     assert ground("Is there a bus in the picture?", "Yes.", SCENE) == Dropped(Reason.NOT_ANNOTATED, "bus")
 
@@ -161,7 +161,7 @@ def test_a_thin_box_is_dropped() -> None:
     assert ground("What color is the pole?", "Gray.", scene) == Dropped(Reason.TOO_SMALL)
 
 
-def test_phrases_know_owners_counts_and_numbers() -> None:
+def test_phrases_have_owners_counts_and_numbers() -> None:
     reading = read("What color are the two red cars of the man's dog?", SCENE.known, CONFIG.words)
     cars, man, dog = reading.mentions
     assert (cars.text, cars.number, cars.count, cars.modifiers) == ("red cars", "plural", 2, ["red"])
@@ -184,7 +184,7 @@ def test_phrases_know_owners_counts_and_numbers() -> None:
     ],
 )
 def test_singulars(word: str, single: str) -> None:
-    assert CONFIG.words.one(word) == single
+    assert CONFIG.words.singular(word) == single
 
 
 def test_share_of_a_box_inside_another() -> None:
@@ -210,7 +210,7 @@ def test_settings_are_checked(tmp_path: Path) -> None:
             VGConfig.load(file)
 
 
-def test_every_question_of_five_real_images_is_enclosed_or_named(shared_data: Path) -> None:
+def test_every_question_of_five_real_images_is_kept_or_dropped(shared_data: Path) -> None:
     folder = shared_data / "visual_genome"
     annotations = Annotations.open(folder, CONFIG)
     kept = dropped = 0

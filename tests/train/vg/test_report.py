@@ -7,7 +7,7 @@ import json
 from dualfocus_lmms.train.vg.report import Line, Report
 
 
-def test_a_report_is_the_same_however_it_is_divided() -> None:
+def test_merged_parts_equal_one_report() -> None:
     lines = [
         Line(
             f"q{i}",

@@ -1,4 +1,4 @@
-"""The build from Visual Genome's own files: a small one drawn here, whole, killed, resumed and damaged."""
+"""The build from Visual Genome's own files, drawn small: complete, interrupted and resumed, damaged."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Records = dict[str, list[dict[str, Any]]]
 
 def image_records(number: int) -> dict[str, dict[str, Any]]:
     """The records of an image with a ball, a kite and two cups, in the form of version 1.4."""
-    places = {"ball": (40, 60, 50, 50), "kite": (200, 30, 80, 40), "cup": (20, 200, 20, 20)}
+    boxes = {"ball": (40, 60, 50, 50), "kite": (200, 30, 80, 40), "cup": (20, 200, 20, 20)}
     objects = [
         {
             "object_id": number * 10 + i,
@@ -37,9 +37,9 @@ def image_records(number: int) -> dict[str, dict[str, Any]]:
             "w": w,
             "h": h,
         }
-        for i, (name, (x, y, w, h)) in enumerate([*places.items(), ("cup", (100, 200, 20, 20))])
+        for i, (name, (x, y, w, h)) in enumerate([*boxes.items(), ("cup", (100, 200, 20, 20))])
     ]
-    asked = [
+    pairs = [
         ("What color is the ball?", "Red."),
         ("What is above the ball?", "The kite."),
         ("What color is the cup?", "Green."),
@@ -56,7 +56,7 @@ def image_records(number: int) -> dict[str, dict[str, Any]]:
             "q_objects": [],
             "a_objects": [],
         }
-        for i, (q, a) in enumerate(asked)
+        for i, (q, a) in enumerate(pairs)
     ]
     colors = [{"object_id": number * 10, "names": ["ball"], "attributes": ["red"], "x": 40, "y": 60}]
     phrases = [
@@ -94,13 +94,13 @@ def root(tmp_path: Path) -> Path:
     root = tmp_path / "vg"
     write(root, records_of(range(1, 8)))
     for number in range(1, 8):
-        photo = Image.new("RGB", SIZE, (number * 30, 120, 90))
-        draw = ImageDraw.Draw(photo)
+        image = Image.new("RGB", SIZE, (number * 30, 120, 90))
+        draw = ImageDraw.Draw(image)
         draw.ellipse((40, 60, 89, 109), fill="red")
         draw.polygon([(200, 30), (279, 30), (240, 69)], fill="blue")
         folder = root / ("VG_100K" if number % 2 else "VG_100K_2")
         folder.mkdir(exist_ok=True)
-        photo.save(folder / f"{number}.jpg", quality=90)
+        image.save(folder / f"{number}.jpg", quality=90)
     return root
 
 
@@ -158,7 +158,7 @@ def check_crop(sample: TrainingSample) -> None:
     assert np.abs(crop - expected).mean() < 3
 
 
-def test_the_paper_protocol_cuts_the_box_alone_and_png_keeps_every_pixel(root: Path, tmp_path: Path) -> None:
+def test_the_paper_protocol_crops_without_margin_and_png_is_lossless(root: Path, tmp_path: Path) -> None:
     config = VGConfig.load(crop_format="png")
     run(root, tmp_path / "out", protocol="paper", config=config, limit=1)
     ball = read_samples(tmp_path / "out")[0]
@@ -168,7 +168,7 @@ def test_the_paper_protocol_cuts_the_box_alone_and_png_keeps_every_pixel(root: P
 
 
 @pytest.mark.usefixtures("lots_of_two")
-def test_a_killed_build_goes_on_to_the_same_files(
+def test_an_interrupted_build_resumes_to_the_same_files(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(root, tmp_path / "whole")
@@ -194,13 +194,13 @@ def test_a_killed_build_goes_on_to_the_same_files(
 
 
 @pytest.mark.usefixtures("lots_of_two")
-def test_processes_write_what_one_process_writes(root: Path, tmp_path: Path) -> None:
+def test_several_processes_write_the_same_files_as_one(root: Path, tmp_path: Path) -> None:
     run(root, tmp_path / "one")
     run(root, tmp_path / "two", workers=2)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
-def test_what_is_damaged_is_counted_and_named(root: Path, tmp_path: Path) -> None:
+def test_damaged_records_and_images_are_counted_and_named(root: Path, tmp_path: Path) -> None:
     files = records_of(range(1, 8))
     files["question_answers"][0]["qas"][1] = {"qa_id": 7, "question": None, "answer": "Red."}
     files["question_answers"][1]["qas"] = "none"
@@ -229,7 +229,7 @@ def test_what_is_damaged_is_counted_and_named(root: Path, tmp_path: Path) -> Non
         "vg-7: AttributeError",
         "image-2: ValueError: no size, or no list of questions",
         "image-3: KeyError: 'width'",
-        "image 5: the photo cannot be used: The picture '5.jpg' cannot be read",
+        "image 5: the photo cannot be used: The image '5.jpg' cannot be read",
         "image 6: the photo is missing: 6.jpg",
         "image 7: the photo cannot be used: 7.jpg is 240 x 320, annotated as 320 x 240",
     ):
@@ -238,7 +238,7 @@ def test_what_is_damaged_is_counted_and_named(root: Path, tmp_path: Path) -> Non
     assert "7 problems" in (tmp_path / "out" / "report.md").read_text()
 
 
-def test_annotations_alone_give_samples_without_pictures(root: Path, tmp_path: Path) -> None:
+def test_annotations_only_writes_samples_without_images(root: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(root, out, annotations_only=True, limit=2)
     rows = [json.loads(line) for line in (out / "samples-00000.jsonl").read_text().splitlines()]
@@ -294,7 +294,7 @@ def test_settings_choose_images_and_questions(root: Path, tmp_path: Path) -> Non
     assert not list((tmp_path / "few").glob("samples-*"))
 
 
-def test_another_build_in_the_folder_is_refused(root: Path, tmp_path: Path) -> None:
+def test_a_folder_with_another_build_raises(root: Path, tmp_path: Path) -> None:
     run(root, tmp_path / "out", limit=1)
     with pytest.raises(UserError, match="another limit"):
         run(root, tmp_path / "out", limit=2)
@@ -306,12 +306,12 @@ def test_another_build_in_the_folder_is_refused(root: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.usefixtures("lots_of_two")
-def test_photos_that_arrive_later_are_used(root: Path, tmp_path: Path) -> None:
+def test_images_added_later_are_used(root: Path, tmp_path: Path) -> None:
     whole = contents_of(root, tmp_path / "whole")
-    photo = root / "VG_100K_2" / "6.jpg"
-    away = photo.rename(tmp_path / "6.jpg")
+    path = root / "VG_100K_2" / "6.jpg"
+    moved = path.rename(tmp_path / "6.jpg")
     assert run(root, tmp_path / "out").dropped["the photo is missing"] == 3
-    away.rename(photo)
+    moved.rename(path)
     assert contents_of(root, tmp_path / "out") == whole
 
 
@@ -320,16 +320,16 @@ def contents_of(root: Path, out: Path) -> Any:
     return contents(out)
 
 
-def test_a_folder_without_any_photo_is_refused_and_nothing_begun(root: Path, tmp_path: Path) -> None:
-    for photo in root.glob("*/*.jpg"):
-        photo.unlink()
-    with pytest.raises(UserError, match="no photo"):
+def test_a_folder_without_images_raises_and_nothing_is_written(root: Path, tmp_path: Path) -> None:
+    for path in root.glob("*/*.jpg"):
+        path.unlink()
+    with pytest.raises(UserError, match="None of the first"):
         run(root, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert run(root, tmp_path / "out", annotations_only=True).kept.total() == 21
 
 
-def test_an_object_whose_place_is_no_number_is_left_out(root: Path, tmp_path: Path) -> None:
+def test_an_object_with_nan_coordinates_is_left_out(root: Path, tmp_path: Path) -> None:
     files = records_of(range(1, 8))
     files["objects"][0]["objects"][1]["x"] = float("nan")  # the kite
     write(root, files)
@@ -338,7 +338,7 @@ def test_an_object_whose_place_is_no_number_is_left_out(root: Path, tmp_path: Pa
     assert report.dropped["the record is malformed"] == 0
 
 
-def test_mistakes_are_named(root: Path, tmp_path: Path) -> None:
+def test_invalid_arguments_raise(root: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="workers and limit"):
         run(root, tmp_path / "out", workers=0)
     with pytest.raises(UserError, match="protocol 'old'"):
