@@ -30,14 +30,14 @@ GENERIC = "Write a general description of the image."
 QWEN_SIDE = 224  # pixels that stand for the side of an encoder's input where it may have any size
 ZOOMS = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0)  # sides of a window, in sides of the encoder's input
 
-_LEAST = 1e-8  # no attention counts as less, so that nothing is divided by zero
+_LEAST = 1e-8  # attention is at least this, so that nothing is divided by zero
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """What a picture's tokens show: rows x columns cells that cover `frame` evenly, row by row.
+    """What an image's tokens show: rows x columns cells that cover `frame` evenly, row by row.
 
-    first: the number of the first of them among the picture's tokens. side: pixels of the encoder's input.
+    first: the number of the first of them among the image's tokens. side: pixels of the encoder's input.
     """
 
     rows: int
@@ -50,7 +50,7 @@ class Grid:
 def attention_grounder(backend: Backend, relative: bool = True) -> Grounder:
     """The grounding by the attention of `backend`; relative divides it by that for GENERIC.
 
-    UserError where the backend is no model in this process, or its image tokens lie in no known order.
+    UserError where the backend is no model in this process, or its image tokens have no known layout.
     """
     if not isinstance(backend, ModelBackend):
         raise UserError(
@@ -59,48 +59,48 @@ def attention_grounder(backend: Backend, relative: bool = True) -> Grounder:
         )
     _check(backend)
 
-    def attended(question: Question) -> Box:
-        (picture,) = backend.pictures([question.image])
-        weights = attention(backend, question.image, picture, question.text)
+    def attended_region(question: Question) -> Box:
+        (image_inputs,) = backend.pictures([question.image])
+        weights = attention(backend, question.image, image_inputs, question.text)
         if relative:
-            weights = weights / attention(backend, question.image, picture, GENERIC)
-        return region(weights, grid(backend, picture), question.image.size)
+            weights = weights / attention(backend, question.image, image_inputs, GENERIC)
+        return region(weights, grid(backend, image_inputs), question.image.size)
 
-    return attended
-
-
-# --- where the tokens of a picture lie ---------------------------------------------------------------------
+    return attended_region
 
 
-def grid(backend: ModelBackend, picture: ImageInputs) -> Grid:
-    """How the tokens of a picture lie."""
-    return GRIDS[backend.model.config.model_type](backend, picture)
+# --- where the tokens of an image lie ---------------------------------------------------------------------
+
+
+def grid(backend: ModelBackend, image_inputs: ImageInputs) -> Grid:
+    """How the tokens of an image lie."""
+    return GRIDS[backend.model.config.model_type](backend, image_inputs)
 
 
 def _check(backend: ModelBackend) -> None:
-    """UserError for a model whose image tokens show nobody knows what."""
+    """UserError for a model whose image tokens have no known layout."""
     kind, family = backend.model.config.model_type, backend.checkpoint.family
     if kind not in GRIDS:
         raise UserError(
-            "A grounding by attention must know which part of a picture each image token shows, and does for "
-            f"{', '.join(sorted(GRIDS))} alone, not for {kind!r}. Choose another grounding."
+            "A grounding by attention must know which part of an image each image token shows, as it does "
+            f"for {', '.join(sorted(GRIDS))}, not for {kind!r}. Choose another grounding."
         )
     if kind == "llava" and family.image != "square":
         raise UserError(
-            f"A grounding by attention needs pictures padded to a square, and family {family.name!r} hands "
+            f"A grounding by attention needs images padded to a square, and family {family.name!r} hands "
             "them to the checkpoint's own image processor, which may cut them. Choose another grounding."
         )
 
 
-def _squared(backend: ModelBackend, picture: ImageInputs) -> Grid:
+def _squared(backend: ModelBackend, image_inputs: ImageInputs) -> Grid:
     """One token for each patch of the padded square, after the encoder's class token where it is kept."""
     count, side = _patches(backend)
     first = 0 if backend.model.config.vision_feature_select_strategy == "default" else 1
     return Grid(count, count, "square", side, first)
 
 
-def _base_view(backend: ModelBackend, picture: ImageInputs) -> Grid:
-    """The whole picture, stretched to a square, comes before its tiles; the tiles are not looked at."""
+def _base_view(backend: ModelBackend, image_inputs: ImageInputs) -> Grid:
+    """The whole image, stretched to a square, comes before its tiles; the tiles are not used."""
     count, side = _patches(backend)
     return Grid(count, count, "original", side)
 
@@ -111,9 +111,9 @@ def _patches(backend: ModelBackend) -> tuple[int, int]:
     return vision.image_size // vision.patch_size, vision.image_size
 
 
-def _resized(backend: ModelBackend, picture: ImageInputs) -> Grid:
-    """Patches of the resized picture, merged in squares; QWEN_SIDE where any size is the encoder's input."""
-    _, rows, columns = picture.inputs["image_grid_thw"][0].tolist()
+def _resized(backend: ModelBackend, image_inputs: ImageInputs) -> Grid:
+    """Patches of the resized image, merged in squares; QWEN_SIDE where any size is the encoder's input."""
+    _, rows, columns = image_inputs.inputs["image_grid_thw"][0].tolist()
     merged = backend.model.config.vision_config.spatial_merge_size
     return Grid(rows // merged, columns // merged, "original", QWEN_SIDE)
 
@@ -133,19 +133,21 @@ GRIDS: dict[str, Callable[[ModelBackend, ImageInputs], Grid]] = {
 
 
 @torch.inference_mode()
-def attention(backend: ModelBackend, image: Image.Image, picture: ImageInputs, text: str) -> torch.Tensor:
-    """Attention to each cell of the picture where the answer to `text` would begin, at least _LEAST.
+def attention(
+    backend: ModelBackend, image: Image.Image, image_inputs: ImageInputs, text: str
+) -> torch.Tensor:
+    """Attention to each cell of the image where the answer to `text` would begin, at least _LEAST.
 
-    picture: what the model reads of `image`. The mean over the heads of the middle third of the layers,
+    image: what the model reads of `image`. The mean over the heads of the middle third of the layers,
     (rows, columns) float32 on the CPU. All tokens but the last are read as always, and the last one alone
-    with weights that can be seen: no (L, L) matrix.
+    returns its weights: no (L, L) matrix.
     """
     conversation = Conversation().user(f"{text}\n{SHORT_ANSWER}", image)
-    rendered = backend.renderer.render(conversation, lambda _: picture.ids)
+    rendered = backend.renderer.render(conversation, lambda _: image_inputs.ids)
     prompt = backend.prompt_input(torch.tensor([rendered.ids], device=backend.model.device))  # (1, L) each
     before = {name: value[:, :-1] for name, value in prompt.items()}
     cache = cache_argument(backend.model.forward)
-    read = backend.model(**before, **backend.encoder_input([picture]), use_cache=True)
+    read = backend.model(**before, **backend.encoder_input([image_inputs]), use_cache=True)
     with _visible(backend.model):
         last = backend.model(
             input_ids=prompt["input_ids"][:, -1:],  # without a mask: Qwen would give it every position
@@ -156,7 +158,7 @@ def attention(backend: ModelBackend, image: Image.Image, picture: ImageInputs, t
     layers = torch.stack(
         [layer[0, :, -1].float() for layer in _middle(last.attentions)]
     )  # (layers, heads, L)
-    cells = grid(backend, picture)
+    cells = grid(backend, image_inputs)
     start = rendered.spans[0][0] + cells.first
     weights = layers.mean((0, 1))[start : start + cells.rows * cells.columns]
     if not bool(weights.isfinite().all()):
@@ -189,7 +191,7 @@ def _middle(layers: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
 def region(weights: torch.Tensor, cells: Grid, size: tuple[int, int]) -> Box:
     """The square window of the original image, of `size` (width, height), in which `weights` stand out most.
 
-    Its side is one to two times that of the encoder's input, in pixels of the image; a picture that is not
+    Its side is one to two times that of the encoder's input, in pixels of the image; an image that is not
     larger is its own window. Of every side it is tried where the mean weight is highest; the side is chosen
     whose mean lies furthest above those of the windows beside it.
     """
@@ -206,7 +208,7 @@ def region(weights: torch.Tensor, cells: Grid, size: tuple[int, int]) -> Box:
             for length, count in zip(cell[::-1], inside.shape, strict=True)
         ]
         if tuple(shape) == tuple(inside.shape):
-            break  # the whole picture, and so would be all larger ones
+            break  # the whole image, and so would be all larger ones
         row, column, difference = _peak(inside, *shape)
         if difference > best:
             x = frame[0] + (left + column + shape[1] / 2) * cell[0]
@@ -225,7 +227,7 @@ def _frame(frame: Frame, size: tuple[int, int]) -> tuple[float, float, float, fl
 
 
 def _touched(start: float, length: int, cell: float) -> tuple[int, int]:
-    """(first, end) of the cells that show something of the picture, which takes start..start + length."""
+    """(first, end) of the cells that show something of the image, which takes start..start + length."""
     end = round((start + length) / cell, 6)
     return int(round(start / cell, 6)), int(end) + (end > int(end))
 

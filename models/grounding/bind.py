@@ -16,7 +16,7 @@ from dualfocus_lmms.types import Backend
 def bind_grounding(settings: Settings, backend: Backend) -> Settings:
     """`settings` with the grounder that its grounding needs, loaded; as they are where it needs no model.
 
-    UserError where the detector cannot be loaded or the backend cannot show its attention.
+    UserError where the detector cannot be loaded or the backend cannot return its attention.
     """
     if settings.grounding not in MODEL_GROUNDINGS:
         return settings

@@ -1,6 +1,6 @@
 """The region that GroundingDINO finds for a question, in place of the model's own (the paper's table 11).
 
-The paper says no more than that. What is asked, and which box is taken: docs/grounding.md.
+The paper gives no details. Which text is detected and which box is used: docs/grounding.md.
 """
 
 from __future__ import annotations

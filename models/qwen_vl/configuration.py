@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-QUERIES = 256  # tokens of one picture
+QUERIES = 256  # tokens of one image
 
 # The vision encoder of the published checkpoints. image_start_id: of <img>; </img> and <imgpad> follow it.
 VISUAL = {
@@ -59,10 +59,10 @@ class QwenVLConfig(PreTrainedConfig):
 
     @property
     def image_token_id(self) -> int:
-        """The id of <imgpad>, which stands for every token of a picture."""
+        """The id of <imgpad>, which stands for every token of an image."""
         return self.visual["image_start_id"] + 2
 
     @property
     def image_seq_length(self) -> int:
-        """Tokens of one picture."""
+        """Tokens of one image."""
         return self.visual.get("n_queries", QUERIES)

@@ -14,9 +14,9 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm, eager_attenti
 
 from dualfocus_lmms.models.qwen_vl.configuration import QwenVLConfig
 
-# What depends on the place of a token alone: cosines and sines (B, 1, S, R), and the factor of queries
+# What depends on the position of a token alone: cosines and sines (B, 1, S, R), and the factor of queries
 # (B, 1, S, 1) or None.
-Places = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
+Rotary = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
 
 
 class QwenAttention(nn.Module):
@@ -35,7 +35,7 @@ class QwenAttention(nn.Module):
     def forward(
         self,
         hidden: torch.Tensor,
-        places: Places,
+        rotary: Rotary,
         mask: torch.Tensor | None,
         cache: Cache | None,
         **kwargs: Any,
@@ -43,7 +43,7 @@ class QwenAttention(nn.Module):
         """(B, S, D) to (B, S, D), and the weights (B, H, S, T) where the implementation gives them."""
         mixed = self.c_attn(hidden).unflatten(-1, (3, -1, self.config.kv_channels))  # (B, S, 3, H, C)
         query, key, value = mixed.permute(2, 0, 3, 1, 4)
-        cosines, sines, factor = places
+        cosines, sines, factor = rotary
         query, key = rotated(query, cosines, sines), rotated(key, cosines, sines)
         if factor is not None:
             query = query * factor.to(query.dtype)
@@ -86,17 +86,17 @@ class QwenBlock(GradientCheckpointingLayer):
     def forward(
         self,
         hidden: torch.Tensor,
-        places: Places,
+        rotary: Rotary,
         mask: torch.Tensor | None,
         cache: Cache | None,
         **kwargs: Any,
     ) -> torch.Tensor:
         """(B, S, D) to (B, S, D)."""
-        hidden = hidden + self.attn(self.ln_1(hidden), places, mask, cache, **kwargs)[0]
+        hidden = hidden + self.attn(self.ln_1(hidden), rotary, mask, cache, **kwargs)[0]
         return hidden + self.mlp(self.ln_2(hidden))
 
 
-def make_places(config: QwenVLConfig, positions: torch.Tensor, training: bool) -> Places:
+def make_rotary(config: QwenVLConfig, positions: torch.Tensor, training: bool) -> Rotary:
     """Rotary angles of positions (B, S) and, beyond the trained length, how much sharper queries attend.
 
     The factor is for inference alone: log(n) to the base of the trained length for the n-th token.

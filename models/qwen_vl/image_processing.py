@@ -1,4 +1,4 @@
-"""What Qwen-VL does to a picture: stretched to a square, without crop or border, and normalised as CLIP's."""
+"""What Qwen-VL does to an image: stretched to a square, without crop or border, and normalised as CLIP's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Qwen-VL: the model that reads pictures and text, for inference and training.
+"""Qwen-VL: the model that reads images and text, for inference and training.
 
 Its parameters have the names of the published weights, and so the language model and the encoder lie in one
 module, `transformer`. What engines ask for, `model` and `model.language_model`, are names of that module.
@@ -25,7 +25,7 @@ from transformers.utils.output_capturing import capture_outputs
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.models.compatibility import cache_argument
 from dualfocus_lmms.models.qwen_vl.configuration import QwenVLConfig
-from dualfocus_lmms.models.qwen_vl.decoder import QwenAttention, QwenBlock, make_places
+from dualfocus_lmms.models.qwen_vl.decoder import QwenAttention, QwenBlock, make_rotary
 from dualfocus_lmms.models.qwen_vl.vision import Resampler, VisionTransformer, position_table
 
 _CACHE = cache_argument(create_causal_mask)  # transformers' name for it, which our outputs must have too
@@ -81,25 +81,26 @@ class QwenVLModel(QwenVLPreTrainedModel):
         self.wte = value
 
     def get_image_features(self, pixel_values: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
-        """pooler_output (N, Q, D): what stands for N pictures (N, 3, H, W) in the embeddings of a prompt."""
+        """pooler_output (N, Q, D): what stands for N images (N, 3, H, W) in the embeddings of a prompt."""
         return BaseModelOutputWithPooling(pooler_output=self.visual(pixel_values))
 
     def embed(self, input_ids: Any, pixel_values: torch.Tensor | None = None) -> torch.Tensor:
-        """Embeddings (B, S, D) of ids (B, S); pictures (N, 3, H, W) in order take the places of <imgpad>.
+        """Embeddings (B, S, D) of ids (B, S); images (N, 3, H, W) in order replace the <imgpad> tokens.
 
-        ValueError when there are not exactly as many of them as the pictures have tokens.
+        ValueError when there are not exactly as many of them as the images have tokens.
         """
         embeddings = self.wte(input_ids)
         if pixel_values is None:
             return embeddings
         output: Any = self.get_image_features(pixel_values)
         features = output.pooler_output.to(embeddings)
-        seen = input_ids == self.config.image_token_id
-        if seen.sum() != features.shape[0] * features.shape[1]:
+        is_image = input_ids == self.config.image_token_id
+        if is_image.sum() != features.shape[0] * features.shape[1]:
             raise ValueError(
-                f"{int(seen.sum())} image tokens do not fit {len(features)} pictures of {features.shape[1]}."
+                f"{int(is_image.sum())} image tokens do not match {len(features)} images of "
+                f"{features.shape[1]} tokens."
             )
-        return embeddings.masked_scatter(seen[..., None], features)
+        return embeddings.masked_scatter(is_image[..., None], features)
 
     @merge_with_config_defaults
     @capture_outputs
@@ -142,10 +143,10 @@ class QwenVLModel(QwenVLPreTrainedModel):
             position_ids=position_ids,
             **named_cache,
         )
-        places = make_places(self.config, position_ids, self.training)
+        rotary = make_rotary(self.config, position_ids, self.training)
         hidden = self.drop(inputs_embeds)
         for block in self.h:
-            hidden = block(hidden, places, mask, cache, **kwargs)
+            hidden = block(hidden, rotary, mask, cache, **kwargs)
         return BaseModelOutputWithPast(last_hidden_state=self.ln_f(hidden), **named_cache)
 
     def _check_length(self, position_ids: torch.Tensor) -> None:
@@ -166,7 +167,7 @@ class QwenVLModel(QwenVLPreTrainedModel):
 
 
 class QwenVLForConditionalGeneration(QwenVLPreTrainedModel, GenerationMixin):
-    """Qwen-VL with its output layer: logits of the next token after pictures and text."""
+    """Qwen-VL with its output layer: logits of the next token after images and text."""
 
     def __init__(self, config: QwenVLConfig) -> None:
         super().__init__(config)

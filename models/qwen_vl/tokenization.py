@@ -17,8 +17,8 @@ from dualfocus_lmms.errors import UserError
 END_OF_TEXT = "<|endoftext|>"
 END_OF_TURN = "<|im_end|>"
 CONTROLS = (END_OF_TEXT, "<|im_start|>", END_OF_TURN, *(f"<|extra_{number}|>" for number in range(205)))
-REGIONS = ("<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>")  # a part of what the model says
-PICTURES = ("<img>", "</img>", "<imgpad>")
+REGIONS = ("<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>")  # part of the model's replies
+IMAGE_TAGS = ("<img>", "</img>", "<imgpad>")
 
 
 class QWenTokenizer(PreTrainedTokenizerFast):
@@ -39,7 +39,7 @@ class QWenTokenizer(PreTrainedTokenizerFast):
 
 
 class _Converter(TikTokenConverter):
-    """Reads the file itself: the library's reader keeps a copy by path, whatever becomes of the file."""
+    """Reads the file itself: the library's reader caches a copy by path, even if the file changes."""
 
     @staticmethod
     def load_tiktoken_bpe(tiktoken_url: str) -> dict[bytes, int]:
@@ -58,7 +58,7 @@ def read_tiktoken(path: str | Path) -> Tokenizer:
             "rank. Download it again; with Git LFS missing, a short pointer stands in its place."
         ) from error
     tokenizer.normalizer = normalizers.NFC()
-    for tokens, special in ((CONTROLS, True), (REGIONS, False), (PICTURES, True)):
+    for tokens, special in ((CONTROLS, True), (REGIONS, False), (IMAGE_TAGS, True)):
         added = [AddedToken(token, normalized=False, special=special) for token in tokens]
         (tokenizer.add_special_tokens if special else tokenizer.add_tokens)(added)
     return tokenizer

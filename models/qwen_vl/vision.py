@@ -1,4 +1,4 @@
-"""Qwen-VL's vision encoder and the resampler that makes 256 tokens of what it sees.
+"""Qwen-VL's vision encoder and the resampler that makes 256 tokens of its output.
 
 Modules are called as in the published weights.
 """
@@ -79,7 +79,7 @@ class VisualBlocks(nn.Module):
 
 
 class Resampler(nn.Module):
-    """Cross attention from learned queries to patches, both with their places in the picture."""
+    """Cross attention from learned queries to patches, both with their positions in the image."""
 
     def __init__(self, config: QwenVLConfig) -> None:
         super().__init__()
@@ -134,11 +134,11 @@ def position_table(side: int, width: int) -> torch.Tensor:
     return torch.cat([columns, rows], dim=-1).flatten(0, 1)
 
 
-def resized(table: torch.Tensor, places: int) -> torch.Tensor:
-    """A square grid of positions (S * S, W) at `places` places, (places, W)."""
-    side, wanted = round(len(table) ** 0.5), round(places**0.5)
-    if side == wanted:
+def resized(table: torch.Tensor, count: int) -> torch.Tensor:
+    """A square grid of positions (S * S, W) at `count` positions, (count, W)."""
+    side, target = round(len(table) ** 0.5), round(count**0.5)
+    if side == target:
         return table
     grid: Any = table.float().unflatten(0, (side, side)).permute(2, 0, 1)[None]
-    grid = nn.functional.interpolate(grid, size=(wanted, wanted), mode="bicubic", align_corners=False)
+    grid = nn.functional.interpolate(grid, size=(target, target), mode="bicubic", align_corners=False)
     return grid[0].flatten(1).T.to(table.dtype)

@@ -1,4 +1,4 @@
-"""Which questions are answered together: order, number, pictures opened ahead. Knows no model."""
+"""Which questions are answered together: order, number, images opened ahead. Knows no model."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from dualfocus_lmms.images import image_hash, rgb
 from dualfocus_lmms.models.run.request import Request
 from dualfocus_lmms.types import Question
 
-AUTO = "auto"  # the batch size that is found by trying
+AUTO = "auto"  # the batch size is found by trial
 FIRST_SIZE, LARGEST_SIZE = 8, 64  # of AUTO: where it begins, and where it stops unless told otherwise
 
-_PIXELS = 2**30  # of the pictures that are open at a time, 4 GiB in Pillow
-_LIKELY_PIXELS = 2**24  # of a picture, as long as none was seen
+_PIXELS = 2**30  # of the images that are open at a time, 4 GiB in Pillow
+_LIKELY_PIXELS = 2**24  # of an image, until the first ones were read
 
-Asked = tuple[Request, Question]
+BatchItem = tuple[Request, Question]
 
 
 class BatchSize:
@@ -46,26 +46,26 @@ class BatchSize:
 
 
 def in_order(requests: Iterable[Request]) -> list[Request]:
-    """The requests with those about one picture side by side, and those that take most memory first.
+    """The requests with those about one image side by side, and those that take most memory first.
 
-    Where a request does not say which picture it is about, its neighbours may be about the same: all of these
+    Where a request does not say which image it is about, its neighbours may be about the same: all of these
     stay together as they came.
     """
     groups: dict[str | None, list[Request]] = {}
     for request in requests:
-        groups.setdefault(request.picture, []).append(request)
-    for picture, group in groups.items():
-        if picture is not None:
+        groups.setdefault(request.image_name, []).append(request)
+    for image_name, group in groups.items():
+        if image_name is not None:
             group.sort(key=_size, reverse=True)
     largest_first = sorted(groups.values(), key=lambda group: max(map(_size, group)), reverse=True)
     return [request for group in largest_first for request in group]
 
 
 class Reader:
-    """Opens the images of requests on the threads of a pool, while the model is at work on those before.
+    """Opens the images of requests on the threads of a pool, while the model answers those before.
 
-    So that large pictures do not fill the memory, fewer are opened: _PIXELS at a time, as far as the largest
-    one taken last tells.
+    So that large images do not fill the memory, fewer are opened: _PIXELS at a time, estimated by the
+    largest image of the last batch.
     """
 
     def __init__(self, requests: Iterable[Request], pool: ThreadPoolExecutor) -> None:
@@ -74,10 +74,10 @@ class Reader:
         self._ahead: deque[tuple[Request, Future[Question]]] = deque()
         self._most_open = _PIXELS // _LIKELY_PIXELS  # images that may be open at a time
 
-    def take(self, most: int) -> list[Asked]:
-        """The next `most` requests with their questions, fewer where pictures are large; none at the end.
+    def take(self, most: int) -> list[BatchItem]:
+        """The next `most` requests with their questions, fewer where images are large; none at the end.
 
-        Questions about equal pictures have the very same picture. As many again are opened meanwhile.
+        Questions about equal images share one image object. As many again are opened meanwhile.
         """
         self._open(most)
         ready = [self._ahead.popleft() for _ in range(min(self._at_once(most), len(self._ahead)))]
@@ -86,7 +86,7 @@ class Reader:
             largest = max(question.image.width * question.image.height for question in opened)
             self._most_open = _PIXELS // largest
             self._open(most)
-        questions = _sharing_pictures(opened)
+        questions = _sharing_images(opened)
         return list(zip((request for request, _ in ready), questions, strict=True))
 
     def _open(self, most: int) -> None:
@@ -95,20 +95,20 @@ class Reader:
             self._ahead.append((request, self._pool.submit(_opened, request)))
 
     def _at_once(self, most: int) -> int:
-        """Half of the open images belong to the batch that the model has."""
+        """Questions of a batch: half of the open images belong to the batch that the model answers now."""
         return min(most, max(self._most_open // 2, 1))
 
 
 def _opened(request: Request) -> Question:
-    """The question with the fingerprint of its picture."""
+    """The question with the fingerprint of its image."""
     question = request.question()
     return replace(question, image_hash=image_hash(question.image))
 
 
-def _sharing_pictures(opened: Sequence[Question]) -> list[Question]:
-    """The questions, where pictures are equal with the first of these pictures itself.
+def _sharing_images(opened: Sequence[Question]) -> list[Question]:
+    """The questions; those about equal images with the first of these images.
 
-    The fingerprint of a picture is only a hint: pixels are compared.
+    The fingerprint of an image is only a hint: pixels are compared.
     """
     first: dict[str | None, Image.Image] = {}
     questions = []
@@ -119,9 +119,9 @@ def _sharing_pictures(opened: Sequence[Question]) -> list[Question]:
     return questions
 
 
-def _equal(one: Image.Image, other: Image.Image) -> bool:
-    """Whether two pictures are the same to a model, which sees RGB."""
-    return one.size == other.size and rgb(one).tobytes() == rgb(other).tobytes()
+def _equal(first: Image.Image, second: Image.Image) -> bool:
+    """Whether two images are the same to a model, which sees RGB."""
+    return first.size == second.size and rgb(first).tobytes() == rgb(second).tobytes()
 
 
 def _size(request: Request) -> tuple[int, int]:

@@ -1,8 +1,8 @@
-"""Whether memory ran out, and how to get it back. Loads torch only when it is asked."""
+"""Whether memory ran out, and how to get it back. Loads torch only when it is called."""
 
 from __future__ import annotations
 
-# Of CUDA, ROCm, XPU and MPS; of the CPU; of a library that found nothing left for its own work.
+# Of CUDA, ROCm, XPU and MPS; of the CPU; of a library without memory for its own work.
 _SIGNS = ("out of memory", "DefaultCPUAllocator", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
@@ -16,7 +16,7 @@ def ran_out(error: BaseException) -> bool:
 
 
 def release() -> None:
-    """Give back what nothing refers to any more, on every device. An error holds what it failed with."""
+    """Free unused memory on every device. A caught error keeps the tensors of its frames in use."""
     from accelerate.utils.memory import clear_device_cache
 
     clear_device_cache(garbage_collection=True)

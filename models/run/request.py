@@ -15,11 +15,11 @@ class Request:
 
     key: task, split, doc_id, and the fingerprint of prompt and limits, by which a resumed run notices that a
     task has changed. question: opens the image and builds the question. length: characters of the prompt.
-    picture: a name that requests about one picture share, None where the documents have none.
+    image_name: a name or path that requests about one image share, None where the documents have none.
     """
 
     key: dict[str, Any]
     limits: StopCriteria
     question: Callable[[], Question]
     length: int = 0
-    picture: str | None = None
+    image_name: str | None = None

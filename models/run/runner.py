@@ -12,7 +12,7 @@ from tqdm import tqdm
 from dualfocus_lmms.errors import GenerationError, UserError
 from dualfocus_lmms.flow import Sample, answer_batch, run_macro, run_zoom
 from dualfocus_lmms.models.run import memory
-from dualfocus_lmms.models.run.batches import LARGEST_SIZE, Asked, BatchSize, Reader, in_order
+from dualfocus_lmms.models.run.batches import LARGEST_SIZE, BatchItem, BatchSize, Reader, in_order
 from dualfocus_lmms.models.run.request import Request
 from dualfocus_lmms.settings import Settings
 from dualfocus_lmms.trace import Trace, TraceWriter, read_traces, trace_key
@@ -20,7 +20,7 @@ from dualfocus_lmms.types import Backend, Question, StopCriteria
 
 _READERS = 4  # threads that open images
 
-# Gives the traces in any order. Before it raises, it may give those of the questions that it has answered.
+# Yields the traces in any order. Before it raises, it may yield those of the questions it has answered.
 Answerer = Callable[[Backend, Sequence[Question], Sequence[StopCriteria], Settings], Iterable[Trace]]
 
 
@@ -28,9 +28,9 @@ class Runner:
     """Answers requests batch by batch and writes each trace as soon as there is one.
 
     batch_size: questions answered together, or "auto" for as many as memory holds, `largest_batch` at most
-    (see `BatchSize`). What was found out about the size holds for later runs of the same object.
-    answerer: answers a batch, None: `answer_batch`, or where a question may skip its second look, the two
-    looks apart: those that do not skip wait until there are as many as in a batch.
+    (see `BatchSize`). The size that was found is kept for later runs of the same object.
+    answerer: answers a batch. None: `answer_batch`; where a question may skip the zoom stages, macro and zoom
+    are run separately, and questions that do not skip wait until they fill a batch.
     """
 
     def __init__(
@@ -46,13 +46,13 @@ class Runner:
         self.backend = backend
         self.settings = settings
         self.batch_size = BatchSize(batch_size, largest_batch)
-        self._answerer = answerer or (self._first_looks if settings.may_skip else answer_batch)
+        self._answerer = answerer or (self._run_macro if settings.may_skip else answer_batch)
         self._waiting: list[Sample] = []
         self._writer = writer
         self._traces = {_name(trace.key): trace for trace in finished}
 
     def run(self, requests: Sequence[Request], show_progress: bool = False) -> list[Trace]:
-        """One trace for each request, in order. A sample that is finished, or asked for twice, runs once."""
+        """One trace for each request, in order. A sample that is finished, or requested twice, runs once."""
         unanswered: dict[str, Request] = {}
         for request in requests:
             name = _name(request.key)
@@ -65,23 +65,25 @@ class Runner:
         with bar as progress, ThreadPoolExecutor(_READERS) as pool:
             reader = Reader(in_order(unanswered.values()), pool)
             try:
-                self._ask(reader, progress)
-            except UserError:  # such as a picture that cannot be read: what waits is not lost for it
-                self._look_again(1, progress)
+                self._run_batches(reader, progress)
+            except (
+                UserError
+            ):  # such as an image that cannot be read: the waiting questions are answered first
+                self._run_waiting(1, progress)
                 raise
-            self._look_again(1, progress)
+            self._run_waiting(1, progress)
         return [self._traces[_name(request.key)] for request in requests]
 
-    def _ask(self, reader: Reader, progress: tqdm) -> None:
-        while taken := reader.take(self.batch_size.now):
-            batch: Sequence[Asked] = taken
+    def _run_batches(self, reader: Reader, progress: tqdm) -> None:
+        while items := reader.take(self.batch_size.now):
+            batch: Sequence[BatchItem] = items
             while batch:
                 batch = self._answer(batch, progress)
                 progress.set_postfix(batch=self.batch_size.now, refresh=False)
-            self._look_again(self.batch_size.now, progress)
+            self._run_waiting(self.batch_size.now, progress)
 
-    def _answer(self, batch: Sequence[Asked], progress: tqdm) -> Sequence[Asked]:
-        """Answer the beginning of a batch, as much as memory holds; what is left of it."""
+    def _answer(self, batch: Sequence[BatchItem], progress: tqdm) -> Sequence[BatchItem]:
+        """Answer the beginning of a batch, as much as memory holds, and return the rest."""
         part = batch[: self.batch_size.now]
         questions = [question for _, question in part]
         limits = [request.limits for request, _ in part]
@@ -89,40 +91,40 @@ class Runner:
         if self._fits(questions, work, progress):
             self.batch_size.fitted(len(part))
             return batch[len(part) :]
-        return [asked for asked in batch if _name(asked[0].key) not in self._traces]
+        return [item for item in batch if _name(item[0].key) not in self._traces]
 
-    def _first_looks(
+    def _run_macro(
         self,
         backend: Backend,
         questions: Sequence[Question],
         limits: Sequence[StopCriteria],
         settings: Settings,
     ) -> list[Trace]:
-        """The traces of the questions that need no second look; the others wait for it."""
-        looks = run_macro(backend, questions, limits, settings)
-        self._waiting += [look for look in looks if not look.done]
+        """The traces of the questions that skip the zoom stages; the others wait for them."""
+        samples = run_macro(backend, questions, limits, settings)
+        self._waiting += [sample for sample in samples if not sample.done]
         self._forget_others()
-        return run_zoom(backend, [look for look in looks if look.done], settings)
+        return run_zoom(backend, [sample for sample in samples if sample.done], settings)
 
-    def _look_again(self, least: int, progress: tqdm) -> None:
-        """The second look at those that wait, as many at a time as memory holds, while `least` are left."""
+    def _run_waiting(self, least: int, progress: tqdm) -> None:
+        """The zoom stages of waiting questions, as many at a time as memory holds, while `least` are left."""
         while len(self._waiting) >= least:
             part = self._waiting[: self.batch_size.now]
-            if self._fits([look.question for look in part], partial(self._second_looks, part), progress):
+            if self._fits([sample.question for sample in part], partial(self._run_zoom, part), progress):
                 del self._waiting[: len(part)]
                 self._forget_others()
 
-    def _second_looks(self, part: Sequence[Sample]) -> list[Trace]:
+    def _run_zoom(self, part: Sequence[Sample]) -> list[Trace]:
         return run_zoom(self.backend, part, self.settings)
 
     def _forget_others(self) -> None:
-        self.backend.forget(but=[look.question.image for look in self._waiting])
+        self.backend.forget(but=[sample.question.image for sample in self._waiting])
 
     def _fits(
         self, questions: Sequence[Question], work: Callable[[], Iterable[Trace]], progress: tqdm
     ) -> bool:
-        """Keep each trace of questions as it comes. False where memory does not hold the questions, and they
-        can be divided: then fewer are answered at a time from now on."""
+        """Keep each trace as it comes. False where memory runs out with several questions: from then on fewer
+        are answered at a time."""
         try:
             for trace in work():
                 self._keep(trace)
@@ -161,9 +163,9 @@ def _name(key: dict[str, object]) -> str:
 
 def _too_large(question: Question, error: BaseException) -> GenerationError:
     return GenerationError(
-        f"Out of memory with {_name(question.key)} alone, a picture of {question.image.width} x "
+        f"Out of memory with {_name(question.key)} alone, an image of {question.image.width} x "
         f"{question.image.height} pixels: {error}\nGive dtype=bfloat16, or device_map=auto where there are "
-        "several GPUs, or another device; see that no other program uses this one's memory. With trace=... "
+        "several GPUs, or another device; make sure that no other program uses its memory. With trace=... "
         "and resume=True nothing that was answered is answered again."
     )
 

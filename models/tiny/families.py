@@ -2,7 +2,7 @@
 
     dualfocus tiny OUT --family qwen2_5_vl
 
-What they say means nothing. Their code paths, shapes and file formats are those of real checkpoints.
+Their answers mean nothing. Their code paths, shapes and file formats are those of real checkpoints.
 """
 
 from __future__ import annotations
@@ -82,13 +82,13 @@ def save_tiny_family(folder: str | Path, family: str, seed: int = 0) -> Path:
     return Path(folder)
 
 
-def _id(words: Any, token: str) -> int:
-    return words.convert_tokens_to_ids(token)
+def _id(tokenizer: Any, token: str) -> int:
+    return tokenizer.convert_tokens_to_ids(token)
 
 
-def _text(words: Any, **more: Any) -> dict[str, Any]:
+def _text(tokenizer: Any, **overrides: Any) -> dict[str, Any]:
     return {
-        "vocab_size": len(words),
+        "vocab_size": len(tokenizer),
         "hidden_size": _WIDTH,
         "intermediate_size": 2 * _WIDTH,
         "num_hidden_layers": 2,
@@ -96,9 +96,9 @@ def _text(words: Any, **more: Any) -> dict[str, Any]:
         "num_key_value_heads": 2,
         "max_position_embeddings": 4096,
         "bos_token_id": None,
-        "eos_token_id": words.eos_token_id,
-        "pad_token_id": words.pad_token_id,
-        **more,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        **overrides,
     }
 
 
@@ -110,14 +110,14 @@ def _siglip() -> SiglipVisionConfig:
 
 
 def _llava_next() -> tuple[Any, Any]:
-    words = character_tokenizer()
+    tokenizer = character_tokenizer()
     config = LlavaNextConfig(
         vision_config=CLIPVisionConfig(
             hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=2,
             image_size=_SIDE, patch_size=_PATCH,
         ),
-        text_config=LlamaConfig(**_text(words, bos_token_id=words.bos_token_id)),
-        image_token_index=_id(words, "<image>"),
+        text_config=LlamaConfig(**_text(tokenizer, bos_token_id=tokenizer.bos_token_id)),
+        image_token_index=_id(tokenizer, "<image>"),
         image_grid_pinpoints=_TILES,
         image_seq_length=(_SIDE // _PATCH) ** 2,
     )  # fmt: skip
@@ -126,25 +126,25 @@ def _llava_next() -> tuple[Any, Any]:
         size={"shortest_edge": _SIDE}, crop_size=square, image_grid_pinpoints=_TILES
     )
     processor = LlavaNextProcessor(
-        images, words, patch_size=_PATCH, vision_feature_select_strategy="default",
+        images, tokenizer, patch_size=_PATCH, vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
     )  # fmt: skip
     return LlavaNextForConditionalGeneration(config), processor
 
 
 def _llava_onevision() -> tuple[Any, Any]:
-    words = character_tokenizer(specials=[*_CHATML, "<video>"], eos_token="<|im_end|>")
+    tokenizer = character_tokenizer(specials=[*_CHATML, "<video>"], eos_token="<|im_end|>")
     config = LlavaOnevisionConfig(
         vision_config=_siglip(),
-        text_config=Qwen2Config(**_text(words)),
-        image_token_index=_id(words, "<image>"),
-        video_token_index=_id(words, "<video>"),
+        text_config=Qwen2Config(**_text(tokenizer)),
+        image_token_index=_id(tokenizer, "<image>"),
+        video_token_index=_id(tokenizer, "<video>"),
         image_grid_pinpoints=_TILES,
     )
     size = {"height": _SIDE, "width": _SIDE}
     processor = LlavaOnevisionProcessor(
         LlavaOnevisionImageProcessor(size=size, image_grid_pinpoints=_TILES),
-        words,
+        tokenizer,
         LlavaOnevisionVideoProcessor(size=size),
         num_image_tokens=(_SIDE // _PATCH) ** 2,
         vision_feature_select_strategy="full",
@@ -160,28 +160,30 @@ def _internvl() -> tuple[Any, Any]:
         "video_token": "<video>",
     }
     specials = [*_CHATML, *named.values(), "<box>", "</box>", "<ref>", "</ref>"]
-    words = character_tokenizer(specials=specials, eos_token="<|im_end|>", extra_special_tokens=named)
+    tokenizer = character_tokenizer(specials=specials, eos_token="<|im_end|>", extra_special_tokens=named)
     tokens = (_SIDE // _PATCH) ** 2 // 4
     config = InternVLConfig(
         vision_config=InternVLVisionConfig(
             hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
             image_size=_SIDE, patch_size=_PATCH,
         ),
-        text_config=Qwen2Config(**_text(words)),
-        image_token_id=_id(words, "<IMG_CONTEXT>"),
+        text_config=Qwen2Config(**_text(tokenizer)),
+        image_token_id=_id(tokenizer, "<IMG_CONTEXT>"),
         image_seq_length=tokens,
         tie_word_embeddings=False,
     )  # fmt: skip
     size = {"height": _SIDE, "width": _SIDE}
     images = GotOcr2ImageProcessor(size=size, crop_to_patches=True, min_patches=1, max_patches=4)
-    processor = InternVLProcessor(images, words, InternVLVideoProcessor(size=size), image_seq_length=tokens)
+    processor = InternVLProcessor(
+        images, tokenizer, InternVLVideoProcessor(size=size), image_seq_length=tokens
+    )
     return InternVLForConditionalGeneration(config), processor
 
 
 def _qwen(config: Any, model: Any, processor: Any, videos: Any, patch: int, vision: dict, text: dict) -> Any:
-    words = character_tokenizer(specials=_QWEN, eos_token="<|im_end|>")
+    tokenizer = character_tokenizer(specials=_QWEN, eos_token="<|im_end|>")
     ids = {
-        f"{name}_token_id": words.convert_tokens_to_ids(f"<|{token}|>")
+        f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{token}|>")
         for name, token in [
             ("image", "image_pad"),
             ("video", "video_pad"),
@@ -191,16 +193,16 @@ def _qwen(config: Any, model: Any, processor: Any, videos: Any, patch: int, visi
     }
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
     sides = {"patch_size": patch, "temporal_patch_size": 2, "spatial_merge_size": 2}
-    made = config(
+    model_config = config(
         vision_config={"depth": 2, "num_heads": 2, **sides, **vision},
-        text_config=_text(words, rope_parameters=rope, **text),
+        text_config=_text(tokenizer, rope_parameters=rope, **text),
         tie_word_embeddings=False,
         **ids,
     )
     images = Qwen2VLImageProcessor(
         patch_size=patch, merge_size=2, size={"shortest_edge": 56 * 56, "longest_edge": 112 * 112}
     )
-    return model(made), processor(images, words, videos())
+    return model(model_config), processor(images, tokenizer, videos())
 
 
 def _qwen2_vl() -> tuple[Any, Any]:

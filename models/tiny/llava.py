@@ -61,20 +61,20 @@ def save_tiny(
 
     tokenizer is a folder with a Llama `tokenizer.model` (or any saved tokenizer); None builds one of single
     characters. steps > 0 teaches it the FORM of the replies, boxes and yes or no, on plain colours and
-    made-up words: every stage of DualFocus then runs, and what it says still means nothing.
+    made-up words: every stage of DualFocus then runs, and its answers still mean nothing.
     """
     if size not in SIZES:
         raise choose("size", size, SIZES)
     folder = Path(folder)
-    words = load_tokenizer(tokenizer) if tokenizer else character_tokenizer()
+    loaded = load_tokenizer(tokenizer) if tokenizer else character_tokenizer()
     torch.manual_seed(seed)
-    model = LlavaForConditionalGeneration(llava_config(size, words))
-    model.generation_config.eos_token_id = words.eos_token_id
+    model = LlavaForConditionalGeneration(llava_config(size, loaded))
+    model.generation_config.eos_token_id = loaded.eos_token_id
     side = SIZES[size][2]
     processor = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
     if steps:
-        teach_form(Checkpoint(model, words, processor, LLAVA), steps, seed)
-    for part in (model, words, processor):
+        teach_form(Checkpoint(model, loaded, processor, LLAVA), steps, seed)
+    for part in (model, loaded, processor):
         part.save_pretrained(folder)
     return folder
 
@@ -115,8 +115,8 @@ def _form_batch(backend: ModelBackend, rng: random.Random, size: int = 12) -> di
     for _ in range(size):
         conversation, reply = _form_sample(backend, rng)
         prompt = backend.renderer.render(conversation, lambda _: length).ids
-        said = [*backend.renderer.continuation(" " + reply), backend.tokenizer.eos_token_id]
-        rows.append(([*prompt, *said], [-100] * len(prompt) + said))
+        reply_ids = [*backend.renderer.continuation(" " + reply), backend.tokenizer.eos_token_id]
+        rows.append(([*prompt, *reply_ids], [-100] * len(prompt) + reply_ids))
         images += conversation.images
     width = max(len(ids) for ids, _ in rows)
     pad = backend.tokenizer.pad_token_id
@@ -135,13 +135,13 @@ def _form_sample(backend: ModelBackend, rng: random.Random) -> tuple[Conversatio
     prompt = question + rng.choice(["", f"\n{SHORT_ANSWER}"])
     wording = rng.choice(list(PROMPTS.values()))
     color, crop_color = (tuple(rng.randrange(256) for _ in range(3)) for _ in range(2))
-    picture, crop = (Image.new("RGB", (28, 28), tint) for tint in (color, crop_color))
+    image, crop = (Image.new("RGB", (28, 28), tint) for tint in (color, crop_color))
     left, top, side = (0.1 + 0.4 * (value > 127) for value in color)
     written = backend.box_format.write(Box(left, top, left + side, top + side).clip(), (28, 28))
-    locate = Conversation().user(wording.locate.format(question=question), picture)
-    said = tuple(backend.renderer.continuation(" " + written))
-    micro = locate.assistant(written, said).user(wording.micro.format(prompt=prompt), crop)
-    macro = Conversation().user(prompt, picture)
+    locate = Conversation().user(wording.locate.format(question=question), image)
+    box_ids = tuple(backend.renderer.continuation(" " + written))
+    micro = locate.assistant(written, box_ids).user(wording.micro.format(prompt=prompt), crop)
+    macro = Conversation().user(prompt, image)
     return rng.choice([(locate, written), (macro, _verdict(color)), (micro, _verdict(crop_color))])
 
 
@@ -189,30 +189,30 @@ def load_tokenizer(source: str) -> Any:
     if (folder / "tokenizer.model").exists() and not (folder / "tokenizer_config.json").exists():
         return read_tokenizer(folder, vocabulary=0)
     try:
-        words = AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise UserError(f"Cannot load a tokenizer from {source!r}: {error}") from error
-    words.add_special_tokens({"pad_token": words.pad_token or "<pad>"})
-    words.add_tokens([IMAGE_TOKEN], special_tokens=True)
-    return words
+    tokenizer.add_special_tokens({"pad_token": tokenizer.pad_token or "<pad>"})
+    tokenizer.add_tokens([IMAGE_TOKEN], special_tokens=True)
+    return tokenizer
 
 
 def character_tokenizer(
     phrases: Sequence[str] = _PHRASES, specials: Sequence[str] = (), **named: Any
 ) -> PreTrainedTokenizerFast:
     """A tokenizer of single printable ASCII characters and whole phrases, those of prompts by default, with
-    Llama's special tokens and `specials`. Whatever it cannot spell is one unknown token. named: what else
+    Llama's special tokens and `specials`. Every other character is one unknown token. named: what else
     transformers' tokenizers take."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
     basic = ["<unk>", "<s>", "</s>", "<pad>", IMAGE_TOKEN]
     characters = ["\n", *(chr(code) for code in range(32, 127))]
     vocabulary = {token: number for number, token in enumerate([*basic, *characters])}
-    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-    words.decoder = decoders.Fuse()
+    characters_only = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    characters_only.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    characters_only.decoder = decoders.Fuse()
     roles = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
-    fast = PreTrainedTokenizerFast(tokenizer_object=words, **(roles | named))
-    fast.add_tokens([IMAGE_TOKEN, *specials], special_tokens=True)
-    fast.add_tokens(list(phrases))
-    return fast
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=characters_only, **(roles | named))
+    tokenizer.add_tokens([IMAGE_TOKEN, *specials], special_tokens=True)
+    tokenizer.add_tokens(list(phrases))
+    return tokenizer

@@ -1,6 +1,6 @@
 """The small model that comes with the project: its architecture, its tokenizer, and where its weights are.
 
-A `LlavaForConditionalGeneration` like any other; nothing at inference knows that it is small.
+A `LlavaForConditionalGeneration` like any other; no code at inference depends on its size.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def image_processor() -> CLIPImageProcessorPil:
 
 
 def normalize(pixels: np.ndarray | torch.Tensor) -> torch.Tensor:
-    """(N, 3, H, W) float32 encoder input of (N, H, W, 3) uint8 pixels of its size, where they are."""
+    """(N, 3, H, W) float32 encoder input of (N, H, W, 3) uint8 pixels of its size, on their device."""
     if isinstance(pixels, np.ndarray):
         pixels = torch.from_numpy(np.array(pixels))
     mean, deviation = (

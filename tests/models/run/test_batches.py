@@ -1,4 +1,4 @@
-"""Order, sizes, shared pictures and reading ahead, without a model; then what an engine makes of them."""
+"""Order, sizes, shared images and reading ahead, without a model; then with an engine."""
 
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -19,7 +19,7 @@ from dualfocus_lmms.models.run.runner import Runner
 from dualfocus_lmms.testing import FakeBackend
 
 
-def picture(seed, size=(24, 16)):
+def random_image(seed, size=(24, 16)):
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 
@@ -31,7 +31,7 @@ def request(number, image=None, opened=None, **about):
         if opened is not None:
             opened.append(number)
         text = "what " * (1 + number % 5)
-        return Question(str(number), image or picture(number), text, text, key)
+        return Question(str(number), image or random_image(number), text, text, key)
 
     return Request(key, about.pop("limits", StopCriteria(6)), question, **about)
 
@@ -40,22 +40,22 @@ def numbers(requests):
     return [request.key["doc_id"] for request in requests]
 
 
-def test_questions_about_one_picture_are_side_by_side_and_the_longest_come_first():
-    asked = [
-        request(0, picture="a", length=10),
-        request(1, picture="b", length=30),
-        request(2, picture="a", length=40),
-        request(3, picture="c", length=35),
-        request(4, picture="b", length=5),
-        request(5, picture="c", length=35),
-        request(6, picture="d", length=1, limits=StopCriteria(100)),
+def test_questions_about_one_image_are_side_by_side_and_the_longest_come_first():
+    requests = [
+        request(0, image_name="a", length=10),
+        request(1, image_name="b", length=30),
+        request(2, image_name="a", length=40),
+        request(3, image_name="c", length=35),
+        request(4, image_name="b", length=5),
+        request(5, image_name="c", length=35),
+        request(6, image_name="d", length=1, limits=StopCriteria(100)),
     ]
-    assert numbers(in_order(asked)) == [6, 2, 0, 3, 5, 1, 4]
+    assert numbers(in_order(requests)) == [6, 2, 0, 3, 5, 1, 4]
 
 
-def test_requests_that_do_not_name_their_picture_stay_as_they_came():
-    asked = [request(number, length=length) for number, length in enumerate([3, 9, 1, 9, 4])]
-    assert numbers(in_order(asked)) == [0, 1, 2, 3, 4]
+def test_requests_without_an_image_name_keep_their_order():
+    requests = [request(number, length=length) for number, length in enumerate([3, 9, 1, 9, 4])]
+    assert numbers(in_order(requests)) == [0, 1, 2, 3, 4]
     assert in_order([]) == []
 
 
@@ -68,16 +68,16 @@ def test_requests_that_do_not_name_their_picture_stay_as_they_came():
         ({"other": "photos/1.jpg"}, None),
     ],
 )
-def test_a_document_names_its_picture_by_an_id_or_a_path(columns, name):
+def test_a_document_names_its_image_by_an_id_or_a_path(columns, name):
     instance = SimpleNamespace(args=("What?", {}, None, 0, "task", "test"), metadata={})
     read = read_request(instance, {"task": {"test": Dataset.from_list([columns])}}, chat=False)
-    assert (read.picture, read.length) == (name, 5)
+    assert (read.image_name, read.length) == (name, 5)
 
 
-def test_no_picture_is_opened_to_find_its_name(tmp_path):
+def test_an_image_name_is_found_without_opening_the_image(tmp_path):
     docs = Dataset.from_list([{"image": str(tmp_path / "missing.png")}]).cast_column("image", ImageFeature())
     instance = SimpleNamespace(args=("What?", {}, None, 0, "task", "test"), metadata={})
-    assert read_request(instance, {"task": {"test": docs}}, chat=False).picture is None
+    assert read_request(instance, {"task": {"test": docs}}, chat=False).image_name is None
 
 
 def sizes(batch_size, room, batches_answered):
@@ -114,24 +114,24 @@ def test_only_a_full_batch_makes_the_next_one_larger():
     assert size.now == 8
 
 
-def test_equal_pictures_of_a_batch_become_one_object_and_others_never_do(monkeypatch):
-    one, other, turned = picture(1), picture(2), picture(1, (16, 24))
-    images = [one, other, one.copy(), turned, one.copy()]
-    asked = [request(number, image) for number, image in enumerate(images)]
+def test_equal_images_of_a_batch_become_one_object_and_others_never_do(monkeypatch):
+    first, other, portrait = random_image(1), random_image(2), random_image(1, (16, 24))
+    images = [first, other, first.copy(), portrait, first.copy()]
+    requests = [request(number, image) for number, image in enumerate(images)]
     for fingerprint in (batches.image_hash, lambda image: "the same for all"):
         monkeypatch.setattr(batches, "image_hash", fingerprint)
         with ThreadPoolExecutor(2) as pool:
-            taken = Reader(asked, pool).take(5)
-        shown = [question.image for _, question in taken]
-        assert shown[0] is one
-        assert shown[2] is one
-        assert shown[4] is one
-        assert shown[1] is other
-        assert shown[3] is turned
+            items = Reader(requests, pool).take(5)
+        batch_images = [question.image for _, question in items]
+        assert batch_images[0] is first
+        assert batch_images[2] is first
+        assert batch_images[4] is first
+        assert batch_images[1] is other
+        assert batch_images[3] is portrait
 
 
 @pytest.mark.parametrize("skip", [1.0, 0.0])
-def test_each_picture_is_fingerprinted_once(monkeypatch, skip):
+def test_each_image_is_fingerprinted_once(monkeypatch, skip):
     hashed = []
 
     def counted(image):
@@ -143,10 +143,12 @@ def test_each_picture_is_fingerprinted_once(monkeypatch, skip):
     backend = FakeBackend({"macro": "a", "locate": "[0.1, 0.2, 0.3, 0.4]", "micro": "b"})
     traces = Runner(backend, Settings.of(skip_confidence=skip), 2).run([request(n) for n in range(5)])
     assert len(hashed) == 5
-    assert sorted(trace.image_hash for trace in traces) == sorted(image_hash(picture(n)) for n in range(5))
+    assert sorted(trace.image_hash for trace in traces) == sorted(
+        image_hash(random_image(n)) for n in range(5)
+    )
 
 
-def test_the_next_batch_is_opened_while_the_model_is_at_work():
+def test_the_next_batch_is_opened_while_the_model_answers_this_one():
     opened = []
     with ThreadPoolExecutor(3) as pool:
         reader = Reader([request(number, opened=opened) for number in range(10)], pool)
@@ -154,45 +156,45 @@ def test_the_next_batch_is_opened_while_the_model_is_at_work():
     assert sorted(opened) == [0, 1, 2, 3, 4, 5]
 
 
-def test_fewer_large_pictures_are_opened_at_a_time(monkeypatch):
+def test_fewer_large_images_are_opened_at_a_time(monkeypatch):
     monkeypatch.setattr(batches, "_PIXELS", 6 * 100 * 100)
     monkeypatch.setattr(batches, "_LIKELY_PIXELS", 100 * 100)
     opened = []
     sides = [100, 100, 100, 170, 10, 10, 300, 10, 10, 10, 10, 10, 10]
-    asked = [request(n, picture(n, (side, side)), opened) for n, side in enumerate(sides)]
-    taken = []
+    requests = [request(n, random_image(n, (side, side)), opened) for n, side in enumerate(sides)]
+    counts = []
     with ThreadPoolExecutor(1) as pool:
-        reader = Reader(asked, pool)
+        reader = Reader(requests, pool)
         while batch := reader.take(8):
             pool.submit(int).result()  # all that was to be opened is open
-            taken.append((len(batch), len(opened)))
-    assert [count for count, _ in taken] == [3, 3, 1, 1, 5]
-    assert [ahead for _, ahead in taken] == [6, 7, 8, 13, 13]
+            counts.append((len(batch), len(opened)))
+    assert [count for count, _ in counts] == [3, 3, 1, 1, 5]
+    assert [ahead for _, ahead in counts] == [6, 7, 8, 13, 13]
 
 
-def test_requests_come_out_once_each_and_then_none():
+def test_each_request_is_taken_once():
     with ThreadPoolExecutor(2) as pool:
         reader = Reader([request(number) for number in range(7)], pool)
-        taken = [numbers(request for request, _ in reader.take(size)) for size in (2, 4, 1, 5)]
-    assert taken == [[0, 1], [2, 3, 4, 5], [6], []]
+        batches = [numbers(request for request, _ in reader.take(size)) for size in (2, 4, 1, 5)]
+    assert batches == [[0, 1], [2, 3, 4, 5], [6], []]
 
 
-def test_an_engine_encodes_a_picture_of_several_questions_once_and_answers_are_the_same(engine):
-    images = [picture(seed, (64, 48)) for seed in range(3)]
-    asked = [
-        request(number, images[number % 3].copy(), picture=str(number % 3), length=number)
+def test_an_engine_encodes_an_image_of_several_questions_once_and_answers_are_the_same(engine):
+    images = [random_image(seed, (64, 48)) for seed in range(3)]
+    requests = [
+        request(number, images[number % 3].copy(), image_name=str(number % 3), length=number)
         for number in range(12)
     ]
     macro = Settings.of(pathway="macro")
     together, alone = engine("shared"), engine("shared")
-    Runner(together, macro, 4).run(asked)
-    Runner(alone, macro, 1).run(asked)
+    Runner(together, macro, 4).run(requests)
+    Runner(alone, macro, 1).run(requests)
     assert (together.counts.encodes, alone.counts.encodes) == (3, 12)
-    traces = [Runner(engine("shared"), Settings.of(), size).run(asked) for size in (4, 1)]
-    for one, other in zip(*traces, strict=True):
-        assert one.key == other.key
-        assert one.selection.text == other.selection.text
-        assert one.image_hash == other.image_hash
-        for answer, same in zip(one.answers, other.answers, strict=True):
+    traces = [Runner(engine("shared"), Settings.of(), size).run(requests) for size in (4, 1)]
+    for first, other in zip(*traces, strict=True):
+        assert first.key == other.key
+        assert first.selection.text == other.selection.text
+        assert first.image_hash == other.image_hash
+        for answer, same in zip(first.answers, other.answers, strict=True):
             assert answer.tokens == same.tokens
             assert answer.logprobs == pytest.approx(same.logprobs, abs=1e-5)

@@ -31,8 +31,8 @@ def requests(count, context="same", opened=None):
     return [make(number) for number in range(count)]
 
 
-def parrot(fail_at=None):
-    """Says the question's number; fails like a broken model at one of them."""
+def echo_backend(fail_at=None):
+    """Replies with the question's number; fails like a broken model at one of them."""
 
     def script(stage, conversation):
         if stage == "locate":
@@ -49,11 +49,11 @@ def macro_calls(backend):
     return [call for call in backend.calls if call.stage == "macro"]
 
 
-def test_traces_come_in_the_order_of_the_requests_whatever_the_batch_size():
+def test_traces_have_the_order_of_the_requests_at_any_batch_size():
     for size in (1, 3, 50):
-        backend = parrot()
-        asked = requests(10)[::-1]
-        traces = Runner(backend, SETTINGS, size).run(asked)
+        backend = echo_backend()
+        request_list = requests(10)[::-1]
+        traces = Runner(backend, SETTINGS, size).run(request_list)
         assert [trace.selection.text for trace in traces] == [str(number) for number in range(9, -1, -1)]
         assert [len(call.conversations) for call in macro_calls(backend)] == {
             1: [1] * 10,
@@ -63,20 +63,20 @@ def test_traces_come_in_the_order_of_the_requests_whatever_the_batch_size():
 
 
 def test_a_request_that_comes_twice_is_answered_once():
-    backend = parrot()
-    asked = requests(2)
-    traces = Runner(backend, SETTINGS, 4).run([asked[0], asked[1], asked[0]])
+    backend = echo_backend()
+    request_list = requests(2)
+    traces = Runner(backend, SETTINGS, 4).run([request_list[0], request_list[1], request_list[0]])
     assert [trace.selection.text for trace in traces] == ["0", "1", "0"]
     assert sum(len(call.conversations) for call in macro_calls(backend)) == 2
 
 
-def test_what_was_answered_before_a_failure_is_on_the_disk_and_is_not_answered_again(tmp_path):
+def test_answers_before_a_failure_are_on_disk_and_are_not_generated_again(tmp_path):
     with pytest.raises(GenerationError):
-        Runner(parrot(fail_at=7), SETTINGS, 2, TraceWriter(tmp_path)).run(requests(10))
+        Runner(echo_backend(fail_at=7), SETTINGS, 2, TraceWriter(tmp_path)).run(requests(10))
     finished, damaged = read_traces(tmp_path)
     assert [trace.key["doc_id"] for trace in finished] == [0, 1, 2, 3, 4, 5]
     assert damaged == []
-    backend, opened = parrot(), []
+    backend, opened = echo_backend(), []
     resumed = Runner(backend, SETTINGS, 3, TraceWriter(tmp_path), finished).run(requests(10, opened=opened))
     assert [trace.selection.text for trace in resumed] == [str(number) for number in range(10)]
     assert sorted(opened) == [6, 7, 8, 9]
@@ -84,32 +84,32 @@ def test_what_was_answered_before_a_failure_is_on_the_disk_and_is_not_answered_a
     assert len(read_traces(tmp_path)[0]) == 10
 
 
-def test_half_a_line_left_by_a_kill_is_answered_again(tmp_path):
-    Runner(parrot(), SETTINGS, 2, TraceWriter(tmp_path)).run(requests(4))
+def test_an_incomplete_last_line_is_answered_again(tmp_path):
+    Runner(echo_backend(), SETTINGS, 2, TraceWriter(tmp_path)).run(requests(4))
     file = tmp_path / "rank0.jsonl"
     file.write_bytes(file.read_bytes()[:-25])
     finished, damaged = read_traces(tmp_path)
     assert (len(finished), len(damaged)) == (3, 1)
-    backend = parrot()
+    backend = echo_backend()
     Runner(backend, SETTINGS, 2, TraceWriter(tmp_path), finished).run(requests(4))
     assert sum(len(call.conversations) for call in macro_calls(backend)) == 1
     assert sorted(trace.key["doc_id"] for trace in read_traces(tmp_path)[0]) == [0, 1, 2, 3]
 
 
 def test_a_task_whose_prompts_changed_cannot_be_resumed():
-    finished = Runner(parrot(), SETTINGS, 2).run(requests(2))
+    finished = Runner(echo_backend(), SETTINGS, 2).run(requests(2))
     with pytest.raises(UserError):
-        Runner(parrot(), SETTINGS, 2, finished=finished).run(requests(2, context="changed"))
+        Runner(echo_backend(), SETTINGS, 2, finished=finished).run(requests(2, context="changed"))
 
 
-def test_a_picture_that_cannot_be_read_stops_the_run_after_the_batches_before_it(tmp_path):
+def test_an_image_that_cannot_be_read_stops_the_run_after_the_batches_before_it(tmp_path):
     def unreadable():
         raise UserError("broken.jpg")
 
-    asked = requests(6)
-    asked[4] = Request(asked[4].key, asked[4].limits, unreadable)
+    request_list = requests(6)
+    request_list[4] = Request(request_list[4].key, request_list[4].limits, unreadable)
     with pytest.raises(UserError):
-        Runner(parrot(), SETTINGS, 2, TraceWriter(tmp_path)).run(asked)
+        Runner(echo_backend(), SETTINGS, 2, TraceWriter(tmp_path)).run(request_list)
     assert len(read_traces(tmp_path)[0]) == 4
 
 
@@ -129,7 +129,7 @@ class SmallBackend(FakeBackend):
 
 
 def small(room, **about):
-    return SmallBackend(parrot()._script, room, **about)
+    return SmallBackend(echo_backend()._script, room, **about)
 
 
 OUT_OF_MEMORY = [
@@ -143,7 +143,7 @@ OUT_OF_MEMORY = [
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY)
 @pytest.mark.parametrize("stage", ["macro", "locate", "micro"])
-def test_a_batch_that_memory_does_not_hold_is_divided_and_later_ones_are_smaller(tmp_path, error, stage):
+def test_a_batch_beyond_memory_is_divided_and_later_ones_are_smaller(tmp_path, error, stage):
     backend = small(3, stage=stage, error=error)
     runner = Runner(backend, SETTINGS, 8, TraceWriter(tmp_path))
     traces = runner.run(requests(10))
@@ -156,15 +156,15 @@ def test_a_batch_that_memory_does_not_hold_is_divided_and_later_ones_are_smaller
     assert len((tmp_path / "rank0.jsonl").read_text().splitlines()) == 10
 
 
-def test_what_a_real_allocator_says_is_understood():
+def test_errors_of_a_real_allocator_are_recognised():
     with pytest.raises(RuntimeError) as raised:
         torch.empty(2**60, dtype=torch.uint8)
     traces = Runner(small(1, error=raised.value), SETTINGS, 4).run(requests(4))
     assert len(traces) == 4
 
 
-def test_one_question_that_memory_does_not_hold_ends_the_run_and_keeps_what_was_answered(tmp_path):
-    asked = requests(6)
+def test_a_single_question_beyond_memory_ends_the_run_and_keeps_answers(tmp_path):
+    request_list = requests(6)
 
     def script(stage, conversation):
         if "Number 4?" in conversation.turns[0].text:
@@ -172,17 +172,17 @@ def test_one_question_that_memory_does_not_hold_ends_the_run_and_keeps_what_was_
         return "[0.1, 0.1, 0.9, 0.9]" if stage == "locate" else "yes"
 
     with pytest.raises(GenerationError):
-        Runner(FakeBackend(script), SETTINGS, 4, TraceWriter(tmp_path)).run(asked)
+        Runner(FakeBackend(script), SETTINGS, 4, TraceWriter(tmp_path)).run(request_list)
     finished, _ = read_traces(tmp_path)
     assert [trace.key["doc_id"] for trace in finished] == [0, 1, 2, 3]
-    backend = parrot()
-    traces = Runner(backend, SETTINGS, 4, TraceWriter(tmp_path), finished).run(asked)
+    backend = echo_backend()
+    traces = Runner(backend, SETTINGS, 4, TraceWriter(tmp_path), finished).run(request_list)
     assert [len(call.conversations) for call in macro_calls(backend)] == [2]
     assert [trace.selection.text for trace in traces] == ["yes"] * 4 + ["4", "5"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError("a bug"), GenerationError("out of memory, says a server")])
-def test_other_failures_stop_the_run_as_they_are(error):
+def test_other_errors_are_raised_unchanged(error):
     backend = small(1, error=error)
     with pytest.raises(type(error)) as raised:
         Runner(backend, SETTINGS, 4).run(requests(4))
@@ -201,34 +201,34 @@ def test_auto_doubles_the_batch_until_memory_runs_out_and_remembers(tmp_path):
     assert [len(call.conversations) for call in macro_calls(backend)][8:] == [16, 14]
 
 
-def test_auto_stops_at_the_largest_batch_that_was_asked_for():
+def test_auto_stops_at_the_largest_batch_given():
     backend = small(1000)
     Runner(backend, SETTINGS, "auto", largest_batch=20).run(requests(60))
     assert [len(call.conversations) for call in macro_calls(backend)] == [8, 16, 20, 16]
 
 
-def test_another_order_of_the_work_changes_no_order_of_the_results(tmp_path):
-    asked = [
-        Request(one.key, one.limits, one.question, number % 4, f"picture {number % 3}")
-        for number, one in enumerate(requests(11))
+def test_results_keep_the_order_of_requests_when_the_work_is_sorted(tmp_path):
+    request_list = [
+        Request(request.key, request.limits, request.question, number % 4, f"picture {number % 3}")
+        for number, request in enumerate(requests(11))
     ]
-    backend = parrot()
-    traces = Runner(backend, SETTINGS, 4, TraceWriter(tmp_path)).run(asked)
+    backend = echo_backend()
+    traces = Runner(backend, SETTINGS, 4, TraceWriter(tmp_path)).run(request_list)
     assert [trace.selection.text for trace in traces] == [str(number) for number in range(11)]
-    said = [text for call in macro_calls(backend) for text in call.texts]
-    assert said[0].endswith("Number 3?")
-    assert said != sorted(said)
+    replies = [text for call in macro_calls(backend) for text in call.texts]
+    assert replies[0].endswith("Number 3?")
+    assert replies != sorted(replies)
     finished, _ = read_traces(tmp_path)
-    again = Runner(parrot(), SETTINGS, 3, TraceWriter(tmp_path), finished[:5]).run(asked)
+    again = Runner(echo_backend(), SETTINGS, 3, TraceWriter(tmp_path), finished[:5]).run(request_list)
     assert [trace.selection.text for trace in again] == [str(number) for number in range(11)]
 
 
 def doubtful(every=3, **about):
-    """Like `parrot`, and sure of its first answer but to every third question."""
+    """Like `echo_backend`, with a confident macro answer except to every third question."""
 
     def script(stage, conversation):
-        said = parrot()._script(stage, conversation)
-        return Reply(said, (-0.01 if stage == "macro" and int(said) % every else -2.0,))
+        reply = echo_backend()._script(stage, conversation)
+        return Reply(reply, (-0.01 if stage == "macro" and int(reply) % every else -2.0,))
 
     return SmallBackend(script, **{"room": 1000, **about})
 
@@ -249,13 +249,13 @@ def test_questions_that_are_not_skipped_wait_until_they_fill_a_batch(tmp_path):
     assert [trace.micro is not None for trace in traces] == [number % 3 == 0 for number in range(32)]
     assert sorted(trace.key["doc_id"] for trace in read_traces(tmp_path)[0]) == list(range(32))
     alone = [Runner(doubtful(), SKIPPING, 1).run([request])[0] for request in requests(32)]
-    assert [(one.selection, one.ppl, one.fallback) for one in alone] == [
+    assert [(trace.selection, trace.ppl, trace.fallback) for trace in alone] == [
         (trace.selection, trace.ppl, trace.fallback) for trace in traces
     ]
 
 
 @pytest.mark.parametrize("stage", ["macro", "locate", "micro"])
-def test_what_waits_is_divided_too_where_memory_does_not_hold_it(tmp_path, stage):
+def test_a_waiting_batch_is_divided_when_memory_runs_out(tmp_path, stage):
     backend = doubtful(room=3, stage=stage)
     traces = Runner(backend, SKIPPING, 8, TraceWriter(tmp_path)).run(requests(30))
     assert [trace.selection.text for trace in traces] == [str(number) for number in range(30)]
@@ -263,22 +263,22 @@ def test_what_waits_is_divided_too_where_memory_does_not_hold_it(tmp_path, stage
     answered = [size for size in sizes(backend, stage) if size <= 3]
     assert sum(answered) == (30 if stage == "macro" else 10)
     if stage == "micro":
-        assert sum(sizes(backend, "locate")) == 10  # what was located before is not asked again
+        assert sum(sizes(backend, "locate")) == 10  # no question is located twice
 
 
-def test_what_waits_is_not_lost_where_a_picture_cannot_be_read(tmp_path):
+def test_waiting_questions_are_answered_when_an_image_cannot_be_read(tmp_path):
     def unreadable():
         raise UserError("broken.jpg")
 
-    asked = requests(9)
-    asked[8] = Request(asked[8].key, asked[8].limits, unreadable)
+    request_list = requests(9)
+    request_list[8] = Request(request_list[8].key, request_list[8].limits, unreadable)
     with pytest.raises(UserError):
-        Runner(doubtful(), SKIPPING, 4, TraceWriter(tmp_path)).run(asked)
+        Runner(doubtful(), SKIPPING, 4, TraceWriter(tmp_path)).run(request_list)
     assert sorted(trace.key["doc_id"] for trace in read_traces(tmp_path)[0]) == list(range(8))
 
 
 def test_after_a_retry_for_memory_no_question_is_located_again():
-    """The micro stage runs out of memory: what was located before is kept, in the very same objects."""
+    """The micro stage runs out of memory: boxes located before are kept, in the same objects."""
     backend = doubtful(every=1, room=2, stage="micro")
     traces = Runner(backend, SKIPPING, 4).run(requests(4))
     assert [trace.selection.text for trace in traces] == [str(number) for number in range(4)]
@@ -287,7 +287,7 @@ def test_after_a_retry_for_memory_no_question_is_located_again():
     assert all(trace.locate is not None and trace.box == (0.1, 0.1, 0.9, 0.9) for trace in traces)
 
 
-def test_after_a_retry_for_memory_a_given_box_is_not_looked_for_again():
+def test_after_a_retry_for_memory_a_given_box_is_not_computed_again():
     found = []
 
     def grounder(question):
