@@ -1,4 +1,4 @@
-"""CircularEval, MMBench's score: a question is right when it is right in every rotation of its options.
+"""CircularEval, MMBench's score: a question is correct when it is correct in every rotation of its options.
 
 No judge model: a reply that names no option, or two, is wrong (see `letters.read_letter`). Pure functions.
 """
@@ -27,8 +27,8 @@ class Turn(TypedDict):
 def mmbench_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, Any]:
     """One reply's contribution to the metrics, over all and in the question's ability.
 
-    vanilla_*, the plain accuracy, has one only of the unrotated question. Where the ability is
-    None, which means that it is not known, there are the metrics over all alone.
+    vanilla_*, the plain accuracy, counts the unrotated question only. Where the ability is None (not known),
+    there are only the metrics over all.
     """
     turn = Turn(
         question=doc["question_id"],
@@ -53,12 +53,12 @@ def mmbench_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, An
 def circular(turns: Sequence[Turn]) -> float:
     """Share of the questions, 0 to 100, that are correct in each of their turns.
 
-    As in the official evaluator, a question is one with an unrotated turn, and where some of its other turns
-    are absent, the others decide. `incomplete` counts both cases. 0 when there is no question.
+    As in the official evaluator, a question counts if it has an unrotated turn, and where some of its other
+    turns are missing, the rest decide. `incomplete` counts both cases. 0 when there is no question.
     """
     questions = _counted(turns)
-    right = sum(all(turn["right"] for turn in own) for own in questions)
-    return 100.0 * right / len(questions) if questions else 0.0
+    correct = sum(all(turn["right"] for turn in own) for own in questions)
+    return 100.0 * correct / len(questions) if questions else 0.0
 
 
 def circular_stderr(turns: Sequence[Turn]) -> float | str:

@@ -1,6 +1,6 @@
 """Which option a reply names: pure functions on texts.
 
-A reply names an option, or it does not: nothing is guessed, and a reply that may mean two options names none.
+Nothing is guessed: a reply that may mean two options names none.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from string import ascii_uppercase
 _OPENING_MARKS = "\"'`*([{\u201c\u2018"
 _CLOSING_MARKS = "\"'`*)]}\u201d\u2019.,;:!?"
 
-# Marks of East Asian writing, as those that the patterns know.
+# Punctuation of East Asian writing, to the ASCII marks of the patterns.
 _NARROW = str.maketrans("\uff1a\uff08\uff09\uff0e\u3002\uff0c\u3001\uff01\uff1f\u3010\u3011", ":()..,,!?[]")
 
 # "The answer is", "Answer:", "the correct option is option", or "Option" before a capital.
@@ -73,8 +73,8 @@ def read_letter(reply: str, options: Sequence[str]) -> str | None:
 
 
 def _letter_of_marks(reply: str, marked: Sequence[re.Match[str]], options: Sequence[str]) -> str | None:
-    """The letter in all marked places, unless the words before or after them deny it or name another one."""
-    found = {read_letter(_TEX_FONT.sub(r"\1", one[1] or one[2] or ""), options) for one in marked}
+    """The letter in all marked answers, unless the words before or after them deny it or name another one."""
+    found = {read_letter(_TEX_FONT.sub(r"\1", match[1] or match[2] or ""), options) for match in marked}
     letter = found.pop()
     if found or letter is None:
         return None
@@ -105,7 +105,7 @@ def _label(text: str, reply: str, options: Sequence[str]) -> str | None:
     """The letter that opens `text`, unless the reply may mean another one as well.
 
     It may when a capital of another option stands alone anywhere ("A, B"), and when a small letter is
-    followed by anything ("a, b"). A letter followed by its own option is in no doubt ("B. vitamin C").
+    followed by anything ("a, b"). A letter followed by its own option is clear ("B. vitamin C").
     """
     label = _LABEL.match(text)
     if label is None or label[1].upper() not in letters(options):

@@ -1,4 +1,4 @@
-"""A benchmark's official files in the folder that DUALFOCUS_DATA names: what is there, and what is missing.
+"""A benchmark's official files in the folder that DUALFOCUS_DATA names: which exist, and which are missing.
 
 When the variable is unset, a task reads the hub: see `by_environment` and `from_either`.
 """
@@ -61,7 +61,7 @@ def from_either(
     files: Callable[[Path], list[Doc] | Dataset],
     given: Callable[[Path], list[Doc] | Dataset] | None = None,
 ) -> Dataset:
-    """What a task asks, with its fingerprint: `files` of the folder in DUALFOCUS_DATA, else `hub`; before
+    """A task's documents, with their fingerprint: `files` of the folder in DUALFOCUS_DATA, else `hub`; before
     both `given` of the file in `sources.given_file`, where there is one."""
     folder, file = named_path(DATA), the_given_file()
     if given is not None and file is not None:
@@ -97,7 +97,7 @@ def with_images(task: str, docs: list[Doc], folder: Path) -> list[Doc]:
     """The documents whose image exists (doc["image"] is its path), each with questions_without_image.
 
     That is how many documents were left out; a warning names some of their images. UserError when none
-    has its image, or there is none. All are kept where `images_needed` says that no image is looked for.
+    has its image, or there is none. All are kept where `images_needed` returns False.
     """
     if not docs:
         raise UserError(f"{task}: the file holds no question. Give the official one.")
@@ -110,9 +110,9 @@ def with_images(task: str, docs: list[Doc], folder: Path) -> list[Doc]:
     left_out = len(docs) - len(kept)
     if left_out:
         names = sorted(Path(path).name for path, exists in found.items() if not exists)
-        shown = ", ".join(names[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")
+        listed = ", ".join(names[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")
         log.warning(
             "%s: %d of %d questions are left out, because %d images are missing in %s: %s",
-            *(task, left_out, len(docs), len(names), folder, shown),
+            *(task, left_out, len(docs), len(names), folder, listed),
         )
     return [{**doc, "questions_without_image": left_out} for doc in kept]

@@ -1,7 +1,7 @@
 """What the tasks with options share: the prompt, images of the hub, and counting letters.
 
-Knows no benchmark. A document has image, question (bare), options and answer (the right letter). Its image is
-a path, or a row of the hub data set that `share_pictures` was given: the hub's images stay in its cache and
+Knows no benchmark. A document has image, question (bare), options and answer (the correct letter). Its image
+is a path, or a row of the hub data set that `share_images` was given: the hub's images stay in its cache and
 are read when they are requested.
 """
 
@@ -22,7 +22,7 @@ from dualfocus_lmms.tasks.common.sources import Doc, usable
 if TYPE_CHECKING:
     from datasets import Dataset
 
-_hub_pictures: dict[str, Dataset] = {}
+_hub_images: dict[str, Dataset] = {}
 
 
 class Choice(TypedDict):
@@ -40,37 +40,37 @@ def prompt(doc: Doc) -> str:
     return f"{usable(doc)['question']}\n{option_lines(doc['options'])}\n{LETTER_ANSWER}"
 
 
-def right_letter(value: Any, options: Sequence[str], where: str) -> str:
+def correct_letter(value: Any, options: Sequence[str], where: str) -> str:
     """The letter in a field of an official file; UserError when it is none of the options'."""
     letter = value.strip().upper() if isinstance(value, str) else value
     if letter not in tuple(letters(options)):
         raise UserError(
-            f"{where}: the right answer must be a letter of its {len(options)} options, got {value!r}."
+            f"{where}: the correct answer must be a letter of its {len(options)} options, got {value!r}."
         )
     return letter
 
 
-def share_pictures(task: str, pictures: Dataset) -> None:
+def share_images(task: str, rows: Dataset) -> None:
     """Let documents of `task` point to rows of a hub data set with a column image (see `hub_row`)."""
-    _hub_pictures[task] = pictures
+    _hub_images[task] = rows
 
 
 def hub_row(task: str, row: int) -> Doc:
-    """The part of a document by which `images` finds its image. The hub lacks none."""
+    """The part of a document by which `images` finds its image. No image of the hub is missing."""
     return {"image": row, "hub": task, "questions_without_image": 0}
 
 
 def hub_picture(doc: Doc) -> Any:
     """What the hub's column image holds for a document of `hub_row`."""
-    return _hub_pictures[doc["hub"]][doc["image"]]["image"]
+    return _hub_images[doc["hub"]][doc["image"]]["image"]
 
 
 def images(doc: Doc) -> list[Image.Image]:
     """`doc_to_visual`: the document's one image, upright and RGB, from its path or from the hub's row."""
     if isinstance(doc["image"], str):
         return sources.images(doc)
-    picture = hub_picture(doc)
-    return sources.images({"image": picture[0] if isinstance(picture, list) else picture})
+    image = hub_picture(doc)
+    return sources.images({"image": image[0] if isinstance(image, list) else image})
 
 
 # --- counting ----------------------------------------------------------------------------------------------
@@ -81,22 +81,22 @@ def read_choice(doc: Doc, reply: str) -> Choice:
     return Choice(said=read_letter(reply, doc["options"]), right=doc["answer"])
 
 
-def score(right: bool) -> float:
+def score(correct: bool) -> float:
     """100 for a correct answer, 0 for a wrong one."""
-    return 100.0 if right else 0.0
+    return 100.0 if correct else 0.0
 
 
 def letter_bias(choices: Sequence[Choice]) -> float:
-    """How far a model prefers a place among the options, in percentage points.
+    """How far a model prefers a position among the options, in percentage points.
 
     For each letter its share among the letters that were named, minus its share among the correct ones; the
     largest absolute difference. Replies that name no letter are left out of the first; 0 when all are.
     """
-    said = Counter(choice["said"] for choice in choices if choice["said"] is not None)
-    right = Counter(choice["right"] for choice in choices)
-    if not said:
+    predicted = Counter(choice["said"] for choice in choices if choice["said"] is not None)
+    correct = Counter(choice["right"] for choice in choices)
+    if not predicted:
         return 0.0
     return max(
-        abs(100.0 * said[letter] / said.total() - 100.0 * right[letter] / right.total())
-        for letter in said | right
+        abs(100.0 * predicted[letter] / predicted.total() - 100.0 * correct[letter] / correct.total())
+        for letter in predicted | correct
     )

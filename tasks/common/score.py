@@ -1,4 +1,4 @@
-"""`dualfocus score`: answers that something else gave, scored with the code of a task. No image is needed.
+"""`dualfocus score`: answers from elsewhere, scored with the code of a task. No image is needed.
 
     dualfocus score --task df_pope_random --answers answers.jsonl
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from lmms_eval.tasks import TaskManager
 
 FOLDER = Path(__file__).parents[1]
-ID_COLUMNS = ("index", "question_id", "id")  # of a task's documents; the first that is there
+ID_COLUMNS = ("index", "question_id", "id")  # of a task's documents; the first that exists
 NAMES_SHOWN = 5
 
 
@@ -56,7 +56,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a file of answers is worth.
+    """The scores of a file of answers.
 
     questions: of the task, each of which counts. missing: ids of those without an answer, which are wrong.
     questions_fingerprint: see `integrity`. answers_fingerprint: of ids and answers, in the order
@@ -119,8 +119,8 @@ def _number(error: float | None) -> str:
 
 def shorten(ids: Sequence[str]) -> str:
     """The first ids after a colon; nothing when there is none."""
-    shown = ", ".join(ids[:NAMES_SHOWN]) + (", ..." if len(ids) > NAMES_SHOWN else "")
-    return f": {shown}" if ids else ""
+    listed = ", ".join(ids[:NAMES_SHOWN]) + (", ..." if len(ids) > NAMES_SHOWN else "")
+    return f": {listed}" if ids else ""
 
 
 def score(task: str, answers: str | Path, include_path: str | None = None) -> Scores:
@@ -194,8 +194,8 @@ def _lines(file: Path) -> Iterator[tuple[str, str]]:
 
 def _sheet(file: Path) -> Iterator[tuple[str, str]]:
     table = read_sheet(file)
-    if lacking := [name for name in ("index", "prediction") if name not in table.columns]:
-        raise UserError(f"{file} has no column {' and no column '.join(lacking)}: both are needed.")
+    if missing := [name for name in ("index", "prediction") if name not in table.columns]:
+        raise UserError(f"{file} has no column {' and no column '.join(missing)}: both are needed.")
     for number, (key, reply) in enumerate(zip(table["index"], table["prediction"], strict=True), start=2):
         where = f"{file}, row {number}"
         yield _id(key, "index", where), str(reply)  # a cell may hold a number
@@ -222,8 +222,8 @@ def _text(value: Any, name: str, where: str) -> str:
 
 
 def load_task(name: str, include_path: str | None = None, images: bool = False) -> ConfigurableTask:
-    """A task with all of its questions, whether their images are there or not; with `images` only with those
-    that a run asks here: an image that is missing leaves its question out. UserError for a group."""
+    """A task with all of its questions, whether their images exist or not; with `images` only with those
+    that a run would ask: a question whose image is missing is left out. UserError for a group."""
     manager = task_manager(include_path)
     if name in manager.all_groups:
         known = ", ".join(sorted(manager.all_subtasks))
@@ -261,7 +261,7 @@ def load(name: str, include_path: str | None = None, images: bool = False) -> di
 
 
 def document_ids(docs: Dataset, task: str) -> list[str]:
-    """The id of every document: that of its benchmark, else its place, from 0 as the host's doc_id."""
+    """The id of every document: that of its benchmark, else its index, from 0 as the host's doc_id."""
     column = next((name for name in ID_COLUMNS if name in docs.column_names), None)
     ids = [str(key) for key in (range(len(docs)) if column is None else docs[column])]
     if len(set(ids)) < len(ids):
@@ -311,4 +311,4 @@ def host_results(
 def _contributions(task: ConfigurableTask, doc: Doc, reply: str | None) -> dict[str, Any]:
     if reply is not None:
         return task.process_results(doc, [reply])
-    return task.config.process_results(doc, [NO_ANSWER])  # the host would make a plain text of it
+    return task.config.process_results(doc, [NO_ANSWER])  # the host would convert it to a plain text

@@ -2,7 +2,7 @@
 
     dualfocus score --task df_pope --answers llava-v1.5-13b.jsonl
 
-A group whose answers come under other ids than its questions have says by how much each task's are raised:
+A group whose answers have other ids than its questions gives the offset of each task's ids:
 `metadata: {dualfocus: {answer_ids: {df_pope_random: 10000000, ...}}}` in its YAML.
 """
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GroupScores:
-    """What a file of answers is worth for a group and for each of its tasks.
+    """The scores of a file of answers for a group and for each of its tasks.
 
     metrics: of the group, as the host takes them from its tasks. They have no error: the tasks may ask the
     same questions, so that their errors are not independent.
@@ -49,8 +49,10 @@ class GroupScores:
 
     def markdown(self) -> str:
         """The scores as a table, the group's last, and below it what they were computed from."""
-        table = scores_table([*((one.task, one.metrics) for one in self.tasks), (self.task, self.metrics)])
-        return "\n\n".join([table, *(f"{one.task}\n{one.sources()}" for one in self.tasks)])
+        table = scores_table(
+            [*((scores.task, scores.metrics) for scores in self.tasks), (self.task, self.metrics)]
+        )
+        return "\n\n".join([table, *(f"{scores.task}\n{scores.sources()}" for scores in self.tasks)])
 
     def save(self, path: str | Path) -> None:
         """Write everything as JSON, with the versions of this package and of lmms-eval."""
@@ -71,8 +73,8 @@ def score_group(group: str, answers: str | Path, include_path: str | None = None
     replies = read_answers(Path(answers))
     tree = load(group, include_path)
     settings, tasks = next(iter(tree)), dict(_tasks(tree))
-    raised = ((settings.config.get("metadata") or {}).get("dualfocus") or {}).get("answer_ids") or {}
-    ids = {name: _answer_ids(task, name, raised.get(name, 0)) for name, task in tasks.items()}
+    offsets = ((settings.config.get("metadata") or {}).get("dualfocus") or {}).get("answer_ids") or {}
+    ids = {name: _answer_ids(task, name, offsets.get(name, 0)) for name, task in tasks.items()}
     _one_task_each(group, answers, replies, ids)
     own = {name: [replies.get(key) for key in keys] for name, keys in ids.items()}
     return GroupScores(
@@ -92,24 +94,24 @@ def _tasks(tree: Mapping[Any, Any]) -> Iterator[tuple[str, ConfigurableTask]]:
             yield name, value
 
 
-def _answer_ids(task: ConfigurableTask, name: str, raised: int) -> list[str]:
+def _answer_ids(task: ConfigurableTask, name: str, offset: int) -> list[str]:
     """The ids under which a task's answers come, in the order of its questions."""
     ids = document_ids(task.eval_docs_no_media, name)
-    return [str(int(key) + raised) for key in ids] if raised else ids
+    return [str(int(key) + offset) for key in ids] if offset else ids
 
 
 def _one_task_each(
     group: str, answers: str | Path, replies: Mapping[str, str], ids: Mapping[str, Sequence[str]]
 ) -> None:
     """UserError unless each answer belongs to the one question of the one task that has its id."""
-    asked = Counter(key for keys in ids.values() for key in keys)
-    if unknown := [key for key in replies if key not in asked]:
+    counts = Counter(key for keys in ids.values() for key in keys)
+    if unknown := [key for key in replies if key not in counts]:
         known = "; ".join(f"{name}{shorten(keys)}" for name, keys in ids.items())
         raise UserError(
             f"{answers} answers {len(unknown)} questions that {group} does not ask{shorten(unknown)}. It "
             f"asks {known}. Keep its own answers, under these ids."
         )
-    if shared := [key for key in replies if asked[key] > 1]:
+    if shared := [key for key in replies if counts[key] > 1]:
         raise UserError(
             f"Several tasks of {group} have a question {shared[0]}, so that its answer could be that of any: "
             f"score one by one {', '.join(ids)}."
@@ -129,7 +131,7 @@ def _group_metrics(
         [(name, task, task.eval_docs_no_media, replies[name]) for name, task in tasks.items()]
     )
     results = consolidate_group_results(results, versions, tree)[0]
-    total = sum(len(one) for one in replies.values())
+    total = sum(len(own) for own in replies.values())
     for item in next(iter(tree)).config["aggregate_metric_list"] or ():
         value = results[group].get(f"{item['metric']},none")
         if isinstance(value, (int, float)):

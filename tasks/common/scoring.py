@@ -22,14 +22,14 @@ Value = TypeVar("Value", int, str)
 
 
 class NoAnswer(str):
-    """The reply to a question that was not answered: an empty one, and wrong even where that means yes."""
+    """The reply to a question that was not answered: empty, and wrong even where an empty reply means yes."""
 
 
 NO_ANSWER = NoAnswer()
 
 
 class Pair(TypedDict):
-    """What a yes/no question's answer is, and what was predicted."""
+    """A yes/no question's answer, and the prediction."""
 
     label: YesNo
     prediction: YesNo
@@ -114,7 +114,7 @@ def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.
 
 
 def pope_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, Any]:
-    """One reply's contribution to each metric of df_pope_*. NO_ANSWER counts as the answer that is wrong."""
+    """One reply's contribution to each metric of df_pope_*. NO_ANSWER counts as a wrong answer."""
     # Every label that is not "no" counts as yes, as in the official evaluator; local files hold nothing else.
     label: YesNo = "no" if doc["answer"].strip().lower() == "no" else "yes"
     wrong: YesNo = "yes" if label == "no" else "no"
@@ -153,9 +153,9 @@ def is_accepted(reply: str, answers: Sequence[str]) -> bool:
 def answer_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
     """Whether a reply is correct. doc["answers"]: accepted texts, or letters with doc["options"]."""
     reply, options, answers = results[0], doc.get("options"), doc["answers"]
-    right = read_letter(reply, options) in answers if options else is_accepted(reply, answers)
-    return {"accuracy": _score(right)}
+    correct = read_letter(reply, options) in answers if options else is_accepted(reply, answers)
+    return {"accuracy": _score(correct)}
 
 
-def _score(right: bool) -> float:
-    return 100.0 if right else 0.0
+def _score(correct: bool) -> float:
+    return 100.0 if correct else 0.0

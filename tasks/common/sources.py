@@ -50,7 +50,7 @@ def named_path(variable: str) -> Path | None:
 
 
 def images_needed() -> bool:
-    """Whether a question without its image is left out; if not, no image is looked for."""
+    """Whether a question without its image is left out; if not, images are not checked."""
     return _images_needed.get()
 
 
@@ -103,14 +103,14 @@ def build_dataset(read: Callable[[], list[Doc] | Dataset]) -> Dataset:
 
 
 def usable(doc: Doc) -> Doc:
-    """The document itself; UserError when it only carries what went wrong (see `build_dataset`)."""
+    """The document itself; UserError when it only carries an error (see `build_dataset`)."""
     if _PROBLEM in doc:
         raise UserError(doc[_PROBLEM])
     return doc
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[str, Doc]]:
-    """Every object of a JSON Lines file (UTF-8) with its place, "file:line"; blank lines are skipped."""
+    """Every object of a JSON Lines file (UTF-8) with its position, "file:line"; blank lines are skipped."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -130,8 +130,10 @@ def _parse(line: str, where: str) -> Doc:
         raise UserError(f"{where}: a JSON object is expected, got {type(value).__name__}.")
     try:
         json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:  # one half of a pair, as a cut through an emoji leaves it
-        raise UserError(f"{where}: half a character ({error}). Write the whole one, or none.") from error
+    except UnicodeEncodeError as error:  # half of a surrogate pair, as from an emoji that was cut in two
+        raise UserError(
+            f"{where}: half of a surrogate pair ({error}). Write the whole character, or none."
+        ) from error
     return value
 
 

@@ -77,8 +77,8 @@ def circular_error(scores: Sequence[float], groups: Sequence[Hashable], seed: in
 
 def group_sums(values: ArrayLike, groups: ArrayLike) -> NDArray[np.float64]:
     """(groups,): the sum of the values of each group. groups: the group of each value."""
-    _, places = np.unique(np.asarray(groups), return_inverse=True)
-    return np.bincount(places, np.asarray(values, dtype=float)).astype(float)
+    _, indices = np.unique(np.asarray(groups), return_inverse=True)
+    return np.bincount(indices, np.asarray(values, dtype=float)).astype(float)
 
 
 def grouped_mean_error(values: ArrayLike, groups: ArrayLike, seed: int = 0) -> float:
@@ -157,9 +157,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """
     corrected = [0.0] * len(p_values)
     largest = 0.0
-    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
-        corrected[place] = largest
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = largest
     return corrected
 
 

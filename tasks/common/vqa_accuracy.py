@@ -33,9 +33,9 @@ _CONTRACTIONS = """
 
 def _with_one_left_out(word: str) -> Iterator[str]:
     """The word without its first apostrophe, without its second, and so on."""
-    for place, letter in enumerate(word):
+    for index, letter in enumerate(word):
         if letter == "'":
-            yield word[:place] + word[place + 1 :]
+            yield word[:index] + word[index + 1 :]
 
 
 _FULL_FORMS = {short: word for word in _CONTRACTIONS.split() for short in _with_one_left_out(word)}
@@ -69,7 +69,7 @@ def vqa_accuracy(reply: str, answers: Sequence[str]) -> float:
     A round is worth the share of 3 among the remaining answers that equal the reply, at most 1. Of ten
     answers that makes 0, 30, 60, 90 for 0, 1, 2, 3 equal ones and 100 for more.
     """
-    given, wanted = comparable(reply), [comparable(answer) for answer in answers]
-    equal = wanted.count(given)
-    rounds = [min(ENOUGH, equal - (answer == given)) for answer in wanted]
+    given, expected = comparable(reply), [comparable(answer) for answer in answers]
+    equal = expected.count(given)
+    rounds = [min(ENOUGH, equal - (answer == given)) for answer in expected]
     return 100.0 * sum(rounds) / (ENOUGH * len(rounds))

@@ -25,7 +25,7 @@ Kind = tuple[str, ...]
 
 
 class NoDistractorsError(Exception):
-    """Why one question got no wrong options. It is counted and named, and stops nothing."""
+    """Why one question got no wrong options. It is counted and listed in the report; the build goes on."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def _name(program: tuple[dict[str, Any], ...], index: int) -> str:
 
 # --- answers of other questions ----------------------------------------------------------------------------
 
-# Of two words in one line, both may be right.
+# Two words of one line may both be correct.
 _ALIKE = [
     frozenset(line.split())
     for line in (
@@ -148,14 +148,18 @@ _IRREGULAR = {"men": "man", "women": "woman", "children": "child"}
 _ENDING = re.compile(r"(?<=\w{3})(?:es|s|e)$")
 
 
-def alike(one: str, other: str) -> bool:
-    """Whether two answers may both be right: "table" and "coffee table", near synonyms, the same.
+def alike(first: str, second: str) -> bool:
+    """Whether two answers may both be correct: "table" and "coffee table", near synonyms, the same.
 
     >>> alike("Shoes", "shoe"), alike("lady", "woman"), alike("man", "woman")
     (True, True, False)
     """
-    (stems, groups), (other_stems, other_groups) = _signature(one), _signature(other)
-    return stems <= other_stems or other_stems <= stems or not groups.isdisjoint(other_groups)
+    (first_stems, first_groups), (second_stems, second_groups) = _signature(first), _signature(second)
+    return (
+        first_stems <= second_stems
+        or second_stems <= first_stems
+        or not first_groups.isdisjoint(second_groups)
+    )
 
 
 @cache
@@ -170,7 +174,7 @@ class SameKind:
     """Distractors from the answers of other questions of the same kind, more common answers more often.
 
     The kind is the answer's class (colours with colours): GQA's own, or the one that the answer has in other
-    questions; without one it is the question's type, narrow to wide. Answers that may be right as well are
+    questions; without one it is the question's type, narrow to wide. Answers that may be correct, too, are
     left out: those `alike`, and, for all but attributes, what other questions on the image are answered with.
     The same questions and seed give the same distractors.
     """
@@ -211,7 +215,7 @@ def unlike(answer: str, candidates: Iterable[str]) -> list[str]:
     """The first three candidates (or fewer) that are alike neither to the answer nor to one another."""
     chosen: list[str] = []
     for candidate in candidates:
-        if not any(alike(candidate, taken) for taken in (answer, *chosen)):
+        if not any(alike(candidate, other) for other in (answer, *chosen)):
             chosen.append(candidate)
             if len(chosen) == DISTRACTORS:
                 break

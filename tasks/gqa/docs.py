@@ -62,7 +62,9 @@ def read_questions(folder: Path) -> list[Doc]:
 def _hub_questions(rows: Dataset) -> list[Doc]:
     docs = [_document(row, row["id"], f"{HUB}, question {row['id']!r}") for row in rows]
     if images_needed() and (lost := {doc["image_id"] for doc in docs} - _hub_images()[1].keys()):
-        raise UserError(f"{HUB} ({HUB_IMAGES}) lacks {len(lost)} images, {min(lost)} for one: load it anew.")
+        raise UserError(
+            f"{HUB} ({HUB_IMAGES}) lacks {len(lost)} images, such as {min(lost)}: download it again."
+        )
     return [{**doc, "questions_without_image": 0} for doc in docs]
 
 
@@ -85,8 +87,8 @@ def images(doc: Doc) -> list[Image.Image]:
     """`doc_to_visual`: the document's one image, upright and RGB."""
     if "image" in doc:
         return sources.images(doc)
-    pictures, positions = _hub_images()
-    return sources.images(pictures[positions[doc["image_id"]]])
+    rows, positions = _hub_images()
+    return sources.images(rows[positions[doc["image_id"]]])
 
 
 @cache
@@ -95,8 +97,8 @@ def _hub_images() -> tuple[Dataset, dict[str, int]]:
     from datasets import load_dataset
 
     folder = os.environ.get("LMMS_EVAL_DATASETS_CACHE", "").strip() or None  # as the host does
-    pictures = load_dataset(HUB, HUB_IMAGES, split=SPLIT, cache_dir=folder)
-    return pictures, {name: row for row, name in enumerate(pictures["id"])}
+    rows = load_dataset(HUB, HUB_IMAGES, split=SPLIT, cache_dir=folder)
+    return rows, {name: row for row, name in enumerate(rows["id"])}
 
 
 def prompt(doc: Doc) -> str:
@@ -107,7 +109,7 @@ def prompt(doc: Doc) -> str:
 # --- scores ------------------------------------------------------------------------------------------------
 
 
-def is_right(reply: str, answer: str) -> bool:
+def is_correct(reply: str, answer: str) -> bool:
     """Whether a reply in small letters, without full stops at its end, is the answer to the character.
 
     That is LLaVA's convert_gqa_for_eval.py followed by GQA's own eval.py.
@@ -117,7 +119,7 @@ def is_right(reply: str, answer: str) -> bool:
 
 def gqa_results(doc: Doc, results: Sequence[str]) -> dict[str, Any]:
     """One reply's contribution to the accuracy, over all and for the question's two types."""
-    score = 100.0 if is_right(results[0], doc["answer"]) else 0.0
+    score = 100.0 if is_correct(results[0], doc["answer"]) else 0.0
     return {
         "accuracy": score,
         **{f"{kind}_{doc[kind]}": score for kind in TYPES},

@@ -14,7 +14,7 @@ from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.tasks.gqa.distractors import DISTRACTORS, GqaQuestion, NoDistractorsError, unlike
 
 KEY = "OPENAI_API_KEY"
-READINGS = 3  # replies asked for until one can be read
+ATTEMPTS = 3  # replies requested until one can be parsed
 TIMEOUT = 60.0  # seconds a reply may take
 
 PROMPT = """\
@@ -29,7 +29,7 @@ five texts and nothing else."""
 
 @dataclass
 class Spent:
-    """What an endpoint was asked: replies, tokens as it counts them, and the replies it did not count."""
+    """What an endpoint was used for: replies, tokens as it counts them, and replies without a count."""
 
     replies: int = 0
     prompt_tokens: int = 0
@@ -63,13 +63,13 @@ class ChatEndpoint:
         self._client = openai.OpenAI(base_url=url, api_key=key, max_retries=retries, timeout=TIMEOUT)
 
     def __call__(self, question: GqaQuestion) -> list[str]:
-        for _ in range(READINGS):
+        for _ in range(ATTEMPTS):
             reply = self._ask(PROMPT.format(question=question.text, answer=question.answer))
             chosen = unlike(question.answer, read_list(reply, question.answer))
             if len(chosen) == DISTRACTORS:
                 return chosen
         raise NoDistractorsError(
-            f"{READINGS} replies without {DISTRACTORS} usable answers, the last: {reply[:200]!r}"
+            f"{ATTEMPTS} replies without {DISTRACTORS} usable answers, the last: {reply[:200]!r}"
         )
 
     def _ask(self, prompt: str) -> str:

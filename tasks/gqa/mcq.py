@@ -2,7 +2,7 @@
 
     dualfocus data gqa-mcq --questions testdev_balanced_questions.json
 
-A file grows by whole lines, and the same call goes on with what is missing. Every line names its source:
+A file grows by whole lines, and the same command adds the missing ones. Every line names its source:
 scores on other distractors are scores on another benchmark.
 """
 
@@ -45,7 +45,7 @@ Outcome = tuple[GqaQuestion, list[str] | NoDistractorsError]
 
 @dataclass
 class Report:
-    """What one call did. before: lines of earlier calls; written: lines of this call.
+    """What one call wrote. before: lines of earlier calls; written: lines of this call.
 
     options: lines of the file by their number of options. failures: question id to the reason. price: of a
     million prompt and of a million completion tokens.
@@ -87,7 +87,7 @@ class Report:
 
     def text(self) -> str:
         """The report in a few lines."""
-        lines = [f"{self.out}: {self.written} lines written, {self.before} were there, source {self.source}"]
+        lines = [f"{self.out}: {self.written} lines written, {self.before} existed, source {self.source}"]
         if self.options:
             counts = ", ".join(f"{count} with {number}" for number, count in sorted(self.options.items()))
             lines.append(f"Options: {counts}; guessing scores {self.chance:.1f}")
@@ -131,7 +131,7 @@ def build(
 ) -> Report:
     """Write the multiple-choice file of `questions`, or go on with it; without an endpoint, offline.
 
-    out: by default a name in the current folder that says the source. limit: only the first questions.
+    out: by default a name in the current folder that contains the source. limit: only the first questions.
     UserError when `out` holds anything but lines of this source on these questions.
     """
     if (endpoint is None) != (model is None):
@@ -139,19 +139,19 @@ def build(
     source = source_label(model, seed)
     path = Path(out) if out is not None else default_path(source)
     price = _price(price_in, price_out, endpoint)
-    asked = read_questions(questions)
-    wanted = asked[:limit]
-    before = read_lines(path, {question.id: question for question in asked}, source)
+    all_questions = read_questions(questions)
+    wanted = all_questions[:limit]
+    before = read_lines(path, {question.id: question for question in all_questions}, source)
     todo = [question for question in wanted if question.id not in before]
     report = Report(
         str(path), source, len(wanted), len(before), options=Counter(before.values()), price=price
     )
     if endpoint is None or model is None:
-        _write(path, _offline(todo, SameKind(asked, seed)), len(todo), report, seed, progress)
+        _write(path, _offline(todo, SameKind(all_questions, seed)), len(todo), report, seed, progress)
     else:
         with closing(ChatEndpoint(endpoint, model, retries)) as chat:
             report.spent = chat.spent
-            _write(path, _asked(todo, chat, concurrency), len(todo), report, seed, progress)
+            _write(path, _from_endpoint(todo, chat, concurrency), len(todo), report, seed, progress)
     atomic_write(report_path(path), json.dumps(report.record(), indent=1) + "\n")
     return report
 
@@ -195,8 +195,8 @@ def mcq_line(question: GqaQuestion, distractors: Sequence[str], source: str, see
     }
 
 
-def read_lines(path: Path, asked: Mapping[str, GqaQuestion], source: str) -> dict[str, int]:
-    """Question id to number of options of every line; a half-written last line is cut off the file.
+def read_lines(path: Path, questions: Mapping[str, GqaQuestion], source: str) -> dict[str, int]:
+    """Question id to number of options of every line; an incomplete last line is removed from the file.
 
     UserError, and the file as it was, when a line has another source or is on none of the questions.
     """
@@ -209,7 +209,7 @@ def read_lines(path: Path, asked: Mapping[str, GqaQuestion], source: str) -> dic
         raise UserError(f"{path} is no file that this command wrote: give --out a new name.")
     found: dict[str, int] = {}
     for number, line in enumerate(content[:whole].split(b"\n")[:-1], start=1):
-        id, options = _read_line(line, f"{path}:{number}", asked, source)
+        id, options = _read_line(line, f"{path}:{number}", questions, source)
         found[id] = options
     if tail:
         with path.open("r+b") as file:
@@ -217,7 +217,7 @@ def read_lines(path: Path, asked: Mapping[str, GqaQuestion], source: str) -> dic
     return found
 
 
-def _read_line(line: bytes, where: str, asked: Mapping[str, GqaQuestion], source: str) -> tuple[str, int]:
+def _read_line(line: bytes, where: str, questions: Mapping[str, GqaQuestion], source: str) -> tuple[str, int]:
     """The question's id and the number of its options."""
     try:
         row = json.loads(line)
@@ -230,7 +230,7 @@ def _read_line(line: bytes, where: str, asked: Mapping[str, GqaQuestion], source
             f"{where}: the source is {given!r}, that of this call {source!r}, and a file never mixes "
             "sources: give --out a new name."
         )
-    if id not in asked or asked[id].text != question:
+    if id not in questions or questions[id].text != question:
         raise UserError(f"{where}: {id!r} is none of the questions given: give --out a new name.")
     return id, len(options)
 
@@ -245,7 +245,7 @@ def _content(path: Path) -> bytes:
 def _write(
     path: Path, outcomes: Iterator[Outcome], count: int, report: Report, seed: int, progress: bool
 ) -> None:
-    """Append a line for every question that got its options, at once and whole; name the others."""
+    """Append a line for every question with options, at once and complete; list the others as failures."""
     with _appending(path) as file, tqdm(total=count, unit="question", disable=not progress) as bar:
         for question, distractors in outcomes:
             bar.update()
@@ -282,14 +282,14 @@ def _offline(todo: Iterable[GqaQuestion], distract: Distractors) -> Iterator[Out
             yield question, error
 
 
-def _asked(todo: Iterable[GqaQuestion], chat: Distractors, concurrency: int) -> Iterator[Outcome]:
-    """First the questions that need no asking, then the others, in the order in which replies come.
+def _from_endpoint(todo: Iterable[GqaQuestion], chat: Distractors, concurrency: int) -> Iterator[Outcome]:
+    """First the questions that need no request, then the others, in the order in which replies come.
 
-    After GIVE_UP failures in a row the rest fails unasked: the endpoint is down. A UserError ends the asking.
+    After GIVE_UP failures in a row the rest fails without a request: the endpoint is down.
     """
     open_questions = [question for question in todo if not named_options(question)]
-    asked = {question.id for question in open_questions}
-    yield from _offline([question for question in todo if question.id not in asked], named_options)
+    open_ids = {question.id for question in open_questions}
+    yield from _offline([question for question in todo if question.id not in open_ids], named_options)
     down = Event()
 
     def ask(question: GqaQuestion) -> Outcome:

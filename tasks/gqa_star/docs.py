@@ -83,7 +83,7 @@ def _hub_gqa() -> dict[str, Doc]:
 
 
 def _hub_image(row: Doc, where: str) -> Doc:
-    """The part of a document by which `gqa_docs.images` finds its image. The hub lacks none."""
+    """The part of a document by which `gqa_docs.images` finds its image. No image of the hub is missing."""
     return {"image_id": Path(text_field(row, "image", where)).stem, "questions_without_image": 0}
 
 
@@ -148,21 +148,21 @@ def prompt(doc: Doc) -> str:
 
 def results(doc: Doc, results: Sequence[str]) -> dict[str, Any]:
     """One reply's contribution to the accuracy, over all and in its types."""
-    right = score(is_right(results[0], doc["options"], doc["answer"]))
-    types = {f"{kind}_{doc[kind]}": right for kind in gqa_docs.TYPES if doc[kind] is not None}
+    points = score(is_correct(results[0], doc["options"], doc["answer"]))
+    types = {f"{kind}_{doc[kind]}": points for kind in gqa_docs.TYPES if doc[kind] is not None}
     return {
-        "accuracy": right,
+        "accuracy": points,
         **types,
         "questions_without_image": doc["questions_without_image"],
         FINGERPRINT: doc[FINGERPRINT],
     }
 
 
-def is_right(reply: str, options: Sequence[str], answer: str) -> bool:
+def is_correct(reply: str, options: Sequence[str], answer: str) -> bool:
     """Whether a reply is GQA's answer, as df_gqa compares them. A letter stands for its option.
 
     A reply that names no option, or two, is compared itself, as the release does it.
     """
     letter = read_letter(reply, options)
     given = reply if letter is None else options[letters(options).index(letter)]
-    return gqa_docs.is_right(given, answer)
+    return gqa_docs.is_correct(given, answer)

@@ -19,12 +19,12 @@ from dualfocus_lmms.images import UNREADABLE, open_image, unreadable
 from dualfocus_lmms.integrity import FINGERPRINT
 from dualfocus_lmms.tasks.common.official import by_environment, from_either, required
 from dualfocus_lmms.tasks.common.options import (
+    correct_letter,
     hub_picture,
     hub_row,
     read_choice,
-    right_letter,
     score,
-    share_pictures,
+    share_images,
 )
 from dualfocus_lmms.tasks.common.sources import Doc, images_needed, text_field
 from dualfocus_lmms.tasks.common.uncertainty import mean_error
@@ -65,7 +65,7 @@ def documents(dataset: Dataset) -> Dataset:
 
 
 def _hub_questions(dataset: Dataset, split: str) -> list[Doc]:
-    share_pictures(split, dataset.select_columns(["image"]))
+    share_images(split, dataset.select_columns(["image"]))
     return [
         {**_question(row, f"{HUB}, {split}, row {number}"), **hub_row(split, number)}
         for number, row in enumerate(dataset.select_columns(list(COLUMNS)))
@@ -115,9 +115,9 @@ def _rows(file: Path) -> Iterator[tuple[Doc, int, int]]:
         raise UserError(f"{file} cannot be read ({error}): get it again from the hub's {HUB}.") from error
 
 
-def _base64(place: str) -> bytes:
+def _base64(reference: str) -> bytes:
     """The text of an image, found by a document's image."""
-    file, _, span = place.rpartition("#")
+    file, _, span = reference.rpartition("#")
     begin, end = map(int, span.split("-"))
     with open(file, "rb") as binary:
         binary.seek(begin)
@@ -136,7 +136,7 @@ def _question(row: Doc, where: str) -> Doc:
         "index": str(row.get("index", "")),
         "question": text_field(row, "question", where),
         "options": options,
-        "answer": right_letter(row.get("answer"), options, where),
+        "answer": correct_letter(row.get("answer"), options, where),
         "category": row["category"],
         "cycle": str(row["cycle_category"]),
     }
@@ -159,11 +159,11 @@ def results(doc: Doc, results: Sequence[str]) -> dict[str, Any]:
     """One reply's contribution to the accuracy, over all and in its category, and to the letters' shares."""
     choice = read_choice(doc, results[0])
     question = "\n".join([doc["question"], *sorted(doc["options"])])
-    right = CycleScore(question=question, cycle=doc["cycle"], score=score(choice["said"] == choice["right"]))
+    points = CycleScore(question=question, cycle=doc["cycle"], score=score(choice["said"] == choice["right"]))
     names = ("accuracy", doc["category"])
     return {
-        **dict.fromkeys(names, right),
-        **dict.fromkeys((f"{name}_stderr" for name in names), right),
+        **dict.fromkeys(names, points),
+        **dict.fromkeys((f"{name}_stderr" for name in names), points),
         "letter_bias": choice,
         "questions_without_image": doc["questions_without_image"],
         FINGERPRINT: doc[FINGERPRINT],

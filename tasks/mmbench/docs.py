@@ -43,23 +43,23 @@ __getattr__ = official.by_environment(HUB, SPLIT, reads_given=True)
 def documents(dataset: Dataset) -> Dataset:
     """`process_docs`: the documents of `in_all_rotations` with their fingerprint; image is decoded."""
     return official.from_either(
-        lambda: _with_pictures(_hub_questions(dataset)),
-        lambda folder: _with_pictures(read_questions(folder)),
-        lambda file: _with_pictures(read_submission(file)),
+        lambda: _with_image_feature(_hub_questions(dataset)),
+        lambda folder: _with_image_feature(read_questions(folder)),
+        lambda file: _with_image_feature(read_submission(file)),
     )
 
 
-def _with_pictures(docs: list[Doc]) -> Dataset:
+def _with_image_feature(docs: list[Doc]) -> Dataset:
     from datasets import Dataset
-    from datasets import Image as Picture
+    from datasets import Image as ImageFeature
 
-    return Dataset.from_list(docs).cast_column("image", Picture())
+    return Dataset.from_list(docs).cast_column("image", ImageFeature())
 
 
 def _hub_questions(dataset: Dataset) -> list[Doc]:
-    from datasets import Image as Picture
+    from datasets import Image as ImageFeature
 
-    rows = dataset.cast_column("image", Picture(decode=False))
+    rows = dataset.cast_column("image", ImageFeature(decode=False))
     return in_all_rotations([_document(row, row["image"], HUB) for row in rows])
 
 
@@ -103,14 +103,14 @@ def in_all_rotations(docs: list[Doc]) -> list[Doc]:
 
 
 def _rotations(doc: Doc) -> Iterator[Doc]:
-    options, place = doc["options"], letters(doc["options"]).index(doc["answer"])
+    options, index = doc["options"], letters(doc["options"]).index(doc["answer"])
     for turn in range(len(options)):
         yield {
             **doc,
             "rotation": turn,
             "index": doc["question_id"] + turn * TURN,
             "options": options[turn:] + options[:turn],
-            "answer": letters(options)[(place - turn) % len(options)],
+            "answer": letters(options)[(index - turn) % len(options)],
         }
 
 

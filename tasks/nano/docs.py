@@ -25,7 +25,7 @@ def detail(dataset: Dataset) -> Dataset:
 
 
 def exist(dataset: Dataset) -> Dataset:
-    """`process_docs` of df_nano_exist: whether something is there, as often yes as no."""
+    """`process_docs` of df_nano_exist: whether something exists; half of the answers are yes."""
     return _documents(dataset, "exist")
 
 
@@ -48,20 +48,20 @@ def questions(split: str, kind: Kind) -> list[Doc]:
     return [
         {
             "image": scene.name,
-            "question": asked.question,
-            "answers": [asked.answer],
-            "box": list(asked.box.xyxy),
+            "question": question.question,
+            "answers": [question.answer],
+            "box": list(question.box.xyxy),
             "kind": kind,
             "scene": scene.number,
             "version": VERSION,
         }
         for scene in make_scenes(split, SEED, SCENES)
-        for asked in scene.questions
-        if asked.kind == kind
+        for question in scene.questions
+        if question.kind == kind
     ]
 
 
-def picture(doc: Doc) -> list[Image.Image]:
+def image(doc: Doc) -> list[Image.Image]:
     """`doc_to_visual`: the scene. Its questions share one image: it must not be changed."""
     return [_draw(doc["image"])]
 

@@ -16,7 +16,7 @@ from dualfocus_lmms.tasks.common.official import (
     required,
     with_images,
 )
-from dualfocus_lmms.tasks.common.options import hub_row, read_choice, right_letter, score, share_pictures
+from dualfocus_lmms.tasks.common.options import correct_letter, hub_row, read_choice, score, share_images
 from dualfocus_lmms.tasks.common.sources import Doc, text_field
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def documents(dataset: Dataset) -> Dataset:
 
 
 def _hub_questions(dataset: Dataset) -> list[Doc]:
-    share_pictures(TASK, dataset.select_columns(["image"]))
+    share_images(TASK, dataset.select_columns(["image"]))
     rows = dataset.select_columns(["question_id", "question", *CHOICES, "answer", "question_type_id"])
     return [
         {**_question(row, f"{HUB}, row {number}"), **hub_row(TASK, number)}
@@ -90,7 +90,7 @@ def _question(row: Doc, where: str) -> Doc:
         "question_id": str(row.get("question_id", "")),
         "question": text_field(row, "question", where),
         "options": options,
-        "answer": right_letter(row.get("answer"), options, where),
+        "answer": correct_letter(row.get("answer"), options, where),
         "dimension": _dimension(row.get("question_type_id"), where),
     }
 
@@ -108,10 +108,10 @@ def _dimension(number: Any, where: str) -> str:
 def results(doc: Doc, results: Sequence[str]) -> dict[str, Any]:
     """One reply's contribution to the accuracy, over all and in its dimension."""
     choice = read_choice(doc, results[0])
-    right = score(choice["said"] == choice["right"])
+    points = score(choice["said"] == choice["right"])
     return {
-        "accuracy": right,
-        metric(doc["dimension"]): right,
+        "accuracy": points,
+        metric(doc["dimension"]): points,
         "questions_without_image": doc["questions_without_image"],
         FINGERPRINT: doc[FINGERPRINT],
     }

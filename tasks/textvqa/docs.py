@@ -48,9 +48,9 @@ def ocr_documents(dataset: Dataset) -> Dataset:
     return official.from_either(lambda: _hub_questions(dataset, "ocr_tokens"), read_ocr_questions)
 
 
-def _hub_questions(dataset: Dataset, *more: str) -> Dataset:
+def _hub_questions(dataset: Dataset, *columns: str) -> Dataset:
     questions = [_capital_first(question) for question in dataset["question"]]
-    docs = dataset.select_columns(["question_id", "image", "answers", *more])
+    docs = dataset.select_columns(["question_id", "image", "answers", *columns])
     docs = docs.add_column("question", questions)
     return docs.add_column("questions_without_image", [0] * len(docs))
 

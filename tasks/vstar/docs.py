@@ -12,7 +12,7 @@ from dualfocus_lmms.errors import UserError, choose
 from dualfocus_lmms.integrity import FINGERPRINT
 from dualfocus_lmms.tasks.common.letters import letters
 from dualfocus_lmms.tasks.common.official import by_environment, from_either, required, with_images
-from dualfocus_lmms.tasks.common.options import hub_row, read_choice, right_letter, score, share_pictures
+from dualfocus_lmms.tasks.common.options import correct_letter, hub_row, read_choice, score, share_images
 from dualfocus_lmms.tasks.common.prompts import LETTER_ANSWER
 from dualfocus_lmms.tasks.common.sources import Doc, read_json_lines, text_field
 
@@ -36,7 +36,7 @@ def documents(dataset: Dataset) -> Dataset:
 
 
 def _hub_questions(dataset: Dataset) -> list[Doc]:
-    share_pictures(TASK, dataset.select_columns(["image"]))
+    share_images(TASK, dataset.select_columns(["image"]))
     rows = dataset.select_columns(["question_id", "text", "label", "category"])
     return [
         {**_question(row, f"{HUB}, row {number}"), **hub_row(TASK, number)} for number, row in enumerate(rows)
@@ -44,7 +44,7 @@ def _hub_questions(dataset: Dataset) -> list[Doc]:
 
 
 def read_questions(folder: Path) -> list[Doc]:
-    """The questions of `<folder>/vstar/test_questions.jsonl` whose image, a path in `vstar/`, is there."""
+    """The questions of `<folder>/vstar/test_questions.jsonl` whose image, a path in `vstar/`, exists."""
     file = required(folder, QUESTIONS, HUB)
     docs = [
         {**_question(row, where), "image": str(file.parent / text_field(row, "image", where))}
@@ -55,7 +55,7 @@ def read_questions(folder: Path) -> list[Doc]:
 
 def _question(row: Doc, where: str) -> Doc:
     question, options = read_options(text_field(row, "text", where), where)
-    answer = options[letters(options).index(right_letter(row.get("label"), options, where))]
+    answer = options[letters(options).index(correct_letter(row.get("label"), options, where))]
     number, category = str(row.get("question_id", "")), row.get("category")
     if category not in CATEGORIES:
         raise choose(f"category in {where}", category, CATEGORIES)
@@ -90,10 +90,10 @@ def shuffle(options: Sequence[str], question_id: str) -> list[str]:
 def results(doc: Doc, results: Sequence[str]) -> dict[str, Any]:
     """One reply's contribution to the accuracy, over all and in its category, and to the letters' shares."""
     choice = read_choice(doc, results[0])
-    right = score(choice["said"] == choice["right"])
+    points = score(choice["said"] == choice["right"])
     return {
-        "accuracy": right,
-        doc["category"]: right,
+        "accuracy": points,
+        doc["category"]: points,
         "letter_bias": choice,
         "questions_without_image": doc["questions_without_image"],
         FINGERPRINT: doc[FINGERPRINT],

@@ -46,8 +46,8 @@ def load_task(host_tasks: ModuleType) -> Callable[[str], dict[Any, Any]]:
 
 
 @pytest.fixture
-def save_picture() -> Callable[[Path], None]:
-    """Writes a small picture."""
+def save_image() -> Callable[[Path], None]:
+    """Writes a small image."""
     return lambda path: Image.new("RGB", (6, 4), "red").save(path)
 
 
@@ -64,13 +64,13 @@ def write_lines() -> Callable[[Path, Rows], Path]:
 
 @pytest.fixture
 def pope_folder(
-    tmp_path: Path, save_picture: Callable[[Path], None], write_lines: Callable[[Path, Rows], Path]
+    tmp_path: Path, save_image: Callable[[Path], None], write_lines: Callable[[Path, Rows], Path]
 ) -> Path:
-    """A DUALFOCUS_DATA folder: each split asks three questions, and the third one's picture is missing."""
+    """A DUALFOCUS_DATA folder: each split asks three questions, and the third one's image is missing."""
     images = tmp_path / "pope" / "images"
     images.mkdir(parents=True)
-    save_picture(images / "red.png")
-    save_picture(images / "blue.png")
+    save_image(images / "red.png")
+    save_image(images / "blue.png")
     rows = [
         {"question_id": 1, "image": "red.png", "text": "Is there a dog in the image?", "label": "yes"},
         {"question_id": 2, "image": "blue.png", "text": "Is there a cat in the image?", "label": "no"},
@@ -83,9 +83,9 @@ def pope_folder(
 
 @pytest.fixture
 def choice_folder(tmp_path: Path, write_lines: Callable[[Path, Rows], Path]) -> Path:
-    """A DUALFOCUS_DATA folder with GQA*, SEED-Bench, V*Bench and HR-Bench: made-up questions, drawn pictures.
+    """A DUALFOCUS_DATA folder with GQA*, SEED-Bench, V*Bench and HR-Bench: made-up questions, drawn images.
 
-    Each but HR-Bench, whose file holds its pictures, has one question more whose picture is missing.
+    Each but HR-Bench, whose file holds its images, has one question more whose image is missing.
     """
     _write_gqa_star(tmp_path / "gqa", write_lines)
     _write_seed(tmp_path / "seed")
@@ -162,13 +162,13 @@ def _write_hrbench(folder: Path) -> None:
     """Two questions in two cycles, the second one's text quoted, as the official files write line breaks."""
     buffer = io.BytesIO()
     Image.new("RGB", (120, 80), "blue").save(buffer, "JPEG")
-    picture = base64.b64encode(buffer.getvalue()).decode()
+    image = base64.b64encode(buffer.getvalue()).decode()
     names = ["index", "question", "answer", "category", *"ABCD", "cycle_category", "image"]
     rows = [
-        [0, "What is the number on the door?", "A", "single", "1", "2", "3", "4", 0, picture],
-        [1, 'Where is the "exit"\nsign?', "B", "cross", "left", "right", "", "", 0, picture],
-        [2, "What is the number on the door?", "D", "single", "2", "3", "4", "1", 1, picture],
-        [3, 'Where is the "exit"\nsign?', "A", "cross", "right", "left", "", "", 1, picture],
+        [0, "What is the number on the door?", "A", "single", "1", "2", "3", "4", 0, image],
+        [1, 'Where is the "exit"\nsign?', "B", "cross", "left", "right", "", "", 0, image],
+        [2, "What is the number on the door?", "D", "single", "2", "3", "4", "1", 1, image],
+        [3, 'Where is the "exit"\nsign?', "A", "cross", "right", "left", "", "", 1, image],
     ]
     folder.mkdir()
     for name in ("hr_bench_4k.tsv", "hr_bench_8k.tsv"):

@@ -67,8 +67,8 @@ def test_a_run_of_all_scores_the_answers_it_traces(
         docs = list(task.test_docs())
         replies = {one.key["doc_id"]: one.selection.text for one in traces if one.key["task"] == name}
         assert sorted(replies) == list(range(len(docs)))
-        right = [_is_right(doc, replies[number]) for number, doc in enumerate(docs)]
-        assert results[name]["accuracy,none"] == pytest.approx(100 * sum(right) / len(right))
+        correct = [_is_correct(doc, replies[number]) for number, doc in enumerate(docs)]
+        assert results[name]["accuracy,none"] == pytest.approx(100 * sum(correct) / len(correct))
         assert results[name]["questions_without_image,none"] == (0 if "hrbench" in name else 1)
         asked = [(one.key["doc_id"], one.prompts["macro"]) for one in traces if one.key["task"] == name]
         assert [prompt for number, prompt in asked if prompt != task.doc_to_text(docs[number])] == []
@@ -77,19 +77,19 @@ def test_a_run_of_all_scores_the_answers_it_traces(
     assert "visual_reasoning,none" not in results["df_seed_image"]  # no question, no figure
     samples = [path.stat().st_size for path in out.rglob("*samples_df_hrbench_4k.jsonl")]
     assert samples
-    assert max(samples) < 40_000  # four questions without their pictures
+    assert max(samples) < 40_000  # four questions without their images
 
 
-def _is_right(doc: dict[str, Any], reply: str) -> bool:
+def _is_correct(doc: dict[str, Any], reply: str) -> bool:
     letter = read_letter(reply, doc["options"])
     if doc["answer"] in ("A", "B", "C", "D"):
         return letter == doc["answer"]
-    said = reply if letter is None else doc["options"]["ABCD".index(letter)]
-    return said.lower().rstrip(".") == doc["answer"]
+    text = reply if letter is None else doc["options"]["ABCD".index(letter)]
+    return text.lower().rstrip(".") == doc["answer"]
 
 
 @pytest.mark.parametrize("name", HUBS)
-def test_without_files_and_network_the_message_says_what_to_get_and_where_to_put_it(
+def test_without_files_and_network_the_error_names_the_files_and_their_folder(
     load_task: Load, host_tasks: ModuleType, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     import datasets
@@ -124,7 +124,7 @@ def test_without_files_and_network_the_message_says_what_to_get_and_where_to_put
         ("df_hrbench_8k", "hrbench/hr_bench_8k.tsv"),
     ],
 )
-def test_a_missing_part_stops_the_task_at_once(
+def test_a_missing_file_raises(
     load_task: Load, choice_folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, lost: str
 ) -> None:
     monkeypatch.setenv("DUALFOCUS_DATA", str(choice_folder))
@@ -133,7 +133,7 @@ def test_a_missing_part_stops_the_task_at_once(
         load_task(name)
 
 
-def test_answers_are_scored_without_any_picture(
+def test_answers_are_scored_without_any_image(
     choice_folder: Path, write_lines: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from dualfocus_lmms.tasks.common.score import score
@@ -161,13 +161,13 @@ def test_answers_are_scored_without_any_picture(
 
 
 @pytest.mark.parametrize("name", TASKS[:3])
-def test_no_image_at_all_stops_the_task(
+def test_no_image_at_all_raises(
     load_task: Load, choice_folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv("DUALFOCUS_DATA", str(choice_folder))
     folders = {"df_gqa_star": ["gqa/images"], "df_seed_image": ["seed/SEED-Bench-image"]}
     for folder in folders.get(name, ["vstar/direct_attributes", "vstar/relative_position"]):
-        for picture in (choice_folder / folder).iterdir():
-            picture.unlink()
+        for image in (choice_folder / folder).iterdir():
+            image.unlink()
     with pytest.raises(UserError, match=f"{name}.* 3 "):
         load_task(name)

@@ -23,11 +23,11 @@ BENCHMARKS = (ROOT / "docs" / "benchmarks.md").read_text("utf-8")
 
 def test_the_documented_yaml_is_a_task(
     tmp_path: Path,
-    save_picture: Callable[[Path], None],
+    save_image: Callable[[Path], None],
     write_lines: Callable[..., Path],
     host_tasks: ModuleType,
 ) -> None:
-    save_picture(tmp_path / "red.png")
+    save_image(tmp_path / "red.png")
     row = {"image": str(tmp_path / "red.png"), "question": "What colour is it?", "answers": ["red"]}
     file = write_lines(tmp_path / "mine.jsonl", [row])
     (yaml,) = re.findall(r"```yaml\n(#.*?)```", (ROOT / "docs" / "tasks.md").read_text("utf-8"), re.DOTALL)
@@ -42,14 +42,14 @@ def test_the_documented_yaml_is_a_task(
     assert task.process_results(doc, ["Red."]) == {"accuracy": 100.0}
 
 
-def test_every_task_is_named(host_tasks: ModuleType) -> None:
+def test_every_task_is_documented(host_tasks: ModuleType) -> None:
     manager = host_tasks.TaskManager(include_defaults=False, include_path=str(ROOT / "tasks"))
     text = BENCHMARKS.replace("`, `_", "`, `df_pope_") + (ROOT / "docs" / "tasks.md").read_text("utf-8")
     names = [name for name in manager.all_tasks if not name.startswith("df_nano_validation_")]
     assert [name for name in names if f"`{name}`" not in text] == []
 
 
-def test_every_file_and_data_set_is_named() -> None:
+def test_every_file_and_data_set_is_documented() -> None:
     constants = [item for module in MODULES for item in vars(module).items()]
     paths = {value for name, value in constants if name.isupper() and isinstance(value, str) and "/" in value}
     paths |= set(hrbench_docs.FILES.values())
@@ -57,7 +57,7 @@ def test_every_file_and_data_set_is_named() -> None:
     assert [path for path in paths if path not in BENCHMARKS] == []
 
 
-def test_published_numbers_are_those_of_the_leaderboard() -> None:
+def test_published_numbers_equal_those_of_the_leaderboard() -> None:
     paper = json.loads((ROOT / "results" / "data" / "published" / "dualfocus.json").read_text("utf-8"))
     table = next(table for table in paper["tables"] if table["table"] == "table 1")
     for number, column in enumerate(table["columns"]):
@@ -71,7 +71,7 @@ def test_published_numbers_are_those_of_the_leaderboard() -> None:
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "tasks").glob("*/*.yaml")), ids=lambda file: file.stem)
-def test_no_task_leaves_the_stop_strings_to_the_host(file: Path):
+def test_every_task_sets_its_stop_strings(file: Path):
     """Its default is an empty line, and a reply that begins with one would be empty."""
     text = file.read_text("utf-8")
     assert text.count("generation_kwargs:") == text.count("  until: []\n")

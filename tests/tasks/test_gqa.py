@@ -37,11 +37,11 @@ QUESTIONS = {
 
 
 @pytest.fixture
-def folder(tmp_path: Path, save_picture: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, save_image: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch) -> Path:
     """A DUALFOCUS_DATA folder of three questions; the third one's image is missing."""
     (tmp_path / "gqa" / "images").mkdir(parents=True)
     for name in ("n1", "n2"):
-        save_picture(tmp_path / "gqa" / "images" / f"{name}.jpg")
+        save_image(tmp_path / "gqa" / "images" / f"{name}.jpg")
     write(tmp_path, QUESTIONS)
     monkeypatch.setenv("DUALFOCUS_DATA", str(tmp_path))
     return tmp_path
@@ -52,7 +52,7 @@ def write(folder: Path, questions: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reply", "answer", "right"),
+    ("reply", "answer", "correct"),
     [
         ("yes", "yes", True),
         ("Yes", "yes", True),
@@ -95,8 +95,8 @@ def write(folder: Path, questions: Any) -> None:
         ("Answer: left", "left", False),
     ],
 )
-def test_is_right(reply: str, answer: str, right: bool) -> None:
-    assert gqa_docs.is_right(reply, answer) is right
+def test_is_correct(reply: str, answer: str, correct: bool) -> None:
+    assert gqa_docs.is_correct(reply, answer) is correct
 
 
 def test_documents_and_scores(load_task: Load, folder: Path) -> None:
@@ -125,7 +125,7 @@ def test_each_type_is_a_metric_and_no_name_is_part_of_another(load_task: Load, f
     names = set(load_task("df_gqa")["df_gqa"].aggregation())
     types = {f"{kind}_{name}" for kind, known in gqa_docs.TYPES.items() for name in known}
     assert names == {"accuracy", "questions_without_image", "questions_fingerprint"} | types
-    assert not [(one, other) for one in names for other in names if one != other and one in other]
+    assert not [(name, other) for name in names for other in names if name != other and name in other]
 
 
 def test_a_tiny_model_answers_it(
@@ -161,8 +161,8 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Any:
     datasets = pytest.importorskip("datasets")
     monkeypatch.delenv("DUALFOCUS_DATA", raising=False)
     columns = {"id": ["n2", "n1"], "image": [Image.new("L", (6, 4)), Image.new("RGB", (8, 2))]}
-    pictures = datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
-    monkeypatch.setattr(datasets, "load_dataset", lambda *names, **options: pictures)
+    images = datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
+    monkeypatch.setattr(datasets, "load_dataset", lambda *names, **options: images)
     gqa_docs._hub_images.cache_clear()
     yield datasets.Dataset.from_list([{"id": key, **row} for key, row in QUESTIONS.items() if key != "103"])
     gqa_docs._hub_images.cache_clear()
@@ -180,7 +180,7 @@ def test_from_the_hub(hub: Any) -> None:
     assert gqa_docs.images(second)[0].mode == "RGB"
 
 
-def test_an_image_the_hub_lacks_is_named(hub: Any) -> None:
+def test_an_image_missing_from_the_hub_raises(hub: Any) -> None:
     (problem,) = gqa_docs.documents(hub.map(lambda row: {"imageId": "n9"}))
     with pytest.raises(UserError, match="n9"):
         gqa_docs.prompt(problem)
@@ -206,19 +206,19 @@ def test_answers_can_be_scored_without_the_hubs_images(hub: Any) -> None:
         {"7": {**QUESTIONS["101"], "types": {"structural": "query", "semantic": "new"}}},
     ],
 )
-def test_a_bad_file_stops_the_task(folder: Path, questions: Any) -> None:
+def test_an_invalid_file_raises(folder: Path, questions: Any) -> None:
     write(folder, questions)
     with pytest.raises(UserError, match=r"testdev_balanced_questions\.json"):
         gqa_docs.read_questions(folder)
 
 
-def test_the_task_names_what_is_missing(load_task: Load, folder: Path) -> None:
+def test_missing_files_are_named(load_task: Load, folder: Path) -> None:
     (folder / "gqa" / "testdev_balanced_questions.json").unlink()
     with pytest.raises(UserError, match=r"gqa/testdev_balanced_questions\.json"):
         load_task("df_gqa")
 
 
-def test_prompts_are_those_of_llava(shared_data: Path) -> None:
+def test_prompts_equal_llavas(shared_data: Path) -> None:
     """LLaVA's own file of questions holds the whole prompt of each."""
     file = shared_data / "data" / "llava_eval" / "gqa" / "llava_gqa_testdev_balanced.jsonl"
     texts = [json.loads(line)["text"] for line in file.read_text(encoding="utf-8").splitlines()]

@@ -52,11 +52,11 @@ def test_every_type_is_a_metric_and_no_metric_is_part_of_another(
     metrics = load_task("df_gqa_star")["df_gqa_star"].aggregation()
     of_types = {f"{kind}_{name}" for kind, names in gqa_docs.TYPES.items() for name in names}
     assert set(metrics) == {"accuracy", "questions_without_image", "questions_fingerprint", *of_types}
-    assert [(one, two) for one in metrics for two in metrics if one != two and one in two] == []
+    assert [(name, other) for name in metrics for other in metrics if name != other and name in other] == []
 
 
 @pytest.mark.parametrize(
-    ("reply", "right"),
+    ("reply", "correct"),
     [
         # Awkward ones first. The answer is "red", option B.
         ("The answer is B.", True),
@@ -93,12 +93,12 @@ def test_every_type_is_a_metric_and_no_metric_is_part_of_another(
         ("B)", True),
     ],
 )
-def test_replies(reply: str, right: bool) -> None:
-    assert gqa_star_docs.is_right(reply, OPTIONS, "red") is right
+def test_replies(reply: str, correct: bool) -> None:
+    assert gqa_star_docs.is_correct(reply, OPTIONS, "red") is correct
 
 
 @pytest.mark.parametrize(
-    ("reply", "answer", "right"),
+    ("reply", "answer", "correct"),
     [
         ("C", "yes", True),  # the options' capitals do not count
         ("D", "t-shirt", True),
@@ -108,11 +108,11 @@ def test_replies(reply: str, right: bool) -> None:
         ("A", "green", False),
     ],
 )
-def test_answers(reply: str, answer: str, right: bool) -> None:
-    assert gqa_star_docs.is_right(reply, OPTIONS, answer) is right
+def test_answers(reply: str, answer: str, correct: bool) -> None:
+    assert gqa_star_docs.is_correct(reply, OPTIONS, answer) is correct
 
 
-def test_missing_images_are_counted_and_named(choice_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_images_are_counted_and_listed(choice_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         docs = gqa_star_docs.read_questions(choice_folder)
     assert [doc["questions_without_image"] for doc in docs] == [1, 1]
@@ -135,7 +135,9 @@ def test_without_gqa_s_own_file_each_line_needs_its_answer(
 
 
 @pytest.mark.parametrize("question", ["", "Is it overcast?", None, 3])
-def test_a_bad_line_is_named(choice_folder: Path, write_lines: Callable[..., Path], question: object) -> None:
+def test_an_invalid_line_raises(
+    choice_folder: Path, write_lines: Callable[..., Path], question: object
+) -> None:
     write_lines(
         choice_folder / gqa_star_docs.CHOICES,
         [{"question_id": "1", "image": "n1.jpg", "question": question}],
@@ -144,20 +146,20 @@ def test_a_bad_line_is_named(choice_folder: Path, write_lines: Callable[..., Pat
         gqa_star_docs.read_questions(choice_folder)
 
 
-def test_from_the_hub_answers_and_pictures_come_from_gqa_s_own_data_set(
+def test_from_the_hub_answers_and_images_come_from_gqa_s_own_data_set(
     choice_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     datasets = pytest.importorskip("datasets")
     monkeypatch.delenv("DUALFOCUS_DATA", raising=False)
     official = json.loads((choice_folder / gqa_docs.QUESTIONS).read_text(encoding="utf-8"))
-    pictures = datasets.Dataset.from_dict(
+    images = datasets.Dataset.from_dict(
         {"id": ["n2", "n1"], "image": [Image.new("L", (7, 4)), Image.new("L", (9, 4))]},
         datasets.Features({"id": datasets.Value("string"), "image": datasets.Image()}),
     )
     questions = datasets.Dataset.from_list(
         [{"id": number, "imageId": "n1", "question": "?", **row} for number, row in official.items()]
     )
-    parts = {gqa_docs.HUB_IMAGES: pictures, gqa_star_docs.HUB_QUESTIONS: questions}
+    parts = {gqa_docs.HUB_IMAGES: images, gqa_star_docs.HUB_QUESTIONS: questions}
     monkeypatch.setattr(datasets, "load_dataset", lambda path, name, **_: parts[name])
     gqa_docs._hub_images.cache_clear()
     lines = (choice_folder / gqa_star_docs.CHOICES).read_text(encoding="utf-8").splitlines()
@@ -167,7 +169,7 @@ def test_from_the_hub_answers_and_pictures_come_from_gqa_s_own_data_set(
     gqa_docs._hub_images.cache_clear()
 
 
-def test_a_hub_out_of_reach_is_told_with_the_files_to_put_instead(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_hub_the_error_names_the_files_to_provide(monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets")
     monkeypatch.delenv("DUALFOCUS_DATA", raising=False)
 

@@ -30,20 +30,20 @@ TASKS = {
 def folder(
     choice_folder: Path,
     pope_folder: Path,
-    save_picture: Callable[[Path], None],
+    save_image: Callable[[Path], None],
     write_lines: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
     """A DUALFOCUS_DATA folder for all of them; TextVQA and MMBench ask one question each."""
     assert choice_folder == pope_folder
-    picture = choice_folder / textvqa_docs.IMAGES / "aa.jpg"
-    picture.parent.mkdir(parents=True)
-    save_picture(picture)
-    asked = {"question_id": 1, "image_id": "aa", "question": "What?", "answers": ["stop"] * 10}
-    (choice_folder / textvqa_docs.QUESTIONS).write_text(json.dumps({"data": [asked]}), encoding="utf-8")
+    image = choice_folder / textvqa_docs.IMAGES / "aa.jpg"
+    image.parent.mkdir(parents=True)
+    save_image(image)
+    question = {"question_id": 1, "image_id": "aa", "question": "What?", "answers": ["stop"] * 10}
+    (choice_folder / textvqa_docs.QUESTIONS).write_text(json.dumps({"data": [question]}), encoding="utf-8")
     write_lines(choice_folder / textvqa_docs.OCR_PROMPTS, [{"question_id": "aa", "text": "What?\nOCR"}])
     row = {"index": "1", "question": "Which?", "A": "cat", "B": "dog", "answer": "B"}
-    row |= {"l2-category": "logic_reasoning", "image": base64.b64encode(picture.read_bytes()).decode()}
+    row |= {"l2-category": "logic_reasoning", "image": base64.b64encode(image.read_bytes()).decode()}
     lines = ["\t".join(row), "\t".join(row.values())]
     (choice_folder / "mmbench").mkdir()
     (choice_folder / mmbench_docs.FILE).write_text("\n".join(lines), encoding="utf-8")
@@ -78,9 +78,7 @@ def test_every_task_of_every_group_exists(host_tasks: ModuleType) -> None:
 
 
 @pytest.mark.parametrize(("group", "inner"), [("df_paper", "df_pope"), ("df_zoom", "df_hrbench")])
-def test_there_is_no_mean_but_that_of_the_group_inside(
-    load_task: Load, folder: Path, group: str, inner: str
-) -> None:
+def test_only_the_inner_group_has_a_mean(load_task: Load, folder: Path, group: str, inner: str) -> None:
     utils = pytest.importorskip("lmms_eval.evaluator_utils")
     tasks = load_task(group)
     results: dict[str, Any] = {group: {}, inner: {}}
@@ -90,9 +88,9 @@ def test_there_is_no_mean_but_that_of_the_group_inside(
         errors = {f"{metric}_stderr,none": "N/A" for metric in metrics}
         results[name] = {**numbers, **errors, "samples": 5, "alias": name}
     utils.consolidate_group_results(results, {}, tasks)
-    shown, grouped = utils.prepare_print_tasks(tasks, results)
+    task_rows, grouped = utils.prepare_print_tasks(tasks, results)
     assert results[group] == {" ": " "}
-    assert set(shown) == {group, inner} | TASKS[group]
+    assert set(task_rows) == {group, inner} | TASKS[group]
     assert set(grouped) == {inner}
     assert grouped[inner]["accuracy,none"] == 10.0
     assert "questions_fingerprint,none" not in grouped[inner]

@@ -52,8 +52,8 @@ def test_local_files(
         ("A", "1", "cross"),
     ]
     for doc in reversed(docs):
-        (picture,) = task.doc_to_visual(doc)
-        assert (picture.mode, picture.size) == ("RGB", (120, 80))
+        (image,) = task.doc_to_visual(doc)
+        assert (image.mode, image.size) == ("RGB", (120, 80))
     metrics = task.process_results(last, ["right"])
     assert metrics == {
         **dict.fromkeys(("accuracy", "accuracy_stderr", "cross", "cross_stderr"), metrics["accuracy"]),
@@ -68,7 +68,7 @@ def test_local_files(
     names = [name for name in task.aggregation() if not name.endswith("_stderr")]
     beside = {"letter_bias", "questions_without_image", "questions_fingerprint"}
     assert set(names) == {"accuracy", "single", "cross"} | beside
-    assert [(one, two) for one in names for two in names if one != two and one in two] == []
+    assert [(name, other) for name in names for other in names if name != other and name in other] == []
 
 
 @pytest.mark.parametrize(
@@ -101,9 +101,9 @@ def test_the_standard_error_draws_all_cycles_of_a_question_together() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reply", "right"),
+    ("reply", "correct"),
     [
-        # The right one is D, "4": options that are numbers beside one that is a letter of another.
+        # The correct one is D, "4": options that are numbers beside one that is a letter of another.
         ("4", True),
         ("4.", True),
         ("The answer is 4.", True),
@@ -138,7 +138,7 @@ def test_the_standard_error_draws_all_cycles_of_a_question_together() -> None:
         ("", False),
     ],
 )
-def test_replies(reply: str, right: bool) -> None:
+def test_replies(reply: str, correct: bool) -> None:
     doc = {
         "question": "What does the plate say?",
         "options": ["2", "3", "A", "4"],
@@ -150,12 +150,10 @@ def test_replies(reply: str, right: bool) -> None:
     }
     metrics = hrbench_docs.results(doc, [reply])
     assert metrics["accuracy"] == metrics["single"]
-    assert metrics["accuracy"]["score"] == (100.0 if right else 0.0)
+    assert metrics["accuracy"]["score"] == (100.0 if correct else 0.0)
 
 
-def test_rows_are_found_where_lines_end_as_on_windows(
-    choice_folder: Path, rows: list[dict[str, str]]
-) -> None:
+def test_rows_are_found_with_windows_line_ends(choice_folder: Path, rows: list[dict[str, str]]) -> None:
     before = hrbench_docs.read_questions(choice_folder, "hrbench_4k")
     write(choice_folder, rows)
     after = hrbench_docs.read_questions(choice_folder, "hrbench_4k")
@@ -164,7 +162,7 @@ def test_rows_are_found_where_lines_end_as_on_windows(
     assert {hrbench_docs.images(doc)[0].size for doc in after} == {(120, 80)}
 
 
-def test_large_pictures_are_found_in_every_row(
+def test_large_images_are_found_in_every_row(
     choice_folder: Path, rows: list[dict[str, str]], noise: Callable[[int, int], Image.Image]
 ) -> None:
     for width, row in enumerate(rows, start=200):
@@ -191,21 +189,23 @@ def test_large_pictures_are_found_in_every_row(
         {"image": ""},
     ],
 )
-def test_a_bad_row_is_named(choice_folder: Path, rows: list[dict[str, str]], change: dict[str, str]) -> None:
+def test_an_invalid_row_raises(
+    choice_folder: Path, rows: list[dict[str, str]], change: dict[str, str]
+) -> None:
     write(choice_folder, [rows[0], rows[1] | change])
     with pytest.raises(UserError, match=r"hr_bench_4k\.tsv: index 1"):
         hrbench_docs.read_questions(choice_folder, "hrbench_4k")
 
 
 @pytest.mark.parametrize("content", [b"", b"index\tquestion\n", b"\xff\xfe\x00"])
-def test_another_file_is_refused(choice_folder: Path, content: bytes) -> None:
+def test_a_file_of_another_format_raises(choice_folder: Path, content: bytes) -> None:
     (choice_folder / "hrbench" / "hr_bench_8k.tsv").write_bytes(content)
     with pytest.raises(UserError, match=r"hr_bench_8k\.tsv"):
         hrbench_docs.read_questions(choice_folder, "hrbench_8k")
 
 
 @pytest.mark.parametrize("image", ["abc", "bm8gcGljdHVyZQ==", "%%%"])
-def test_a_picture_that_cannot_be_read_is_named(
+def test_an_image_that_cannot_be_read_is_named(
     choice_folder: Path, rows: list[dict[str, str]], image: str
 ) -> None:
     write(choice_folder, [rows[0] | {"index": "17", "image": image}])
@@ -214,7 +214,7 @@ def test_a_picture_that_cannot_be_read_is_named(
         hrbench_docs.images(doc)
 
 
-def test_the_hub_gives_the_same_questions_and_pictures(
+def test_the_hub_gives_the_same_questions_and_images(
     choice_folder: Path, rows: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     datasets = pytest.importorskip("datasets")
@@ -224,9 +224,9 @@ def test_the_hub_gives_the_same_questions_and_pictures(
     docs = hrbench_docs.documents(hub)
     local = hrbench_docs.read_questions(choice_folder, "hrbench_4k")
     names = ("index", "question", "options", "answer", "category", "cycle", "questions_without_image")
-    for one, other in zip(docs, local, strict=True):
-        assert [one[name] for name in names] == [other[name] for name in names]
-        assert hrbench_docs.images(one)[0].tobytes() == hrbench_docs.images(other)[0].tobytes()
+    for doc, other in zip(docs, local, strict=True):
+        assert [doc[name] for name in names] == [other[name] for name in names]
+        assert hrbench_docs.images(doc)[0].tobytes() == hrbench_docs.images(other)[0].tobytes()
     assert max(len(str(value)) for doc in docs for value in doc.values()) < 100  # no image in a document
     assert questions_fingerprint(docs) == questions_fingerprint(local)
 

@@ -83,7 +83,7 @@ def test_a_letter_names_an_option_even_where_options_are_letters() -> None:
     assert read_letter("K", ["K", "M"]) == "A"
 
 
-def test_nothing_names_no_option_not_even_one_of_marks_alone() -> None:
+def test_an_empty_reply_names_no_option_even_one_of_marks_alone() -> None:
     for reply in ("", " ", "?", NO_ANSWER):
         assert read_letter(reply, ["!", "?", "a cat"]) is None
     assert read_letter("B", ["!", "?", "a cat"]) == "B"
@@ -142,7 +142,7 @@ def test_nothing_names_no_option_not_even_one_of_marks_alone() -> None:
         ("\u3010B\u3011", "B"),
     ],
 )
-def test_letters_as_models_of_today_write_them(reply: str, letter: str) -> None:
+def test_letters_in_the_forms_of_recent_models(reply: str, letter: str) -> None:
     assert read_letter(reply, COLOURS) == letter
 
 
@@ -228,5 +228,5 @@ def test_letters_as_models_of_today_write_them(reply: str, letter: str) -> None:
         "It is I.",
     ],
 )
-def test_what_is_no_letter(reply: str) -> None:
+def test_replies_without_a_letter(reply: str) -> None:
     assert read_letter(reply, COLOURS) is None

@@ -17,8 +17,8 @@ GOOD = {"image": "red.png", "question": "What colour is it?", "answer": "red"}
 
 
 @pytest.fixture
-def folder(tmp_path: Path, save_picture: Callable[[Path], None]) -> Path:
-    save_picture(tmp_path / "red.png")
+def folder(tmp_path: Path, save_image: Callable[[Path], None]) -> Path:
+    save_image(tmp_path / "red.png")
     return tmp_path
 
 
@@ -46,7 +46,7 @@ def test_documents(
     assert task.process_results(letters, ["a cat"]) == {"accuracy": 0.0}
 
 
-def test_a_cut_picture_is_refused_though_the_host_would_fill_it_up(
+def test_a_truncated_image_raises_though_the_host_would_pad_it(
     tmp_path: Path, noise: Callable[[int, int], Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)  # as the host sets it
@@ -77,7 +77,7 @@ def test_a_cut_picture_is_refused_though_the_host_would_fill_it_up(
         '{"image": "red.png", "question": "q", "answer": "a cat", "options": "a cat"}',
     ],
 )
-def test_a_bad_line_is_named(folder: Path, line: str) -> None:
+def test_an_invalid_line_raises(folder: Path, line: str) -> None:
     good = '{"image": "red.png", "question": "q", "answer": "a"}\n\n'
     file = folder / "mine.jsonl"
     file.write_text(good + line + "\n", encoding="utf-8")
@@ -85,7 +85,7 @@ def test_a_bad_line_is_named(folder: Path, line: str) -> None:
         local_docs.read_questions(file)
 
 
-def test_without_the_variable_the_task_stops_at_once(
+def test_without_the_variable_the_task_raises(
     load_task: Callable[[str], dict[Any, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("DUALFOCUS_LOCAL", raising=False)
@@ -94,7 +94,7 @@ def test_without_the_variable_the_task_stops_at_once(
 
 
 @pytest.mark.parametrize("content", ["", "\n\n", None])
-def test_an_empty_or_missing_file_is_an_error(tmp_path: Path, content: str | None) -> None:
+def test_an_empty_or_missing_file_raises(tmp_path: Path, content: str | None) -> None:
     file = tmp_path / "mine.jsonl"
     if content is not None:
         file.write_text(content, encoding="utf-8")
@@ -102,14 +102,14 @@ def test_an_empty_or_missing_file_is_an_error(tmp_path: Path, content: str | Non
         local_docs.read_questions(file)
 
 
-def test_a_file_that_is_no_text_is_an_error(tmp_path: Path) -> None:
+def test_a_file_that_is_not_text_raises(tmp_path: Path) -> None:
     file = tmp_path / "mine.jsonl"
     file.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match=r"mine\.jsonl"):
         local_docs.read_questions(file)
 
 
-def test_half_a_character_is_named_with_its_line(tmp_path: Path) -> None:
+def test_half_a_surrogate_pair_raises_with_its_line(tmp_path: Path) -> None:
     """No tokenizer takes one; whole pairs are characters."""
     (tmp_path / "a.png").touch()
     rows = [
@@ -133,7 +133,7 @@ def test_sixteen_bit_grey_is_not_white(tmp_path: Path) -> None:
         sources.images({"image": str(tmp_path / "depth.tiff")})
 
 
-def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
+def test_an_unreadable_image_raises(tmp_path: Path) -> None:
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"no picture")
     with pytest.raises(UserError, match=r"broken\.jpg"):

@@ -25,7 +25,7 @@ HEAD = COLUMNS.split()
 LETTER = "Answer with the option's letter from the given choices directly."
 
 
-def picture(color: str) -> bytes:
+def image_bytes(color: str) -> bytes:
     content = io.BytesIO()
     Image.new("RGB", (6, 4), color).save(content, "PNG")
     return content.getvalue()
@@ -34,7 +34,7 @@ def picture(color: str) -> bytes:
 def row(index: int, options: str, answer: str, **other: str) -> dict[str, str]:
     """A line of the official file; options: words, the rest of the four cells stay empty."""
     words = dict(zip("ABCD", options.split(), strict=False))
-    image = base64.b64encode(picture("red")).decode()
+    image = base64.b64encode(image_bytes("red")).decode()
     base = {"question": "Which one is shown? ", "hint": "", "category": "ocr", "image": image}
     base |= {"l2-category": "finegrained_perception (instance-level)", "source": "made", "split": "dev"}
     return {"index": str(index), **base, **words, "answer": answer, **other}
@@ -80,7 +80,7 @@ DOC = {
 
 
 @pytest.mark.parametrize(
-    ("reply", "right"),
+    ("reply", "correct"),
     [
         ("B", True),
         ("b", True),
@@ -103,7 +103,7 @@ DOC = {
         ("a cat", False),
         ("C. vitamin C", False),
         ("The answer is C.", False),
-        # None, or two: no one guesses.
+        # None, or two: nothing is guessed.
         ("", False),
         ("dog", False),
         ("a dog and a cat", False),
@@ -121,11 +121,11 @@ DOC = {
         ("All of the above", False),
     ],
 )
-def test_replies(reply: str, right: bool) -> None:
+def test_replies(reply: str, correct: bool) -> None:
     metrics = circular.mmbench_results(DOC, [reply])
     metrics = {name: value for name, value in metrics.items() if not name.endswith("_stderr")}
-    turn = Turn(question=5, rotation=0, rotations=4, right=right)
-    score = 100.0 if right else 0.0
+    turn = Turn(question=5, rotation=0, rotations=4, right=correct)
+    score = 100.0 if correct else 0.0
     assert metrics == {
         "circular_accuracy": turn,
         "circular_coarse_perception": turn,
@@ -173,7 +173,7 @@ def test_circular_eval(questions: list[str], share: float, lacking: int) -> None
         assert circular.incomplete(order) == lacking
 
 
-def test_documents_stand_question_by_question(load_task: Load, folder: Path) -> None:
+def test_documents_are_grouped_by_question(load_task: Load, folder: Path) -> None:
     task = load_task(NAME)[NAME]
     docs = list(task.test_docs())
     assert [(doc["question_id"], doc["rotation"]) for doc in docs] == [
@@ -219,7 +219,7 @@ def test_each_ability_is_a_metric_and_no_name_is_part_of_another(load_task: Load
     abilities = {"accuracy", *mmbench_docs.ABILITIES.values()}
     ways = {f"{way}_{ability}" for way in ("circular", "vanilla") for ability in abilities}
     assert names == {"incomplete_questions", "questions_fingerprint"} | ways
-    assert not [(one, other) for one in names for other in names if one != other and one in other]
+    assert not [(name, other) for name in names for other in names if name != other and name in other]
 
 
 def test_rotations_are_made_when_the_file_has_none(folder: Path) -> None:
@@ -262,7 +262,7 @@ def test_golden_prompts(
     golden(f"{NAME}_{protocol}.txt", first_prompts(load_task(NAME)[NAME], protocol))
 
 
-def test_the_hub_and_the_file_ask_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hub_and_the_file_have_the_same_questions(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets")
     from_file = mmbench_docs.read_questions(folder)
     monkeypatch.delenv("DUALFOCUS_DATA")
@@ -300,7 +300,7 @@ def test_the_hub_and_the_file_ask_the_same(folder: Path, monkeypatch: pytest.Mon
         {"l2-category": ""},
     ],
 )
-def test_a_bad_row_stops_the_task(folder: Path, change: dict[str, str]) -> None:
+def test_an_invalid_row_raises(folder: Path, change: dict[str, str]) -> None:
     write(
         folder, [row(7, "cat dog", "B"), row(8, "cat dog", "B"), {**row(1_000_008, "dog cat", "A"), **change}]
     )
@@ -309,7 +309,7 @@ def test_a_bad_row_stops_the_task(folder: Path, change: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("content", [None, "", "index\tquestion\n", "what\n1\n", "a\tb\n1\t2\t3\t4\n"])
-def test_a_file_that_is_none_of_mmbench_stops_the_task(folder: Path, content: str | None) -> None:
+def test_a_file_of_another_benchmark_raises(folder: Path, content: str | None) -> None:
     (folder / FILE).unlink()
     if content is not None:
         (folder / FILE).write_text(content)
@@ -317,7 +317,7 @@ def test_a_file_that_is_none_of_mmbench_stops_the_task(folder: Path, content: st
         mmbench_docs.read_questions(folder)
 
 
-def test_answers_can_be_scored_without_the_pictures(load_task: Load, folder: Path) -> None:
+def test_answers_can_be_scored_without_the_images(load_task: Load, folder: Path) -> None:
     write(folder, [{name: value for name, value in line.items() if name != "image"} for line in ROWS])
     with sources.without_images():
         task = load_task(NAME)[NAME]

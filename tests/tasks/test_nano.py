@@ -21,24 +21,24 @@ KINDS = get_args(Kind)
 COLUMNS = {"image", "question", "answers", "box", "kind", "scene", "version"}
 
 
-def test_there_are_enough_questions_and_no_answer_is_the_usual_one():
-    asked = {kind: nano_docs.questions("test", kind) for kind in KINDS}
-    assert sum(map(len, asked.values())) >= 4000
-    answers = {kind: Counter(doc["answers"][0] for doc in docs) for kind, docs in asked.items()}
-    assert answers["exist"]["yes"] == answers["exist"]["no"] == len(asked["exist"]) / 2
+def test_there_are_enough_questions_and_no_answer_dominates():
+    documents = {kind: nano_docs.questions("test", kind) for kind in KINDS}
+    assert sum(map(len, documents.values())) >= 4000
+    answers = {kind: Counter(doc["answers"][0] for doc in docs) for kind, docs in documents.items()}
+    assert answers["exist"]["yes"] == answers["exist"]["no"] == len(documents["exist"]) / 2
     assert set(answers["detail"]) == set("0123456789")
-    assert max(answers["detail"].values()) < 0.13 * len(asked["detail"])
+    assert max(answers["detail"].values()) < 0.13 * len(documents["detail"])
     relations = answers["global"]["yes"] + answers["global"]["no"]
     assert abs(answers["global"]["yes"] / relations - 0.5) < 0.03
     assert relations == 2 * nano_docs.SCENES
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_boxes_hold_what_the_questions_name(kind: Kind):
+def test_boxes_contain_the_things_that_the_questions_name(kind: Kind):
     for doc in nano_docs.questions("test", kind)[:40]:
-        (picture,) = nano_docs.picture(doc)
+        (image,) = nano_docs.image(doc)
         left, top, right, bottom = (round(edge * SIDE) for edge in Box(*doc["box"]).xyxy)
-        pixels = np.asarray(picture)
+        pixels = np.asarray(image)
         for color in COLORS.keys() & set(doc["question"].split()):
             same = np.all(pixels == COLORS[color], axis=2)
             share = same[top:bottom, left:right].mean()
@@ -50,10 +50,10 @@ def test_boxes_hold_what_the_questions_name(kind: Kind):
 def test_threads_draw_the_same_scenes():
     docs = nano_docs.questions("test", "exist")[:40]
     with ThreadPoolExecutor(4) as threads:
-        pictures = list(threads.map(nano_docs.picture, docs))
-    for doc, (picture,) in zip(docs, pictures, strict=True):
-        assert (picture.mode, picture.size) == ("RGB", (SIDE, SIDE))
-        assert picture.tobytes() == make_scene("test", nano_docs.SEED, doc["scene"]).image().tobytes()
+        images = list(threads.map(nano_docs.image, docs))
+    for doc, (image,) in zip(docs, images, strict=True):
+        assert (image.mode, image.size) == ("RGB", (SIDE, SIDE))
+        assert image.tobytes() == make_scene("test", nano_docs.SEED, doc["scene"]).image().tobytes()
 
 
 @pytest.mark.parametrize(("group", "split"), [("df_nano", "test"), ("df_nano_validation", "validation")])
@@ -110,9 +110,9 @@ def test_the_host_runs_a_task(tiny_checkpoint: Path, run_command: Callable[..., 
     traces, damaged = read_traces(tmp_path / "trace")
     assert damaged == []
     traces.sort(key=lambda trace: trace.key["doc_id"])
-    asked = nano_docs.questions("test", "exist")[:4]
+    documents = nano_docs.questions("test", "exist")[:4]
     assert [trace.key["doc_id"] for trace in traces] == [0, 1, 2, 3]
     replies = [trace.selection.text.lower() for trace in traces]
-    right = [reply in doc["answers"] for reply, doc in zip(replies, asked, strict=True)]
-    assert results["results"]["df_nano_exist"]["accuracy,none"] == pytest.approx(25.0 * sum(right))
+    correct = [reply in doc["answers"] for reply, doc in zip(replies, documents, strict=True)]
+    assert results["results"]["df_nano_exist"]["accuracy,none"] == pytest.approx(25.0 * sum(correct))
     assert results["versions"]["df_nano_exist"] == VERSION

@@ -1,4 +1,4 @@
-"""What tasks with options share: letters in replies, images of the hub, a preference for a place."""
+"""What tasks with options share: letters in replies, images of the hub, a preference for a position."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CHOICES = ["One", "Two", "A lot", "None of the above"]
 @pytest.mark.parametrize(
     ("reply", "letter"),
     [
-        # A letter in one of many dresses.
+        # A letter in various forms.
         ("A", "A"),
         (" a ", "A"),
         ("(C)", "C"),
@@ -60,21 +60,21 @@ def test_letters(reply: str, letter: str | None) -> None:
 
 
 @pytest.mark.parametrize("reply", ["The choice is hers.", "the choice is hers"])
-def test_an_option_that_begins_like_a_lead_in_is_read_whole(reply: str) -> None:
+def test_an_option_that_begins_like_a_lead_in_is_matched_whole(reply: str) -> None:
     doc = {"options": ["The choice is his", "The choice is hers"], "answer": "A"}
     assert options.read_choice(doc, reply)["said"] == "B"
 
 
-def choices(said: str, right: str) -> list[options.Choice]:
+def choices(predicted: str, correct: str) -> list[options.Choice]:
     """One character a reply, "-" where it names no letter."""
     return [
-        options.Choice(said=None if one == "-" else one, right=other)
-        for one, other in zip(said, right, strict=True)
+        options.Choice(said=None if letter == "-" else letter, right=answer)
+        for letter, answer in zip(predicted, correct, strict=True)
     ]
 
 
 @pytest.mark.parametrize(
-    ("said", "right", "bias"),
+    ("predicted", "correct", "bias"),
     [
         ("ABCD", "ABCD", 0.0),
         ("ABCD", "DCBA", 0.0),  # wrong everywhere, and without any preference
@@ -88,25 +88,25 @@ def choices(said: str, right: str) -> list[options.Choice]:
         ("----", "ABCD", 0.0),
     ],
 )
-def test_letter_bias(said: str, right: str, bias: float) -> None:
-    assert options.letter_bias(choices(said, right)) == pytest.approx(bias)
+def test_letter_bias(predicted: str, correct: str, bias: float) -> None:
+    assert options.letter_bias(choices(predicted, correct)) == pytest.approx(bias)
 
 
 @pytest.mark.parametrize("value", ["C", "", None, 1, "AB", "a lot"])
-def test_a_right_answer_that_is_no_letter_is_refused(value: object) -> None:
-    assert options.right_letter(" b ", ["x", "y"], "here") == "B"
+def test_a_correct_answer_that_is_not_a_letter_raises(value: object) -> None:
+    assert options.correct_letter(" b ", ["x", "y"], "here") == "B"
     with pytest.raises(UserError, match=r"file\.json:3"):
-        options.right_letter(value, ["x", "y"], "file.json:3")
+        options.correct_letter(value, ["x", "y"], "file.json:3")
 
 
 @pytest.mark.parametrize("in_a_list", [False, True])
-def test_pictures_of_the_hub_are_found_by_their_row(in_a_list: bool) -> None:
+def test_images_of_the_hub_are_found_by_their_row(in_a_list: bool) -> None:
     datasets = pytest.importorskip("datasets")
-    pictures = [Image.new("L", (width, 4)) for width in (5, 6)]
+    images = [Image.new("L", (width, 4)) for width in (5, 6)]
     feature = datasets.List(datasets.Image()) if in_a_list else datasets.Image()
-    column = [[picture] for picture in pictures] if in_a_list else pictures
+    column = [[image] for image in images] if in_a_list else images
     features = datasets.Features({"image": feature})
-    options.share_pictures("df_test", datasets.Dataset.from_dict({"image": column}, features))
+    options.share_images("df_test", datasets.Dataset.from_dict({"image": column}, features))
     doc = options.hub_row("df_test", 1)
-    (picture,) = options.images(doc)
-    assert (picture.mode, picture.size, doc["questions_without_image"]) == ("RGB", (6, 4), 0)
+    (image,) = options.images(doc)
+    assert (image.mode, image.size, doc["questions_without_image"]) == ("RGB", (6, 4), 0)

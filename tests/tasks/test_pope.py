@@ -35,7 +35,7 @@ def test_local_files(load_task: Load, pope_folder: Path, monkeypatch: pytest.Mon
     assert (metrics["accuracy"], metrics["yes_ratio"], metrics["questions_without_image"]) == (100.0, 0.0, 1)
 
 
-def test_the_requests_say_which_column_is_the_question(
+def test_requests_name_the_question_column(
     load_task: Load, pope_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DUALFOCUS_DATA", str(pope_folder))
@@ -156,23 +156,21 @@ def test_without_the_variable_documents_come_from_the_hub(monkeypatch: pytest.Mo
     assert sources.images(docs[0])[0].mode == "RGB"
 
 
-def test_a_missing_folder_stops_the_task_at_once(
-    load_task: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_folder_raises(load_task: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DUALFOCUS_DATA", str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="nowhere"):
         load_task("df_pope_random")
 
 
 @pytest.mark.parametrize("lost", ["coco_pope_popular.json", "images"])
-def test_a_missing_part_is_named(pope_folder: Path, lost: str) -> None:
+def test_a_missing_file_or_folder_raises(pope_folder: Path, lost: str) -> None:
     path = pope_folder / "pope" / lost
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     with pytest.raises(UserError, match=lost):
         pope_docs.read_split(pope_folder, "popular")
 
 
-def test_no_image_at_all_is_an_error(pope_folder: Path) -> None:
+def test_no_image_at_all_raises(pope_folder: Path) -> None:
     for path in (pope_folder / "pope" / "images").iterdir():
         path.unlink()
     with pytest.raises(UserError, match="3 questions"):
@@ -188,7 +186,7 @@ def test_no_image_at_all_is_an_error(pope_folder: Path) -> None:
         {"text": "Is there a dog?", "label": "yes"},
     ],
 )
-def test_a_bad_line_is_named(
+def test_an_invalid_line_raises(
     pope_folder: Path, write_lines: Callable[..., Path], row: dict[str, str]
 ) -> None:
     write_lines(pope_folder / "pope" / "coco_pope_random.json", [row])

@@ -54,7 +54,7 @@ def test_questions_without_image_count_too(pope: Path, write_lines: Write) -> No
     assert (errors["recall"], errors["questions_without_image"]) == (0.0, None)
 
 
-def test_missing_answers_are_wrong_and_named(pope: Path, write_lines: Write) -> None:
+def test_missing_answers_are_wrong_and_listed(pope: Path, write_lines: Write) -> None:
     found = score("df_pope_random", write_lines(pope / "answers.jsonl", [{"question_id": 1, "text": "Yes"}]))
     assert found.missing == ("2", "3")
     assert (values(found)["accuracy"], values(found)["precision"]) == (
@@ -66,10 +66,10 @@ def test_missing_answers_are_wrong_and_named(pope: Path, write_lines: Write) -> 
 
 def test_the_same_answers_have_the_same_fingerprints(pope: Path, write_lines: Write) -> None:
     rows = [{"question_id": number, "text": "yes"} for number in (1, 2, 3)]
-    one = score("df_pope_random", write_lines(pope / "one.jsonl", rows))
+    first = score("df_pope_random", write_lines(pope / "one.jsonl", rows))
     other = score("df_pope_random", write_lines(pope / "other.jsonl", [*rows[:2], {**rows[2], "text": "no"}]))
-    assert one.questions_fingerprint == other.questions_fingerprint
-    assert one.answers_fingerprint != other.answers_fingerprint
+    assert first.questions_fingerprint == other.questions_fingerprint
+    assert first.answers_fingerprint != other.answers_fingerprint
 
 
 def test_markdown_and_json_hold_the_scores(pope: Path, write_lines: Write) -> None:
@@ -90,7 +90,7 @@ def test_markdown_and_json_hold_the_scores(pope: Path, write_lines: Write) -> No
         found.save(pope / "nowhere" / "scores.json")
 
 
-def test_questions_without_an_id_go_by_their_place(
+def test_questions_without_an_id_use_their_index(
     tmp_path: Path, write_lines: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [{"image": "gone.png", "question": "What colour?", "answer": colour} for colour in ("red", "blue")]
@@ -113,13 +113,15 @@ def test_questions_without_an_id_go_by_their_place(
         ([], "no answer"),
     ],
 )
-def test_refused_answers(pope: Path, write_lines: Write, rows: list[dict[str, Any]], named: str) -> None:
+def test_invalid_answers_raise(
+    pope: Path, write_lines: Write, rows: list[dict[str, Any]], named: str
+) -> None:
     with pytest.raises(UserError, match=named):
         score("df_pope_random", write_lines(pope / "answers.jsonl", rows))
 
 
 @pytest.mark.parametrize(("task", "named"), [("df_pope", "df_pope_random"), ("df_pop", "df_pope")])
-def test_a_group_in_the_place_of_a_task_and_an_unknown_one_are_refused(
+def test_a_group_instead_of_a_task_and_an_unknown_task_raise(
     pope: Path, write_lines: Write, task: str, named: str
 ) -> None:
     answers = write_lines(pope / "answers.jsonl", [{"question_id": 1, "text": "yes"}])
@@ -127,7 +129,7 @@ def test_a_group_in_the_place_of_a_task_and_an_unknown_one_are_refused(
         score(task, answers)
 
 
-def test_a_task_whose_data_are_missing_is_refused(
+def test_a_task_without_its_data_raises(
     tmp_path: Path, write_lines: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DUALFOCUS_DATA", str(tmp_path / "nowhere"))
@@ -135,7 +137,7 @@ def test_a_task_whose_data_are_missing_is_refused(
         score("df_pope_random", write_lines(tmp_path / "answers.jsonl", [{"question_id": 1, "text": "yes"}]))
 
 
-def test_a_task_of_the_users_own(pope: Path, write_lines: Write) -> None:
+def test_a_users_own_task(pope: Path, write_lines: Write) -> None:
     rows = [{"key": "a", "answers": ["red"]}, {"key": "b", "answers": ["blue"]}]
     (pope / "tasks").mkdir()
     data = write_lines(pope / "mine.jsonl", [{"id": row["key"], "answers": row["answers"]} for row in rows])
@@ -179,9 +181,11 @@ def test_a_group_with_one_file_of_answers(three_splits: Path, write_lines: Write
     texts = {1: "Yes", 2: "Yes", 10_000_001: "Yes", 10_000_002: "No", 20_000_001: "No"}
     rows = [{"question_id": key, "text": text} for key, text in texts.items()]
     found = score_group("df_pope", write_lines(three_splits / "llava.jsonl", rows))
-    accuracy = {one.task.split("_")[-1]: values(one)["accuracy"] for one in found.tasks}
+    accuracy = {scores.task.split("_")[-1]: values(scores)["accuracy"] for scores in found.tasks}
     assert accuracy == {"adversarial": 50, "random": 100, "popular": 0}
-    assert {one.task: one.missing for one in found.tasks if one.missing} == {"df_pope_popular": ("2",)}
+    assert {scores.task: scores.missing for scores in found.tasks if scores.missing} == {
+        "df_pope_popular": ("2",)
+    }
     means = {metric.name: metric.value for metric in found.metrics}
     assert means["accuracy"] == pytest.approx(50)
     assert means["f1"] == pytest.approx((200 / 3 + 100 + 0) / 3)
@@ -192,19 +196,17 @@ def test_a_group_with_one_file_of_answers(three_splits: Path, write_lines: Write
     assert table.count("fingerprint") == 6
     found.save(three_splits / "scores.json")
     saved = json.loads((three_splits / "scores.json").read_text("utf-8"))
-    assert [one["task"] for one in saved["tasks"]] == [one.task for one in found.tasks]
+    assert [scores["task"] for scores in saved["tasks"]] == [scores.task for scores in found.tasks]
 
 
 @pytest.mark.parametrize("key", [3, 10_000_003, 30_000_001])
-def test_an_id_of_no_task_of_the_group_is_refused(three_splits: Path, write_lines: Write, key: int) -> None:
+def test_an_id_of_no_task_of_the_group_raises(three_splits: Path, write_lines: Write, key: int) -> None:
     answers = write_lines(three_splits / "answers.jsonl", [{"question_id": key, "text": "yes"}])
     with pytest.raises(UserError, match=f"{key}.*df_pope_random: 10000001, 10000002"):
         score_group("df_pope", answers)
 
 
-def test_a_group_whose_tasks_share_ids_is_refused(
-    three_splits: Path, write_lines: Write, tmp_path: Path
-) -> None:
+def test_a_group_whose_tasks_share_ids_raises(three_splits: Path, write_lines: Write, tmp_path: Path) -> None:
     folder = tmp_path / "groups"
     folder.mkdir()
     members = "task: [df_pope_random, df_pope_popular]"
@@ -263,7 +265,7 @@ def test_a_submission_with_the_correct_answers_needs_no_questions(
     assert values(found)["vanilla_logic_reasoning"] == 50
 
 
-def test_questions_that_are_named_come_before_those_of_the_submission(
+def test_questions_of_the_data_folder_come_before_those_of_the_submission(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DUALFOCUS_DATA", str(tmp_path / "nowhere"))
@@ -271,7 +273,7 @@ def test_questions_that_are_named_come_before_those_of_the_submission(
         score("df_mmbench_en_dev", write_sheet(tmp_path / "answers.xlsx", SUBMISSION))
 
 
-def test_a_submission_with_a_wrong_correct_answer_is_refused(
+def test_a_submission_with_an_invalid_correct_answer_raises(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("DUALFOCUS_DATA", raising=False)
@@ -296,13 +298,13 @@ def test_a_sheet_of_answers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"no sheet", b"PK\x03\x04 cut off", b""])
-def test_a_file_that_is_no_sheet(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_sheet_raises(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "answers.xlsx").write_bytes(content)
     with pytest.raises(UserError, match=r"answers\.xlsx"):
         read_answers(tmp_path / "answers.xlsx")
 
 
-def test_a_missing_file(tmp_path: Path) -> None:
+def test_a_missing_file_raises(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="gone"):
         read_answers(tmp_path / "gone.jsonl")
 
@@ -313,8 +315,8 @@ def test_a_missing_file(tmp_path: Path) -> None:
 def split_answers(shared: Path, split: str) -> list[dict[str, Any]]:
     """LLaVA-1.5-13B's released answers of one split, under POPE's own ids: LLaVA adds 10,000,000 a split."""
     folder = shared / "data" / "llava_eval" / "pope"
-    asked = map(json.loads, (folder / "llava_pope_test.jsonl").read_text("utf-8").splitlines())
-    category = {row["question_id"]: row["category"] for row in asked}
+    lines = map(json.loads, (folder / "llava_pope_test.jsonl").read_text("utf-8").splitlines())
+    category = {row["question_id"]: row["category"] for row in lines}
     rows = map(json.loads, (folder / "answers_llava-v1.5-13b.jsonl").read_text("utf-8").splitlines())
     return [
         {**row, "question_id": row["question_id"] % 10_000_000}
@@ -371,16 +373,16 @@ def test_the_splits_share_their_yes_questions_so_that_their_errors_are_not_indep
     """What docs/tasks.md says of the group's row: the mean of their recalls is no surer than one of them."""
     by_image: dict[str, np.ndarray] = {}
     single = []
-    for place, split in enumerate(SPLITS):
-        asked = (shared_data / "data" / "pope" / "e3e3926" / f"coco_pope_{split}.json").read_text("utf-8")
-        rows = [json.loads(line) for line in asked.splitlines()]
+    for index, split in enumerate(SPLITS):
+        text = (shared_data / "data" / "pope" / "e3e3926" / f"coco_pope_{split}.json").read_text("utf-8")
+        rows = [json.loads(line) for line in text.splitlines()]
         pairs = [
             scoring.Pair(label=row["label"], prediction=scoring.read_yes_no(answer["text"]))
             for row, answer in zip(rows, split_answers(shared_data, split), strict=True)
         ]
         single.append((scoring.recall_error(pairs), scoring.f1_error(pairs)))
         for row, count in zip(rows, scoring.counts(pairs), strict=True):
-            by_image.setdefault(row["image"], np.zeros((3, 3)))[place] += count
+            by_image.setdefault(row["image"], np.zeros((3, 3)))[index] += count
 
     def mean(part: Callable[[np.ndarray], np.ndarray]) -> float:
         flat = [counts.reshape(-1) for counts in by_image.values()]

@@ -119,11 +119,11 @@ def test_llava_answers_give_the_published_f1(shared_data: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reply", "right"),
+    ("reply", "correct"),
     [("Red.", True), ("dark red", True), ("red car", False), ("", False), (".", False), ("darkred", False)],
 )
-def test_is_accepted(reply: str, right: bool) -> None:
-    assert scoring.is_accepted(reply, ["red", "Dark Red"]) is right
+def test_is_accepted(reply: str, correct: bool) -> None:
+    assert scoring.is_accepted(reply, ["red", "Dark Red"]) is correct
 
 
 @pytest.mark.parametrize(

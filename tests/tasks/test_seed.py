@@ -46,13 +46,13 @@ def test_every_dimension_is_a_metric_and_no_metric_is_part_of_another(
     dimensions = {seed_docs.metric(name) for name in seed_docs.DIMENSIONS}
     assert len(dimensions) == 9
     assert set(metrics) == {"accuracy", "questions_without_image", "questions_fingerprint", *dimensions}
-    assert [(one, two) for one in metrics for two in metrics if one != two and one in two] == []
+    assert [(name, other) for name in metrics for other in metrics if name != other and name in other] == []
 
 
 @pytest.mark.parametrize(
-    ("reply", "right"),
+    ("reply", "correct"),
     [
-        # The right one is C, "A cat and a dog". The first character alone often says something else.
+        # The correct one is C, "A cat and a dog". The first character alone often says something else.
         ("The answer is C.", True),
         ("Answer: C", True),
         ("A cat and a dog", True),
@@ -87,7 +87,7 @@ def test_every_dimension_is_a_metric_and_no_metric_is_part_of_another(
         ("\n", False),
     ],
 )
-def test_replies(reply: str, right: bool) -> None:
+def test_replies(reply: str, correct: bool) -> None:
     doc = {
         "options": ["A cat", "A dog", "A cat and a dog", "Neither"],
         "answer": "C",
@@ -95,7 +95,7 @@ def test_replies(reply: str, right: bool) -> None:
         "questions_without_image": 0,
         "questions_fingerprint": "0123",
     }
-    score = 100.0 if right else 0.0
+    score = 100.0 if correct else 0.0
     assert seed_docs.results(doc, [reply]) == {
         "accuracy": score,
         "visual_reasoning": score,
@@ -104,7 +104,7 @@ def test_replies(reply: str, right: bool) -> None:
     }
 
 
-def test_missing_images_are_counted_and_named(choice_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_images_are_counted_and_listed(choice_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         docs = seed_docs.read_questions(choice_folder)
     assert [doc["questions_without_image"] for doc in docs] == [1, 1]
@@ -123,7 +123,7 @@ def test_missing_images_are_counted_and_named(choice_folder: Path, caplog: pytes
         {"data_id": ["one", "two"]},
     ],
 )
-def test_a_bad_question_is_named(choice_folder: Path, change: dict[str, Any]) -> None:
+def test_an_invalid_question_raises(choice_folder: Path, change: dict[str, Any]) -> None:
     file = choice_folder / seed_docs.QUESTIONS
     content = json.loads(file.read_text(encoding="utf-8"))
     content["questions"][1] |= change
@@ -133,7 +133,7 @@ def test_a_bad_question_is_named(choice_folder: Path, change: dict[str, Any]) ->
 
 
 @pytest.mark.parametrize("content", ["3", '{"questions": 3}', "[1]", "{"])
-def test_another_file_is_refused(choice_folder: Path, content: str) -> None:
+def test_a_file_of_another_format_raises(choice_folder: Path, content: str) -> None:
     (choice_folder / seed_docs.QUESTIONS).write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match=r"SEED-Bench\.json"):
         seed_docs.read_questions(choice_folder)
@@ -147,10 +147,10 @@ def test_from_the_hub_only_images_are_asked_about(
     rows = json.loads((choice_folder / seed_docs.QUESTIONS).read_text(encoding="utf-8"))["questions"]
     frames = [[Image.new("L", (width, 4))] * (1 + (width == 7)) for width in (5, 6, 7, 8)]
     hub = datasets.Dataset.from_list(rows)
-    pictures = datasets.Dataset.from_dict(
+    images = datasets.Dataset.from_dict(
         {"image": frames}, datasets.Features({"image": datasets.List(datasets.Image())})
     )
-    docs = seed_docs.documents(datasets.concatenate_datasets([hub, pictures], axis=1))
+    docs = seed_docs.documents(datasets.concatenate_datasets([hub, images], axis=1))
     assert [doc["dimension"] for doc in docs] == [
         "Instances Counting",
         "Scene Understanding",

@@ -41,13 +41,13 @@ PROMPTS = [
 @pytest.fixture
 def folder(
     tmp_path: Path,
-    save_picture: Callable[[Path], None],
+    save_image: Callable[[Path], None],
     write_lines: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
     """A DUALFOCUS_DATA folder of three questions; the third one's image is missing."""
     (tmp_path / "textvqa" / "train_images").mkdir(parents=True)
-    save_picture(tmp_path / "textvqa" / "train_images" / "aa01.jpg")
+    save_image(tmp_path / "textvqa" / "train_images" / "aa01.jpg")
     write(tmp_path, {"data": ROWS})
     write_lines(tmp_path / "textvqa" / "llava_textvqa_val_v051_ocr.jsonl", PROMPTS)
     monkeypatch.setenv("DUALFOCUS_DATA", str(tmp_path))
@@ -87,7 +87,7 @@ def test_a_tiny_model_answers_it(
     assert scores == {"accuracy": 0.0}  # it knows neither "stop" nor "red"
 
 
-def test_no_answer_is_wrong_even_where_an_empty_one_is_right() -> None:
+def test_no_answer_is_wrong_even_where_an_empty_reply_is_correct() -> None:
     doc = {"answers": ["a"] * 10, "questions_without_image": 0, "questions_fingerprint": "0123"}
     assert textvqa_docs.textvqa_results(doc, [""])["accuracy"] == 100.0
     assert textvqa_docs.textvqa_results(doc, [NO_ANSWER])["accuracy"] == 0.0
@@ -106,7 +106,7 @@ def test_golden_prompts(
     golden(f"{name}_{protocol}.txt", first_prompts(load_task(name)[name], protocol))
 
 
-def test_the_hub_and_the_files_ask_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hub_and_the_files_have_the_same_questions(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets")
     from_files = textvqa_docs.read_ocr_questions(folder)
     monkeypatch.delenv("DUALFOCUS_DATA")
@@ -125,7 +125,7 @@ def test_the_hub_and_the_files_ask_the_same(folder: Path, monkeypatch: pytest.Mo
     assert plain[0]["answers"] == ROWS[0]["answers"]
 
 
-def test_a_question_without_a_prompt_is_named(folder: Path, write_lines: Callable[..., Path]) -> None:
+def test_a_question_without_a_prompt_raises(folder: Path, write_lines: Callable[..., Path]) -> None:
     write_lines(folder / "textvqa" / "llava_textvqa_val_v051_ocr.jsonl", PROMPTS[1:])
     with pytest.raises(UserError, match="aa01"):
         textvqa_docs.read_ocr_questions(folder)
@@ -144,14 +144,14 @@ def test_a_question_without_a_prompt_is_named(folder: Path, write_lines: Callabl
         {"data": [{**ROWS[0], "image_id": None}]},
     ],
 )
-def test_a_bad_file_stops_the_task(folder: Path, content: Any) -> None:
+def test_an_invalid_file_raises(folder: Path, content: Any) -> None:
     write(folder, content)
     with pytest.raises(UserError, match=r"TextVQA_0\.5\.1_val\.json"):
         textvqa_docs.read_questions(folder)
 
 
 @pytest.mark.parametrize("lost", ["TextVQA_0.5.1_val.json", "llava_textvqa_val_v051_ocr.jsonl"])
-def test_the_task_names_what_is_missing(load_task: Load, folder: Path, lost: str) -> None:
+def test_missing_files_are_named(load_task: Load, folder: Path, lost: str) -> None:
     (folder / "textvqa" / lost).unlink()
     with pytest.raises(UserError, match=lost):
         load_task("df_textvqa_val_ocr")
@@ -178,7 +178,7 @@ def test_llavas_answers_to_real_questions(
     assert fmean(scores) == pytest.approx(58.0)
 
 
-def test_prompts_are_those_of_llava(shared_data: Path) -> None:
+def test_prompts_equal_llavas(shared_data: Path) -> None:
     """From the words and tokens of LLaVA's 5,000 prompts, as a hub document holds them."""
     file = shared_data / "data" / "llava_eval" / "textvqa" / "llava_textvqa_val_v051_ocr.jsonl"
     texts = [json.loads(line)["text"] for line in file.read_text(encoding="utf-8").splitlines()]

@@ -22,19 +22,19 @@ def test_mean_error_is_the_sample_deviation_over_the_root_of_n() -> None:
     assert math.isnan(statistics.mean_error([5.0]))
 
 
-def test_mean_error_is_scipys() -> None:
+def test_mean_error_equals_scipys() -> None:
     values = np.random.default_rng(1).normal(size=50)
     assert statistics.mean_error(values) == pytest.approx(stats.sem(values))
 
 
-def test_the_bootstrap_of_a_mean_is_the_formula() -> None:
+def test_the_bootstrap_of_a_mean_matches_the_formula() -> None:
     values = np.random.default_rng(2).choice([0.0, 100.0], size=400, p=[0.3, 0.7])
     formula = values.std() / 20
     found = statistics.bootstrap_error(values, first_column, resamples=20_000)
     assert found == pytest.approx(formula, rel=0.02)
 
 
-def test_the_bootstrap_of_a_ratio_is_the_delta_method() -> None:
+def test_the_bootstrap_of_a_ratio_matches_the_delta_method() -> None:
     random = np.random.default_rng(3)
     values = np.stack([random.poisson(30, 500), random.poisson(40, 500)], axis=1)
     (top, bottom), covariance = values.mean(axis=0), np.cov(values.T)
@@ -55,7 +55,7 @@ def test_the_bootstrap_depends_on_the_seed_and_not_on_the_order() -> None:
 
 def test_circular_error_draws_groups() -> None:
     groups = [number // 4 for number in range(400)]
-    whole = [number % 2 for number in range(100)]  # half of the groups are right in all four rotations
+    whole = [number % 2 for number in range(100)]  # half of the groups are correct in all four rotations
     scores = [100.0 if whole[group] or rotation % 4 else 0.0 for rotation, group in enumerate(groups)]
     found = statistics.circular_error(scores, groups)
     assert found == pytest.approx(5.0, rel=0.08)  # 100 * sqrt(0.5 * 0.5 / 100)
@@ -74,7 +74,7 @@ def test_paired_difference() -> None:
         statistics.paired_difference([1, 2], [1])
 
 
-def test_paired_bootstrap_error_knows_that_the_questions_are_the_same() -> None:
+def test_paired_bootstrap_error_draws_the_same_questions_for_both() -> None:
     random = np.random.default_rng(5)
     first = random.integers(0, 2, size=500) * 100
     second = np.where(random.random(500) < 0.9, first, 100 - first)
@@ -117,7 +117,7 @@ def test_wilson_interval(hits: int, total: int, confidence: float, expected: tup
 
 
 @pytest.mark.parametrize(("hits", "total"), [(0, 0), (-1, 3), (4, 3)])
-def test_a_share_that_is_none_has_no_wilson_interval(hits: int, total: int) -> None:
+def test_an_invalid_share_has_no_wilson_interval(hits: int, total: int) -> None:
     with pytest.raises(ValueError, match=f"{hits} of {total}"):
         statistics.wilson_interval(hits, total)
 

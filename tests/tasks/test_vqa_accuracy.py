@@ -90,7 +90,7 @@ def test_ten_answers(reply: str, equal: int, accuracy: float) -> None:
     assert vqa_accuracy(reply, answers) == pytest.approx(accuracy)
 
 
-def test_answers_are_made_comparable_too() -> None:
+def test_answers_are_normalised_too() -> None:
     answers = ["Ten.", "10", "ten", "10 years", *"ghijkl"]
     assert vqa_accuracy("10", answers) == pytest.approx(90.0)
 

@@ -39,14 +39,14 @@ def test_local_files(load_task: Load, choice_folder: Path, monkeypatch: pytest.M
     assert metrics["questions_without_image"] == 1
     assert metrics["questions_fingerprint"] == questions_fingerprint(docs)
     names = task.aggregation()
-    assert [(one, two) for one in names for two in names if one != two and one in two] == []
+    assert [(name, other) for name in names for other in names if name != other and name in other] == []
 
 
-def test_the_order_is_the_seed_s_and_no_place_is_preferred() -> None:
+def test_the_order_depends_on_the_seed_and_no_position_is_preferred() -> None:
     assert vstar_docs.SEED == 0
     assert vstar_docs.shuffle("abcd", "0") == ["c", "d", "b", "a"]
-    places = Counter(vstar_docs.shuffle("abcd", str(number)).index("a") for number in range(4000))
-    assert all(abs(places[place] - 1000) < 120 for place in range(4))
+    positions = Counter(vstar_docs.shuffle("abcd", str(number)).index("a") for number in range(4000))
+    assert all(abs(positions[position] - 1000) < 120 for position in range(4))
 
 
 @pytest.mark.parametrize(
@@ -72,9 +72,9 @@ def test_read_options(text: str, expected: tuple[str, list[str]] | None) -> None
 
 
 @pytest.mark.parametrize(
-    ("reply", "right"),
+    ("reply", "correct"),
     [
-        # The right one is B, "right": a word that may mean something else.
+        # The correct one is B, "right": a word with another meaning.
         ("The answer is right.", True),
         ("Right.", True),
         ("right", True),
@@ -109,7 +109,7 @@ def test_read_options(text: str, expected: tuple[str, list[str]] | None) -> None
         ("", False),
     ],
 )
-def test_replies(reply: str, right: bool) -> None:
+def test_replies(reply: str, correct: bool) -> None:
     doc = {
         "options": ["left", "right"],
         "answer": "B",
@@ -118,13 +118,13 @@ def test_replies(reply: str, right: bool) -> None:
         "questions_fingerprint": "0123",
     }
     metrics = vstar_docs.results(doc, [reply])
-    assert metrics["accuracy"] == metrics["relative_position"] == (100.0 if right else 0.0)
+    assert metrics["accuracy"] == metrics["relative_position"] == (100.0 if correct else 0.0)
     assert metrics["letter_bias"]["right"] == "B"
     assert metrics["questions_without_image"] == 3
     assert metrics["questions_fingerprint"] == "0123"
 
 
-def test_missing_images_are_counted_and_named(choice_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_images_are_counted_and_listed(choice_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         docs = vstar_docs.read_questions(choice_folder)
     assert [doc["questions_without_image"] for doc in docs] == [1, 1]
@@ -134,7 +134,7 @@ def test_missing_images_are_counted_and_named(choice_folder: Path, caplog: pytes
 @pytest.mark.parametrize(
     "change", [{"label": "E"}, {"label": None}, {"category": "OCR"}, {"text": "What?"}, {"image": None}]
 )
-def test_a_bad_line_is_named(
+def test_an_invalid_line_raises(
     choice_folder: Path, write_lines: Callable[..., Path], change: dict[str, Any]
 ) -> None:
     file = choice_folder / vstar_docs.QUESTIONS
@@ -156,6 +156,6 @@ def test_the_hub_gives_the_same_questions(choice_folder: Path, monkeypatch: pyte
     local = vstar_docs.read_questions(choice_folder)
     names = ("question_id", "question", "options", "answer", "category")
     assert len(docs) == 3
-    for one, other in zip(docs, local, strict=False):
-        assert [one[name] for name in names] == [other[name] for name in names]
+    for doc, other in zip(docs, local, strict=False):
+        assert [doc[name] for name in names] == [other[name] for name in names]
     assert options.images(docs[2])[0].size == (5, 4)

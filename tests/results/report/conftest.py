@@ -23,7 +23,7 @@ from dualfocus_lmms import Answer, Selection, Trace
 from dualfocus_lmms.boxes import Box
 from dualfocus_lmms.images import image_hash
 from dualfocus_lmms.integrity import write_data
-from dualfocus_lmms.tasks.nano.docs import picture, questions
+from dualfocus_lmms.tasks.nano.docs import image, questions
 from dualfocus_lmms.trace import TraceWriter, claim_folder
 from dualfocus_lmms.types import Usage
 from dualfocus_lmms.zoom import paper_rectangle
@@ -67,7 +67,7 @@ def make_trace(task: str, doc_id: int, doc: dict[str, Any], script: Script, draw
         question_id=f"{task}/test/{doc_id}",
         prompts={"macro": f"{doc['question']}\nAnswer the question using a single word or phrase."},
         image_size=size,
-        image_hash=image_hash(picture(doc)[0]) if drawn else "unknown",
+        image_hash=image_hash(image(doc)[0]) if drawn else "unknown",
         selection=Selection(chosen.pathway, chosen.text, "ppl", margin),
         macro=first,
         locate=None if second is None else _answer("locate", str(box), 1.1, 0.04, 60),

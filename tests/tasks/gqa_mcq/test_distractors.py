@@ -34,7 +34,7 @@ def test_distractors_are_of_the_answers_kind(
         assert len(set(line["options"])) == len(line["options"]) == (4 if id[0] in "ctr" else 2)
 
 
-def test_a_class_seen_elsewhere_is_the_answers(
+def test_an_answers_class_may_come_from_other_questions(
     tmp_path: Path, questions: Path, row: Callable[..., Any], rows: dict[str, Any], lines: Lines
 ):
     """Without a class of its own "dog" is a thing, as in other questions, and no place of the same type."""
@@ -50,7 +50,7 @@ def test_a_class_seen_elsewhere_is_the_answers(
     assert set(written["p0"]["options"]) == {"street", "beach", "field", "park"}
 
 
-def test_what_may_be_right_as_well_is_left_out(tmp_path: Path, row: Callable[..., Any], lines: Lines):
+def test_answers_that_may_be_correct_too_are_left_out(tmp_path: Path, row: Callable[..., Any], lines: Lines):
     """A plural, a synonym, one word more, another thing on the same image; another colour there is fine."""
     people = ["woman", "lady", "Man", "men", "old man", "surfer"]
     rows = {
@@ -62,19 +62,19 @@ def test_what_may_be_right_as_well_is_left_out(tmp_path: Path, row: Callable[...
     rows["b"] = row("What color is that?", "blue", "n0", "query attr color", "color")
     file = tmp_path / "questions.json"
     file.write_text(json.dumps(rows), encoding="utf-8")
-    seen: dict[str, set[str]] = {id: set() for id in rows}
+    options: dict[str, set[str]] = {id: set() for id in rows}
     for seed in range(20):
         build(file, tmp_path / f"{seed}.jsonl", seed=seed)
         for id, line in lines(tmp_path / f"{seed}.jsonl").items():
-            seen[id] |= set(line["options"])
+            options[id] |= set(line["options"])
             assert not ({"woman", "lady"} <= set(line["options"]))  # nor are two distractors alike
-    assert seen["w0"] == {"woman", "Man", "men", "old man", "surfer"}
-    assert seen["w2"] == {"Man", "woman", "lady", "surfer", "skater"}
-    assert seen["a"] == {"red", "blue"}
+    assert options["w0"] == {"woman", "Man", "men", "old man", "surfer"}
+    assert options["w2"] == {"Man", "woman", "lady", "surfer", "skater"}
+    assert options["a"] == {"red", "blue"}
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "expected"),
+    ("first", "second", "expected"),
     [
         ("table", "coffee table", True),
         ("Shoes.", "shoe", True),
@@ -89,8 +89,8 @@ def test_what_may_be_right_as_well_is_left_out(tmp_path: Path, row: Callable[...
         ("red", "orange", False),
     ],
 )
-def test_alike(one: str, other: str, expected: bool):
-    assert alike(one, other) is alike(other, one) is expected
+def test_alike(first: str, second: str, expected: bool):
+    assert alike(first, second) is alike(second, first) is expected
 
 
 SELECT = {"operation": "select", "dependencies": [], "argument": "man (1)"}
@@ -140,7 +140,7 @@ QUESTION = {
         json.dumps({"1": QUESTION | {"types": {"structural": "verify"}}}),
     ],
 )
-def test_other_questions_are_refused(content: str, tmp_path: Path):
+def test_other_formats_raise(content: str, tmp_path: Path):
     (tmp_path / "questions.json").write_text(content, encoding="utf-8")
     with pytest.raises(UserError):
         build(tmp_path / "questions.json", tmp_path / "out.jsonl")

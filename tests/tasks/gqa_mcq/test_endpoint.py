@@ -48,7 +48,7 @@ class Endpoint:
 
     def __init__(self) -> None:
         self.answer: Callable[[str, int], Reply] = lambda question, before: completion(GOOD)
-        self.asked: Counter[str] = Counter()
+        self.requested: Counter[str] = Counter()
         self.bodies: list[dict[str, Any]] = []
         self.keys: set[str | None] = set()
         self.at_once = self.most_at_once = 0
@@ -75,8 +75,8 @@ class Endpoint:
     def reply(self, body: dict[str, Any], path: str, key: str | None) -> Reply:
         question = re.findall(r"^Question: (.*)$", body["messages"][0]["content"], re.MULTILINE)[0]
         with self.lock:
-            before = self.asked[question]
-            self.asked[question] += 1
+            before = self.requested[question]
+            self.requested[question] += 1
             self.bodies.append(body)
             self.keys.add(key)
             self.at_once += 1
@@ -125,8 +125,8 @@ def test_good_replies(
     assert set(written["c0"]["options"]) == {"red", "pink", "violet", "gold"}
     assert set(written["y"]["options"]) == {"yes", "no"}
     assert set(written["o"]["options"]) == {"blue", "pink"}
-    assert set(endpoint.asked.values()) == {1}
-    assert len(endpoint.asked) == OPEN  # what names its own options is not asked
+    assert set(endpoint.requested.values()) == {1}
+    assert len(endpoint.requested) == OPEN  # a question that names its own options needs no request
     assert endpoint.keys == {"Bearer secret"}
     assert {body["model"] for body in endpoint.bodies} == {"chat"}
     assert (report.spent.replies, report.spent.prompt_tokens, report.spent.completion_tokens) == (
@@ -138,16 +138,16 @@ def test_good_replies(
     assert not [file for file in tmp_path.iterdir() if "secret" in file.read_text("utf-8")]
     again = ask(questions, tmp_path / "out.jsonl", endpoint)
     assert (again.before, again.written, again.spent.replies, again.cost) == (27, 0, 0, 0.0)
-    assert endpoint.asked.total() == OPEN
+    assert endpoint.requested.total() == OPEN
 
 
-def test_refused_first_then_good(questions: Path, tmp_path: Path, endpoint: Endpoint):
+def test_refused_requests_are_repeated(questions: Path, tmp_path: Path, endpoint: Endpoint):
     endpoint.answer = lambda _, before: (
         refusal(429 if before == 0 else 503) if before < 2 else completion(GOOD)
     )
     report = ask(questions, tmp_path / "out.jsonl", endpoint)
     assert (report.written, report.failures, report.spent.replies) == (27, {}, OPEN)
-    assert set(endpoint.asked.values()) == {3}
+    assert set(endpoint.requested.values()) == {3}
 
 
 MALFORMED = [
@@ -162,7 +162,7 @@ MALFORMED = [
 
 
 @pytest.mark.parametrize("malformed", MALFORMED)
-def test_malformed_replies_are_asked_again_then_named(
+def test_malformed_replies_are_requested_again_then_reported(
     malformed: Reply, questions: Path, tmp_path: Path, endpoint: Endpoint, rows: dict[str, Any], lines: Lines
 ):
     once, always = "What color is it, 0?", "What color is it, 1?"
@@ -172,17 +172,17 @@ def test_malformed_replies_are_asked_again_then_named(
     out = tmp_path / "out.jsonl"
     report = ask(questions, out, endpoint)
     assert list(report.failures) == ["c1"]
-    assert (endpoint.asked[once], endpoint.asked[always]) == (2, 3)
+    assert (endpoint.requested[once], endpoint.requested[always]) == (2, 3)
     assert set(lines(out)) == set(rows) - {"c1"}
     assert json.loads((tmp_path / "out.jsonl.report.json").read_text("utf-8"))["failures"] == report.failures
     assert report.spent.replies == OPEN - 1 + 1 + 3
-    endpoint.answer, asked = lambda *_: completion(GOOD), endpoint.asked.total()
+    endpoint.answer, before = lambda *_: completion(GOOD), endpoint.requested.total()
     again = ask(questions, out, endpoint)
-    assert (again.failures, again.written, endpoint.asked.total() - asked) == ({}, 1, 1)
+    assert (again.failures, again.written, endpoint.requested.total() - before) == ({}, 1, 1)
     assert set(lines(out)) == set(rows)
 
 
-def test_a_body_that_breaks_off_is_a_failure(questions: Path, tmp_path: Path, endpoint: Endpoint):
+def test_a_truncated_body_is_a_failure(questions: Path, tmp_path: Path, endpoint: Endpoint):
     endpoint.answer = lambda question, _: (200, "{", {}) if question.endswith("4?") else completion(GOOD)
     report = ask(questions, tmp_path / "out.jsonl", endpoint)
     assert sorted(report.failures) == ["c4", "r4", "t4"]
@@ -194,7 +194,7 @@ def test_replies_without_usage_make_the_cost_unknown(questions: Path, tmp_path: 
     assert (report.spent.uncounted, report.spent.prompt_tokens, report.cost) == (3, 2100, None)
 
 
-def test_an_endpoint_that_is_down_is_not_asked_for_everything(
+def test_after_repeated_failures_requests_stop(
     questions: Path, tmp_path: Path, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, lines: Lines
 ):
     monkeypatch.setattr(gqa_mcq, "GIVE_UP", 4)
@@ -202,8 +202,8 @@ def test_an_endpoint_that_is_down_is_not_asked_for_everything(
     report = ask(questions, tmp_path / "out.jsonl", endpoint, retries=1, concurrency=2)
     assert len(report.failures) == OPEN
     assert set(lines(tmp_path / "out.jsonl")) == {"y", "n", "o"}
-    assert 4 <= len(endpoint.asked) <= 4 + 3
-    assert set(endpoint.asked.values()) == {2}
+    assert 4 <= len(endpoint.requested) <= 4 + 3
+    assert set(endpoint.requested.values()) == {2}
     assert report.cost == 0.0
 
 
@@ -214,7 +214,7 @@ def test_a_wrong_key_or_model_stops_the_run(
     endpoint.answer = lambda *_: refusal(status)
     with pytest.raises(UserError):
         ask(questions, tmp_path / "out.jsonl", endpoint)
-    assert len(endpoint.asked) <= 8
+    assert len(endpoint.requested) <= 8
     assert set(lines(tmp_path / "out.jsonl")) == {"y", "n", "o"}
 
 
@@ -242,13 +242,13 @@ def test_sources_are_never_mixed(questions: Path, tmp_path: Path, endpoint: Endp
     assert out.read_bytes() == content
 
 
-def test_a_killed_run_goes_on(
+def test_an_interrupted_run_resumes(
     questions: Path, tmp_path: Path, endpoint: Endpoint, rows: dict[str, Any], lines: Lines
 ):
     out, release = tmp_path / "out.jsonl", Event()
 
     def hang(question: str, before: int) -> Reply:
-        if len(endpoint.asked) > 10:
+        if len(endpoint.requested) > 10:
             release.wait(60)
         return completion(GOOD)
 
@@ -275,7 +275,7 @@ def test_a_killed_run_goes_on(
         os.kill(started.pid, signal.SIGKILL)
         started.wait()
         release.set()
-    before, asked = lines(out), dict(endpoint.asked)
+    before, requested = lines(out), dict(endpoint.requested)
     assert len(before) == 13
     with out.open("ab") as file:
         file.write(b'{"question_id": "r7", "image": "m7.j')
@@ -285,7 +285,7 @@ def test_a_killed_run_goes_on(
     assert set(after) == set(rows)
     assert {id: after[id] for id in before} == before
     for id in set(before) - {"y", "n", "o"}:
-        assert endpoint.asked[rows[id]["question"]] == asked[rows[id]["question"]] == 1
+        assert endpoint.requested[rows[id]["question"]] == requested[rows[id]["question"]] == 1
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ Lines = Callable[[Path], dict[str, Any]]
 build = partial(gqa_mcq.build, progress=False)
 
 
-def test_lines_have_the_published_form_and_name_their_source(
+def test_lines_have_the_published_format_and_a_source(
     questions: Path, tmp_path: Path, rows: dict[str, Any], lines: Lines
 ):
     report = build(questions, tmp_path / "out.jsonl", seed=3)
@@ -38,7 +38,7 @@ def test_lines_have_the_published_form_and_name_their_source(
     assert (report.written, report.before, report.failures, report.cost) == (27, 0, {}, None)
 
 
-def test_seed_and_id_decide(questions: Path, tmp_path: Path, lines: Lines):
+def test_options_depend_on_seed_and_id_only(questions: Path, tmp_path: Path, lines: Lines):
     files = [tmp_path / name for name in ("first", "again", "other", "part")]
     for file, seed in zip(files, (0, 0, 1, 0), strict=True):
         build(questions, file, seed=seed, limit=5 if file.name == "part" else None)
@@ -48,13 +48,13 @@ def test_seed_and_id_decide(questions: Path, tmp_path: Path, lines: Lines):
     assert len(part.splitlines()) == 5
     orders = [[line["options"] for line in lines(file).values()] for file in (files[0], files[2])]
     assert orders[0] != orders[1]
-    places = Counter(
+    positions = Counter(
         line["options"].index(line["answer"]) for file in files[:3] for line in lines(file).values()
     )
-    assert set(places) == {0, 1, 2, 3}
+    assert set(positions) == {0, 1, 2, 3}
 
 
-def test_a_run_that_was_cut_ends_with_the_same_file(questions: Path, tmp_path: Path):
+def test_an_interrupted_run_ends_with_the_same_file(questions: Path, tmp_path: Path):
     build(questions, tmp_path / "whole.jsonl")
     whole = (tmp_path / "whole.jsonl").read_bytes()
     for length in (0, 5, 17, 400, whole.index(b"\n") + 1, len(whole) - 1, len(whole)):
@@ -66,7 +66,7 @@ def test_a_run_that_was_cut_ends_with_the_same_file(questions: Path, tmp_path: P
         assert report.options == {2: 3, 4: 24}
 
 
-def test_default_names_say_the_source(
+def test_default_names_contain_the_source(
     questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: Lines
 ):
     monkeypatch.chdir(tmp_path)
@@ -76,7 +76,7 @@ def test_default_names_say_the_source(
     assert name == "llava_gqa_testdev_balanced_mcq_endpoint-org-chat-3.5-free-seed0.jsonl"
 
 
-def test_a_question_without_others_of_its_kind_is_named(tmp_path: Path, row: Callable[..., Any]):
+def test_a_question_without_others_of_its_kind_is_a_failure(tmp_path: Path, row: Callable[..., Any]):
     file = tmp_path / "questions.json"
     file.write_text(json.dumps({"7": row("What is it?", "dog", "n1", "query obj name")}), encoding="utf-8")
     report = build(file, tmp_path / "out.jsonl")
@@ -84,7 +84,7 @@ def test_a_question_without_others_of_its_kind_is_named(tmp_path: Path, row: Cal
     assert json.loads((tmp_path / "out.jsonl.report.json").read_text("utf-8"))["failures"] == report.failures
 
 
-def test_other_files_are_refused_and_left_alone(questions: Path, tmp_path: Path):
+def test_other_files_raise_and_are_not_changed(questions: Path, tmp_path: Path):
     out = tmp_path / "out.jsonl"
     build(questions, out)
     own = out.read_text("utf-8").splitlines()[0]
@@ -120,43 +120,41 @@ def test_other_files_are_refused_and_left_alone(questions: Path, tmp_path: Path)
         {"price_in": 1.0, "price_out": 1.0},
     ],
 )
-def test_settings_that_do_not_fit(settings: dict[str, Any], questions: Path, tmp_path: Path):
+def test_incompatible_settings_raise(settings: dict[str, Any], questions: Path, tmp_path: Path):
     with pytest.raises(UserError):
         build(questions, tmp_path / "out.jsonl", **settings)
     assert not (tmp_path / "out.jsonl").exists()
 
 
-def test_df_gqa_star_reads_the_file(
-    tmp_path: Path, save_picture: Callable[[Path], None], rows: dict[str, Any]
-):
+def test_df_gqa_star_reads_the_file(tmp_path: Path, save_image: Callable[[Path], None], rows: dict[str, Any]):
     (tmp_path / "gqa" / "images").mkdir(parents=True)
-    there = {id: row for id, row in rows.items() if row["imageId"] in ("n0", "n1")}
+    present = {id: row for id, row in rows.items() if row["imageId"] in ("n0", "n1")}
     for image in ("n0", "n1"):
-        save_picture(tmp_path / "gqa" / "images" / f"{image}.jpg")
+        save_image(tmp_path / "gqa" / "images" / f"{image}.jpg")
     file = tmp_path / "questions.json"
     file.write_text(json.dumps(rows), encoding="utf-8")
     build(file, tmp_path / gqa_star_docs.CHOICES, seed=5)
     docs = gqa_star_docs.read_questions(tmp_path)
     assert {doc["question_id"]: doc["answer"] for doc in docs} == {
-        id: row["answer"] for id, row in there.items()
+        id: row["answer"] for id, row in present.items()
     }
     assert {doc["source"] for doc in docs} == {"offline:seed5"}
     for doc in docs:
         assert doc["question"] == rows[doc["question_id"]]["question"]
-        right = "ABCD"[doc["options"].index(doc["answer"])]
-        assert gqa_star_docs.is_right(right, doc["options"], doc["answer"])
+        correct = "ABCD"[doc["options"].index(doc["answer"])]
+        assert gqa_star_docs.is_correct(correct, doc["options"], doc["answer"])
 
 
 def test_real_questions(shared_data: Path, tmp_path: Path, row: Callable[..., Any], lines: Lines):
     """Real questions. LLaVA's answers stand in for GQA's, and a question's first words for its type."""
     folder = shared_data / "data" / "llava_eval" / "gqa"
-    asked = [
+    published = [
         json.loads(line) for line in (folder / "llava_gqa_testdev_balanced.jsonl").open(encoding="utf-8")
     ]
-    said = [json.loads(line) for line in (folder / "answers_llava-v1.5-13b.jsonl").open(encoding="utf-8")]
-    answers = {line["question_id"]: line["text"].lower() for line in said}
+    replies = [json.loads(line) for line in (folder / "answers_llava-v1.5-13b.jsonl").open(encoding="utf-8")]
+    answers = {line["question_id"]: line["text"].lower() for line in replies}
     rows = {}
-    for line in asked:
+    for line in published:
         text, answer = line["text"].split("\n")[0], answers[line["question_id"]]
         structural = "verify" if answer in ("yes", "no") else "query"
         types = f"{structural} rel {'-'.join(text.split()[:2]).lower()}"
