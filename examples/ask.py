@@ -1,6 +1,6 @@
-"""One question about one picture, from Python.
+"""One question about one image, from Python.
 
-python examples/ask.py CHECKPOINT photo.jpg "What is on the sign?"
+python examples/ask.py CHECKPOINT image.jpg "What is on the sign?"
 """
 
 import sys
@@ -10,7 +10,7 @@ from dualfocus_lmms import DualFocusModel
 if __name__ == "__main__":
     if len(sys.argv) != 4:
         sys.exit(__doc__)
-    pretrained, photo, question = sys.argv[1:]
+    pretrained, image, question = sys.argv[1:]
     model = DualFocusModel(pretrained)
-    trace = model.ask(photo, question)
+    trace = model.ask(image, question)
     print(trace.selection.text, trace.ppl)

@@ -71,7 +71,7 @@ def original_model(tower: Path) -> Any:
 
 
 def randomised(model: Any) -> Any:
-    """`model` with random weights, biases and norms too, so that one that is lost shows."""
+    """`model` with random weights, biases and norms too, so that a weight that is lost changes the logits."""
     for name, parameter in model.named_parameters():
         scales = parameter.ndim == 1 and name.endswith("weight")
         torch.nn.init.normal_(parameter, mean=float(scales), std=0.2)
@@ -128,12 +128,12 @@ def main() -> None:
         save_tower(folder / "tower")
         model = original_model(folder / "tower")
         for inside in (True, False):
-            place = "inside" if inside else "outside"
-            save_original(model, folder / place, inside)
-            convert(str(folder / place), folder / f"{place}-converted", progress=False)
-            converted = load_checkpoint(str(folder / f"{place}-converted"), device="cpu").model
+            location = "inside" if inside else "outside"
+            save_original(model, folder / location, inside)
+            convert(str(folder / location), folder / f"{location}-converted", progress=False)
+            converted = load_checkpoint(str(folder / f"{location}-converted"), device="cpu").model
             largest, size = difference(model, converted)
-            print(f"tower {place} the checkpoint: logits up to {size:.2f} differ by at most {largest:.1e}")
+            print(f"tower {location} the checkpoint: logits up to {size:.2f} differ by at most {largest:.1e}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Whether every engine says what the plain one says, on this machine and in this precision: drawn scenes.
+"""Whether every engine replies as the plain one, on this machine and in this precision, on drawn scenes.
 
     python examples/engine_agreement.py --device cuda --dtype bfloat16 --out agreement.json
 
@@ -31,11 +31,11 @@ TOLERANCE = 1e-4  # nats, float32
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of one engine with the plain one: how many replies have the same tokens, how many questions the same
-    final answer. A micro answer counts where the box is the same: else another crop was asked about.
+    """One engine against the plain one: how many replies have the same tokens, how many questions the same
+    final answer. A micro answer counts where the box is the same: else the crops differ.
 
-    margin: the largest difference, in nats, of what the two engines give their own choices where tokens first
-    differ. gap: the largest difference of log-probabilities among replies with the same tokens.
+    margin: the largest difference, in nats, of the two engines' log-probabilities of their own choice where
+    tokens first differ. gap: the largest difference of log-probabilities among replies with the same tokens.
     """
 
     engine: str
@@ -50,10 +50,10 @@ class Agreement:
 def scene_questions(count: int) -> list[Question]:
     """Questions of every kind about drawn scenes."""
     found = (
-        Question(f"{scene.name}-{number}", picture, asked.question, f"{asked.question}\n{SHORT_ANSWER}")
+        Question(f"{scene.name}-{number}", image, question.question, f"{question.question}\n{SHORT_ANSWER}")
         for scene in make_scenes("validation", 0, count)
-        for picture in [scene.image()]
-        for number, asked in enumerate(scene.questions)
+        for image in [scene.image()]
+        for number, question in enumerate(scene.questions)
     )
     return list(islice(found, count))
 

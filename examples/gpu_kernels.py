@@ -2,8 +2,8 @@
 
     python examples/gpu_kernels.py [FILE]
 
-Attention as in a second look: 4 and 16 rows, 32 heads of 128 in bfloat16, some 700 tokens that see 1,330,
-with a mask. FILE gets the figures as JSON. Without a GPU only the images are resized.
+Attention as in the zoom stages: 4 and 16 rows, 32 heads of 128 in bfloat16, some 700 tokens that attend to
+1,330, with a mask. FILE gets the figures as JSON. Without a GPU only the images are resized.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dualfocus_lmms.models.checkpoint import image_inputs
 from dualfocus_lmms.models.families.llava import LLAVA
 
 KERNELS = {"cudnn": SDPBackend.CUDNN_ATTENTION, "efficient": SDPBackend.EFFICIENT_ATTENTION}
-SHAPES = 8  # none of which was there before
+SHAPES = 8  # each used for the first time
 THREADS = (1, 4, 8, 16)
 
 
@@ -42,12 +42,12 @@ def attention(kernel: SDPBackend, rows: int) -> dict[str, list[float]]:
     """Milliseconds of the first and the second call of each shape."""
     found: dict[str, list[float]] = {"first call of a shape, ms": [], "second call, ms": []}
     for number in range(SHAPES):
-        tokens, seen = 700 + 3 * number, 1330 + 5 * number
+        tokens, visible = 700 + 3 * number, 1330 + 5 * number
         query, key, value = (
             torch.randn(rows, 32, length, 128, device="cuda", dtype=torch.bfloat16)
-            for length in (tokens, seen, seen)
+            for length in (tokens, visible, visible)
         )
-        mask = torch.ones(rows, 1, tokens, seen, device="cuda", dtype=torch.bool).tril(seen - tokens)
+        mask = torch.ones(rows, 1, tokens, visible, device="cuda", dtype=torch.bool).tril(visible - tokens)
 
         def work(inputs: tuple[torch.Tensor, ...] = (query, key, value, mask)) -> None:
             with sdpa_kernel([kernel]):

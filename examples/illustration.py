@@ -1,4 +1,4 @@
-"""The picture in the README: the small model's answer to a question about a drawn scene.
+"""The image in the README: the small model's answer to a question about a drawn scene.
 
 python examples/illustration.py docs/images/ask.png
 """

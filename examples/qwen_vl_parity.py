@@ -68,7 +68,7 @@ TEXTS = (
 
 
 def import_reference(folder: Path) -> types.SimpleNamespace:
-    """The authors' modules, as a package, with what transformers 5 took away put back."""
+    """The authors' modules, as a package, with what transformers 5 removed defined again."""
     if not hasattr(PreTrainedModel, "get_head_mask"):
         PreTrainedModel.get_head_mask = lambda self, mask, layers: [None] * layers
     package = types.ModuleType("qwen_vl_reference")
@@ -110,19 +110,19 @@ def both_models(reference: Any, size: dict[str, Any]) -> tuple[Any, QwenVLForCon
 def greedy(model: Any, ids: torch.Tensor, new: int) -> tuple[torch.Tensor, list[int]]:
     """The authors' forward step by step: logits of the prompt (L, V), and `new` greedy tokens."""
     output = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True, return_dict=True)
-    logits, said = output.logits[0], []
+    logits, generated = output.logits[0], []
     step = logits[-1]
     for length in range(ids.shape[1] + 1, ids.shape[1] + new + 1):
-        said.append(int(step.argmax()))
+        generated.append(int(step.argmax()))
         output = model(
-            input_ids=torch.tensor([said[-1:]]),
+            input_ids=torch.tensor([generated[-1:]]),
             attention_mask=torch.ones(1, length, dtype=torch.long),
             past_key_values=output.past_key_values,
             use_cache=True,
             return_dict=True,
         )
         step = output.logits[0, -1]
-    return logits, said
+    return logits, generated
 
 
 def our_greedy(model: Any, ids: torch.Tensor, pixels: dict[str, Any], new: int) -> list[int]:
@@ -140,8 +140,8 @@ def our_greedy(model: Any, ids: torch.Tensor, pixels: dict[str, Any], new: int) 
     return everything[0, ids.shape[1] :].tolist()
 
 
-def picture(rng: random.Random, folder: Path) -> Path:
-    """A picture of coloured blocks, of any shape."""
+def random_image(rng: random.Random, folder: Path) -> Path:
+    """An image of coloured blocks, of any shape."""
     blocks = Image.frombytes("RGB", (5, 4), rng.randbytes(60))
     path = folder / f"{rng.randrange(10**12)}.png"
     blocks.resize((rng.randint(40, 700), rng.randint(40, 700)), Image.Resampling.BILINEAR).save(path)
@@ -151,15 +151,15 @@ def picture(rng: random.Random, folder: Path) -> Path:
 def dialogue(rng: random.Random, paths: list[Path]) -> tuple[list[tuple[str, str]], Conversation]:
     """Questions with the answers between them, as the authors' code takes them and as ours does.
 
-    Each picture comes with a question of its own, and every question but the last was answered by a box.
+    Each image comes with a question of its own, and every question but the last was answered by a box.
     """
     theirs, ours = [], Conversation()
     for number, path in enumerate(paths or [None]):
         question = rng.choice(TEXTS[:2]) + f" {rng.randrange(10**6)}?"
-        shown = f"Picture {number + 1}: <img>{path}</img>\n" if path else ""
+        image_line = f"Picture {number + 1}: <img>{path}</img>\n" if path else ""
         corners = [rng.randrange(1000) for _ in range(4)]
         reply = QWEN_VL.box_format.template.format(*corners)
-        theirs.append((shown + question, reply))
+        theirs.append((image_line + question, reply))
         ours = ours.user(question, *([Image.open(path).convert("RGB")] if path else []))
         ours = ours.assistant(reply) if number + 1 < len(paths) else ours
     return theirs, ours
@@ -177,8 +177,8 @@ def show_tokenizers(theirs: Any, ours: Any, rng: random.Random) -> None:
 
 
 @dataclass
-class Apart:
-    """By how much two models differ on several prompts: largest differences, and prompts without any."""
+class Differences:
+    """Two models on several prompts: the largest differences, and the number of prompts without any."""
 
     pixels: float = 0.0
     logits: float = 0.0
@@ -188,52 +188,52 @@ class Apart:
 
 
 def show_prompts(reference: Any, folder: Path, count: int) -> None:
-    """Text alone, one picture and two, `count` dialogues each."""
+    """Text alone, one image and two, `count` dialogues each."""
     theirs, ours = both_models(reference, SIZE)
-    their_words = reference_tokenizer(reference.tokenization_qwen, folder)
-    our_words = load_qwen_tokenizer(str(folder))
-    show_tokenizers(their_words, our_words, random.Random(0))
-    checkpoint = Checkpoint(ours, our_words, load_qwen_image_processor(str(folder)), QWEN_VL)
+    their_tokenizer = reference_tokenizer(reference.tokenization_qwen, folder)
+    our_tokenizer = load_qwen_tokenizer(str(folder))
+    show_tokenizers(their_tokenizer, our_tokenizer, random.Random(0))
+    checkpoint = Checkpoint(ours, our_tokenizer, load_qwen_image_processor(str(folder)), QWEN_VL)
     for images in range(3):
-        rng, apart = random.Random(images), Apart()
+        rng, found = random.Random(images), Differences()
         with tempfile.TemporaryDirectory() as drawn:
             for _ in range(count):
-                paths = [picture(rng, Path(drawn)) for _ in range(images)]
-                compare(reference, theirs, their_words, checkpoint, dialogue(rng, paths), paths, apart)
+                paths = [random_image(rng, Path(drawn)) for _ in range(images)]
+                compare(reference, theirs, their_tokenizer, checkpoint, dialogue(rng, paths), paths, found)
         print(
-            f"{images} pictures: {apart.ids} of {count} prompts have the same ids; pixels differ by at most "
-            f"{apart.pixels:.1e}, logits (largest {apart.largest:.1f}) by {apart.logits:.1e}; "
-            f"{apart.tokens} of {count} answers have the same {NEW_TOKENS} greedy tokens"
+            f"{images} images: {found.ids} of {count} prompts have the same ids; pixels differ by at most "
+            f"{found.pixels:.1e}, logits (largest {found.largest:.1f}) by {found.logits:.1e}; "
+            f"{found.tokens} of {count} answers have the same {NEW_TOKENS} greedy tokens"
         )
 
 
 def compare(
     reference: Any,
     theirs: Any,
-    words: Any,
+    tokenizer: Any,
     checkpoint: Checkpoint,
-    asked: Any,
+    dialogue_turns: Any,
     paths: list[Path],
-    apart: Apart,
+    differences: Differences,
 ) -> None:
-    """One dialogue through both models; adds to `apart`."""
-    ours, (renderer, pictures) = checkpoint.model, reader(checkpoint)
-    rounds, conversation = asked
+    """One dialogue through both models; adds to `differences`."""
+    ours, (renderer, image_reader) = checkpoint.model, reader(checkpoint)
+    rounds, conversation = dialogue_turns
     context = reference.qwen_generation_utils.make_context(
-        words, rounds[-1][0], rounds[:-1], "You are a helpful assistant."
+        tokenizer, rounds[-1][0], rounds[:-1], "You are a helpful assistant."
     )[1]
-    rendered = renderer.render(conversation, pictures.ids)
-    apart.ids += without_paths(context, ours.config.visual["image_start_id"]) == list(rendered.ids)
-    given = joined(pictures(conversation.images))
+    rendered = renderer.render(conversation, image_reader.ids)
+    differences.ids += without_paths(context, ours.config.visual["image_start_id"]) == list(rendered.ids)
+    given = joined(image_reader(conversation.images))
     for made, path in zip(given.get("pixel_values", []), paths, strict=True):
         expected = theirs.transformer.visual.image_transform(Image.open(path).convert("RGB"))
-        apart.pixels = max(apart.pixels, float((made - expected).abs().max()))
-    logits, said = greedy(theirs, torch.tensor([context]), NEW_TOKENS)
+        differences.pixels = max(differences.pixels, float((made - expected).abs().max()))
+    logits, generated = greedy(theirs, torch.tensor([context]), NEW_TOKENS)
     ids = torch.tensor([rendered.ids])
     difference = ours(input_ids=ids, **given).logits[0] - logits
-    apart.logits = max(apart.logits, float(difference.abs().max()))
-    apart.largest = max(apart.largest, float(logits.abs().max()))
-    apart.tokens += our_greedy(ours, ids, given, NEW_TOKENS) == said
+    differences.logits = max(differences.logits, float(difference.abs().max()))
+    differences.largest = max(differences.largest, float(logits.abs().max()))
+    differences.tokens += our_greedy(ours, ids, given, NEW_TOKENS) == generated
 
 
 def without_paths(ids: list[int], start: int) -> list[int]:
@@ -262,7 +262,7 @@ def main() -> None:
     parser.add_argument("reference", type=Path)
     parser.add_argument("--prompts", type=int, default=20)
     given = parser.parse_args()
-    logging.set_verbosity_error()  # what transformers thinks of code that old
+    logging.set_verbosity_error()  # transformers' warnings about code of that age
     reference = import_reference(given.reference.resolve())
     with torch.inference_mode():
         show_prompts(reference, given.reference, given.prompts)

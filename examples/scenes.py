@@ -27,7 +27,7 @@ COLORS = {
 
 @dataclass(frozen=True)
 class Shape:
-    """A shape around (x, y), `radius` pixels from its centre to its sides; label: the words on its plate."""
+    """A shape around (x, y), `radius` pixels from its centre to its sides; label: the text on its plate."""
 
     color: str
     kind: str
@@ -62,12 +62,12 @@ SCENES = [
 def draw(shapes: tuple[Shape, ...]) -> Image.Image:
     """A scene: the shapes in front of a wall, standing or hanging."""
     width, height = SIZE[0] * FINE, SIZE[1] * FINE
-    picture = Image.new("RGB", (width, height), "#F3EEE4")
-    pen = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (width, height), "#F3EEE4")
+    pen = ImageDraw.Draw(image)
     pen.rectangle((0, round(height * 0.78), width, height), fill="#D9CDB8")
     for shape in shapes:
         draw_shape(pen, shape)
-    return picture.resize(SIZE, Image.Resampling.LANCZOS)
+    return image.resize(SIZE, Image.Resampling.LANCZOS)
 
 
 def draw_shape(pen: ImageDraw.ImageDraw, shape: Shape) -> None:
@@ -88,7 +88,7 @@ def draw_shape(pen: ImageDraw.ImageDraw, shape: Shape) -> None:
 
 
 def questions(shapes: tuple[Shape, ...], others: tuple[Shape, ...]) -> list[dict[str, str]]:
-    """What can be asked about a scene: its label, a shape that is there, one that is not."""
+    """Questions about a scene: its label, a shape that is in it, one that is not."""
     labelled = next(shape for shape in shapes if shape.label)
     absent = next(str(shape) for shape in others if str(shape) not in map(str, shapes))
     return [
@@ -104,7 +104,7 @@ def write(folder: Path) -> None:
     for number, shapes in enumerate(SCENES):
         name = f"scene{number + 1}.png"
         draw(shapes).save(folder / name)
-        lines += [{"image": name, **asked} for asked in questions(shapes, SCENES[number - 1])]
+        lines += [{"image": name, **question} for question in questions(shapes, SCENES[number - 1])]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (folder / "questions.jsonl").write_text(text, encoding="utf-8")
 

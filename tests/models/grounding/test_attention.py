@@ -35,28 +35,30 @@ def by_hand(backend: Any, image: Image.Image, text: str) -> torch.Tensor:
     model = AutoModelForImageTextToText.from_pretrained(
         backend.model.name_or_path, attn_implementation="eager", dtype=torch.float32
     ).eval()
-    (picture,) = backend.pictures([image])
+    (image_inputs,) = backend.pictures([image])
     conversation = Conversation().user(f"{text}\n{SHORT_ANSWER}", image)
-    ids = torch.tensor([backend.renderer.render(conversation, lambda _: picture.ids).ids])
-    inputs = backend.prompt_input(ids) | backend.encoder_input([picture])
+    ids = torch.tensor([backend.renderer.render(conversation, lambda _: image_inputs.ids).ids])
+    inputs = backend.prompt_input(ids) | backend.encoder_input([image_inputs])
     with torch.no_grad():
-        seen = model(**inputs, output_attentions=True, use_cache=False).attentions
-    assert len(seen) == 2
-    return torch.stack([layer[0, :, -1, ids[0] == backend.image_token_id].mean(0) for layer in seen]).mean(0)
+        attentions = model(**inputs, output_attentions=True, use_cache=False).attentions
+    assert len(attentions) == 2
+    return torch.stack(
+        [layer[0, :, -1, ids[0] == backend.image_token_id].mean(0) for layer in attentions]
+    ).mean(0)
 
 
 @pytest.mark.parametrize("engine_name", ["shared", "naive"])
-def test_the_map_is_the_attention_of_one_whole_forward(
+def test_the_map_equals_the_attention_of_one_whole_forward(
     engine: Callable[[str], Any], engine_name: str, noise: Noise
 ) -> None:
     backend = engine(engine_name)
     config = backend.model.model.language_model.config
     usual = config._attn_implementation
     image = noise(200, 100)
-    (picture,) = backend.pictures([image])
-    assert grid(backend, picture) == Grid(4, 4, "square", 56)
+    (image_inputs,) = backend.pictures([image])
+    assert grid(backend, image_inputs) == Grid(4, 4, "square", 56)
     for text in ("what is it?", GENERIC):
-        found = attention(backend, image, picture, text)
+        found = attention(backend, image, image_inputs, text)
         expected = by_hand(backend, image, text).reshape(4, 4)
         torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
     assert config._attn_implementation == usual != "eager"
@@ -72,17 +74,17 @@ def test_the_map_is_the_attention_of_one_whole_forward(
         ("qwen3_vl", Grid(2, 4, "original", 224)),  # 64 x 128 pixels, cells of 32
     ],
 )
-def test_families_whose_pictures_are_stretched_resized_or_tiled(
+def test_families_whose_images_are_stretched_resized_or_tiled(
     family: str, expected: Grid, tmp_path: Path, noise: Noise
 ) -> None:
-    """Tiles, where there are any, come after the whole picture and are left out."""
+    """Tiles, where there are any, come after the whole image and are left out."""
     from dualfocus_lmms.models.tiny.families import save_tiny_family
 
     backend = make_engine("shared", load_checkpoint(str(save_tiny_family(tmp_path, family)), device="cpu"))
     image = noise(142, 60)
-    (picture,) = backend.pictures([image])
-    assert grid(backend, picture) == expected
-    found = attention(backend, image, picture, "what is it?")
+    (image_inputs,) = backend.pictures([image])
+    assert grid(backend, image_inputs) == expected
+    found = attention(backend, image, image_inputs, "what is it?")
     whole = by_hand(backend, image, "what is it?")
     cells = expected.rows * expected.columns
     assert (len(whole) > cells) == family.startswith("llava")
@@ -93,16 +95,16 @@ def test_the_region_is_the_window_of_the_quotient(engine: Callable[[str], Any], 
     backend = engine("shared")
     image = noise(200, 150)
     question = Question("0", image, "what is it?", "what is it?")
-    (picture,) = backend.pictures([image])
-    asked, generic = (attention(backend, image, picture, text) for text in (question.text, GENERIC))
+    (image_inputs,) = backend.pictures([image])
+    asked, generic = (attention(backend, image, image_inputs, text) for text in (question.text, GENERIC))
     for name, weights in (("attention", asked / generic), ("attention_plain", asked)):
         grounder = bind_grounding(Settings.of(grounding=name), backend).grounder
         assert grounder is not None
-        assert grounder(question) == region(weights, grid(backend, picture), image.size) != WHOLE
+        assert grounder(question) == region(weights, grid(backend, image_inputs), image.size) != WHOLE
 
 
-def test_answers_are_those_of_the_same_box_given(engine: Callable[[str], Any], ragged: Any) -> None:
-    """Looking at the attention leaves nothing behind: answers are as if the box were annotated."""
+def test_answers_equal_those_with_the_same_box_given(engine: Callable[[str], Any], ragged: Any) -> None:
+    """Reading the attention changes no state: answers are as if the box were annotated."""
     questions, limits = ragged(6)
     backend = engine("shared")
     settings = bind_grounding(Settings.of(grounding="attention"), backend)
@@ -127,26 +129,26 @@ def test_answers_are_those_of_the_same_box_given(engine: Callable[[str], Any], r
 # --- the window --------------------------------------------------------------------------------------------
 
 
-def hot(cells: Grid, *places: tuple[int, int], value: float = 9.0) -> torch.Tensor:
+def hot(cells: Grid, *cells_at: tuple[int, int], value: float = 9.0) -> torch.Tensor:
     weights = torch.ones(cells.rows, cells.columns)
-    for row, column in places:
+    for row, column in cells_at:
         weights[row, column] = value
     return weights
 
 
-def test_a_picture_not_larger_than_the_encoders_input_is_its_own_region() -> None:
+def test_a_image_not_larger_than_the_encoders_input_is_its_own_region() -> None:
     for size in ((336, 336), (100, 336), (1, 1), (336, 20)):
         assert region(hot(SQUARE, (3, 3)), SQUARE, size) == WHOLE
     assert region(hot(SQUARE, (3, 3)), SQUARE, (400, 336)) != WHOLE
 
 
-def test_the_window_lies_around_what_stands_out() -> None:
+def test_the_window_lies_around_the_peak() -> None:
     """2400 x 1200: cells of 120 pixels in the original's frame, windows of 100 pixels are one cell."""
     box = region(hot(EVEN, (4, 7)), EVEN, (2400, 1200))
     assert box.xyxy == pytest.approx((850 / 2400, 490 / 1200, 950 / 2400, 590 / 1200))
 
 
-def test_the_side_is_the_one_that_stands_out_most() -> None:
+def test_the_side_with_the_highest_contrast_is_chosen() -> None:
     """Cells of 50 pixels, windows of 100 to 200: four hot cells in a square are 2 x 2, nine are 3 x 3."""
     size = (1000, 500)
     four = region(hot(EVEN, *((row, column) for row in (4, 5) for column in (7, 8))), EVEN, size)
@@ -166,8 +168,8 @@ def test_a_window_at_the_border_lies_inside(corner: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize(("size", "turned"), [((2400, 1200), False), ((1200, 2400), True)])
-def test_the_padding_of_a_square_is_no_part_of_the_picture(size: tuple[int, int], turned: bool) -> None:
-    """Cells of 100 pixels; the picture takes the middle 12 rows (columns). The padding is hottest."""
+def test_the_padding_of_a_square_is_not_part_of_the_image(size: tuple[int, int], turned: bool) -> None:
+    """Cells of 100 pixels; the image takes the middle 12 rows (columns). The padding is hottest."""
     weights = hot(SQUARE, (8, 3))
     weights[:6] = weights[18:] = 50
     box = region(weights.T if turned else weights, SQUARE, size)
@@ -179,12 +181,12 @@ def test_the_padding_of_a_square_is_no_part_of_the_picture(size: tuple[int, int]
 
 
 def test_what_every_question_attends_to_cancels_out() -> None:
-    """A cell that draws attention whatever is asked is plain attention's peak, and not the quotient's."""
+    """A cell that draws attention with every question is plain attention's peak, and not the quotient's."""
     sink = hot(EVEN, (1, 1), value=1000.0)
-    asked = sink.clone()
-    asked[6, 12] = 30
+    question_weights = sink.clone()
+    question_weights[6, 12] = 30
     size = (2400, 1200)
-    plain, relative = region(asked, EVEN, size), region(asked / sink, EVEN, size)
+    plain, relative = region(question_weights, EVEN, size), region(question_weights / sink, EVEN, size)
     assert plain.x0 < 1.5 / 20 < plain.x1
     assert relative.x0 < 12.5 / 20 < relative.x1
     assert relative.y0 < 6.5 / 10 < relative.y1
@@ -193,18 +195,18 @@ def test_what_every_question_attends_to_cancels_out() -> None:
 # --- a model that has learned to look ----------------------------------------------------------------------
 
 
-def test_the_small_model_attends_to_what_is_asked_for() -> None:
+def test_the_small_model_attends_to_the_thing_in_the_question() -> None:
     """Mean overlap with the shape that 40 questions ask for: 0.43 measured, against 0.06 of a random box."""
     model = DualFocusModel("dualfocus-nano", device="cpu", grounding="attention_plain")
     grounder = model.settings.grounder
-    asked = [
-        (Question(f"{scene.name} {one.question}", scene.image(), one.question, one.question), one.box)
+    pairs = [
+        (Question(f"{scene.name} {item.question}", scene.image(), item.question, item.question), item.box)
         for scene in (make_scene("test", 0, number) for number in range(14))
-        for one in scene.questions
-        if one.kind == "detail"
+        for item in scene.questions
+        if item.kind == "detail"
     ][:40]
     overlap = {
-        name: sum(box.iou(way(question)) for question, box in asked) / len(asked)
+        name: sum(box.iou(way(question)) for question, box in pairs) / len(pairs)
         for name, way in (
             ("attended", grounder),
             *((name, GROUNDINGS[name]) for name in ("center", "random")),
@@ -218,12 +220,12 @@ def test_the_small_model_attends_to_what_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize("name", ["attention", "attention_plain"])
-def test_what_is_no_model_in_this_process_is_refused(name: str) -> None:
+def test_a_backend_without_a_local_model_raises(name: str) -> None:
     with pytest.raises(UserError):
         DualFocusModel.on(FakeBackend({"macro": "cat"}), grounding=name)
 
 
-def test_settings_that_were_tied_to_no_model_refuse_the_first_question() -> None:
+def test_settings_without_a_bound_model_raise_at_the_first_question() -> None:
     question = Question("0", Image.new("RGB", (9, 9)), "What is it?", "What is it?")
     for name in ("dino", "attention", "attention_plain"):
         with pytest.raises(UserError):
@@ -232,13 +234,13 @@ def test_settings_that_were_tied_to_no_model_refuse_the_first_question() -> None
             )
 
 
-def test_pictures_that_may_be_cut_are_refused(checkpoint: Any) -> None:
+def test_a_family_whose_images_may_be_cropped_raises(checkpoint: Any) -> None:
     cutting = replace(checkpoint, family=replace(checkpoint.family, image="as_is"))
     with pytest.raises(UserError):
         bind_grounding(Settings.of(grounding="attention"), make_engine("shared", cutting))
 
 
-def test_models_of_an_unknown_grid_are_refused(
+def test_a_model_without_a_known_grid_raises(
     engine: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend = engine("shared")

@@ -1,4 +1,4 @@
-"""GroundingDINO in the place of the model's own region, with its true classes and random weights."""
+"""GroundingDINO instead of the model's own region, with its true classes and random weights."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ WORDS = ["what", "is", "on", "the", "red", "circle", "table"]
 
 
 def tokenizer() -> BertTokenizer:
-    """Whole words and letters, with [CLS], [SEP], "." and "?" where GroundingDINO takes them for granted."""
+    """Whole words and letters, with [CLS], [SEP], "." and "?" at the ids that GroundingDINO expects."""
     tokens = ["[PAD]", "[UNK]", "[MASK]", *WORDS, *"abcdefghijklmnopqrstuvwxyz"]
-    places = {101: "[CLS]", 102: "[SEP]", 1012: ".", 1029: "?"}
+    special = {101: "[CLS]", 102: "[SEP]", 1012: ".", 1029: "?"}
     tokens += [f"[unused{number}]" for number in range(len(tokens), 1030)]
-    return BertTokenizer(vocab={places.get(number, token): number for number, token in enumerate(tokens)})
+    return BertTokenizer(vocab={special.get(number, token): number for number, token in enumerate(tokens)})
 
 
 def save_detector(folder: Path, seed: int = 0) -> Path:
@@ -51,8 +51,8 @@ def save_detector(folder: Path, seed: int = 0) -> Path:
         encoder_ffn_dim=32, decoder_ffn_dim=32, num_queries=12, max_text_len=32,
     )  # fmt: skip
     GroundingDinoForObjectDetection(config).save_pretrained(folder)
-    pictures = GroundingDinoImageProcessorPil(size={"shortest_edge": 96, "longest_edge": 192})
-    GroundingDinoProcessor(pictures, tokenizer()).save_pretrained(folder)
+    images = GroundingDinoImageProcessorPil(size={"shortest_edge": 96, "longest_edge": 192})
+    GroundingDinoProcessor(images, tokenizer()).save_pretrained(folder)
     return folder
 
 
@@ -108,13 +108,13 @@ def test_a_question_is_one_phrase_in_lower_case(question: str, expected: str) ->
         ([[-0.5, 0.5, 0.5, 1.5]], (0.0, 0.5, 0.5, 1.0)),
     ],
 )
-def test_one_box_encloses_all_that_is_found(boxes: list[Any], expected: Any) -> None:
+def test_one_box_encloses_all_detections(boxes: list[Any], expected: Any) -> None:
     box = enclosing(torch.tensor(boxes).reshape(-1, 4))
     assert (None if box is None else box.xyxy) == expected
 
 
-def test_the_box_is_what_the_library_itself_makes_of_the_detections(detector: Path) -> None:
-    """In pixels, with the picture's size given: an independent way to the same box."""
+def test_the_box_equals_that_of_the_librarys_own_postprocessing(detector: Path) -> None:
+    """In pixels, with the image's size given: an independent way to the same box."""
     processor = GroundingDinoProcessor.from_pretrained(detector)
     model = GroundingDinoForObjectDetection.from_pretrained(detector).eval()
     ours = Detector(str(detector))
@@ -139,13 +139,13 @@ def test_the_box_is_what_the_library_itself_makes_of_the_detections(detector: Pa
     assert True in found  # the threshold decides
 
 
-def test_a_question_longer_than_the_detector_reads_is_cut(detector: Path) -> None:
+def test_a_question_longer_than_the_detectors_limit_is_truncated(detector: Path) -> None:
     ours, image = Detector(str(detector)), noise(80, 60)
     text = "what is on the red circle " * 20
     assert ours(ask(text, image)) == ours(ask(f"{text} and the table", image))
 
 
-def test_the_box_is_looked_at_and_recorded(detector: Path, tiny_checkpoint: Path) -> None:
+def test_the_box_is_cropped_and_recorded(detector: Path, tiny_checkpoint: Path) -> None:
     model = DualFocusModel(
         tiny_checkpoint, device="cpu", grounding="dino", grounding_checkpoint=str(detector), box_margin=0
     )
@@ -171,9 +171,7 @@ def test_without_a_detection_the_answer_is_macro(blind: Path) -> None:
     assert (trace.grounding, trace.selection.text) == ("dino", "cat")
 
 
-def test_a_detector_that_cannot_be_used_is_refused(
-    detector: Path, tiny_checkpoint: Path, tmp_path: Path
-) -> None:
+def test_an_unusable_detector_raises(detector: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     broken.mkdir()
     for file in detector.iterdir():
@@ -188,7 +186,7 @@ def test_a_detector_that_cannot_be_used_is_refused(
         assert str(given) in str(caught.value)
 
 
-def test_a_detector_for_another_grounding_is_refused(detector: Path) -> None:
+def test_a_detector_for_another_grounding_raises(detector: Path) -> None:
     for grounding in ("model", "center", "attention"):
         with pytest.raises(UserError):
             DualFocusModel.on(FakeBackend(SCRIPT), grounding=grounding, grounding_checkpoint=str(detector))

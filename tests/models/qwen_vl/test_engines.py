@@ -1,4 +1,4 @@
-"""Both engines on a tiny Qwen-VL: the same tokens and log-probabilities, and the pictures encoded once."""
+"""Both engines on a tiny Qwen-VL: the same tokens and log-probabilities, and the images encoded once."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from dualfocus_lmms.types import Prompt
 
 
 def stages(backend: Any, questions: Any, limits: Any) -> list[Any]:
-    """The answers of all three stages; the micro stage shows a part of the picture."""
+    """The answers of all three stages; the micro stage shows a part of the image."""
     macro = [Conversation().user(question.prompt, question.image) for question in questions]
     locate = [Conversation().user(f"Where? {question.text}", question.image) for question in questions]
     answers = backend.generate(Prompt.batch("macro", macro, limits, keep="image"))
     boxes = backend.generate(Prompt.batch("locate", locate, limits, keep="conversation"))
     micro = []
-    for asked, box, question in zip(locate, boxes, questions, strict=True):
+    for conversation, box, question in zip(locate, boxes, questions, strict=True):
         crop = question.image.resize((50, 40), Image.Resampling.NEAREST)
-        micro.append(asked.assistant(box.text, box.tokens).user(question.prompt, crop))
+        micro.append(conversation.assistant(box.text, box.tokens).user(question.prompt, crop))
     return [*answers, *boxes, *backend.generate(Prompt.batch("micro", micro, limits))]
 
 

@@ -45,18 +45,18 @@ def published_names(layers: int, blocks: int) -> set[str]:
     return {*ONCE, *language, *(f"{visual}.{number}.{name}" for number in range(blocks) for name in BLOCK)}
 
 
-def prompt(model: Any, pictures: int, length: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids (1, L) with so many pictures among `length` random words, and their pixels."""
+def prompt(model: Any, images: int, length: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids (1, L) with so many images among `length` random words, and their pixels."""
     generator = torch.Generator().manual_seed(seed)
     words = torch.randint(0, 256, (length,), generator=generator).tolist()
     token = model.config.image_token_id
-    seen = [token - 2, *[token] * model.config.image_seq_length, token - 1]
-    ids = [*words[:2], *seen * pictures, *words[2:]]
-    return torch.tensor([ids]), torch.randn(pictures, 3, 56, 56, generator=generator)
+    image_ids = [token - 2, *[token] * model.config.image_seq_length, token - 1]
+    ids = [*words[:2], *image_ids * images, *words[2:]]
+    return torch.tensor([ids]), torch.randn(images, 3, 56, 56, generator=generator)
 
 
 @torch.inference_mode()
-def test_the_weights_have_the_published_names_and_survive_a_round_trip(
+def test_the_weights_have_the_published_names_and_load_back_equal(
     qwen: Any, load_folder: Any, published: Path, tmp_path: Path
 ):
     names = set(load_file(published / "model.safetensors"))
@@ -122,14 +122,14 @@ def test_a_cache_changes_nothing(qwen: Any):
 
 
 @torch.inference_mode()
-def test_rows_with_holes_see_what_they_would_see_alone(qwen: Any):
+def test_rows_with_gaps_have_the_output_they_have_alone(qwen: Any):
     model = qwen.model
     rows = [prompt(model, 1, length, length) for length in (4, 19, 30)]
     width = 3 + max(ids.shape[1] for ids, _ in rows)
     kept = torch.zeros(3, width, dtype=torch.bool)
     for row, (ids, _) in enumerate(rows):  # holes in front, in the middle and behind
-        places = torch.randperm(width, generator=torch.Generator().manual_seed(row))[: ids.shape[1]]
-        kept[row, places.sort().values] = True
+        columns = torch.randperm(width, generator=torch.Generator().manual_seed(row))[: ids.shape[1]]
+        kept[row, columns.sort().values] = True
     batch = torch.zeros(3, width, dtype=torch.long)
     batch[kept] = torch.cat([ids[0] for ids, _ in rows])
     logits = model(
@@ -144,7 +144,7 @@ def test_rows_with_holes_see_what_they_would_see_alone(qwen: Any):
 
 
 @torch.inference_mode()
-def test_generate_reads_pictures_and_pads_on_the_left(qwen: Any):
+def test_generate_reads_images_and_pads_on_the_left(qwen: Any):
     model = qwen.model
     rows = [prompt(model, 1, length, length) for length in (5, 9)]
     width = max(ids.shape[1] for ids, _ in rows)
@@ -156,15 +156,15 @@ def test_generate_reads_pictures_and_pads_on_the_left(qwen: Any):
     both = model.generate(
         input_ids=ids, attention_mask=mask, pixel_values=torch.cat([pixels for _, pixels in rows]), **greedy
     )[:, width:]
-    for said, (row, pixels) in zip(both.tolist(), rows, strict=True):
+    for generated, (row, pixels) in zip(both.tolist(), rows, strict=True):
         expected: list[int] = []
         for _ in range(6):  # without cache, whole prompts
             longer = torch.cat([row, torch.tensor([expected], dtype=torch.long)], dim=1)
             expected.append(int(model(input_ids=longer, pixel_values=pixels).logits[0, -1].argmax()))
-        assert said == expected
+        assert generated == expected
 
 
-def test_the_number_of_image_tokens_must_fit(qwen: Any):
+def test_a_wrong_number_of_image_tokens_raises(qwen: Any):
     ids, pixels = prompt(qwen.model, 1, 4, 0)
     with pytest.raises(ValueError, match="16"):
         qwen.model(input_ids=ids[:, :-8], pixel_values=pixels.repeat(2, 1, 1, 1))
@@ -173,14 +173,14 @@ def test_the_number_of_image_tokens_must_fit(qwen: Any):
 def test_the_position_table_is_sines_and_cosines_of_column_and_row():
     side, width = 5, 16
     table = position_table(side, width)
-    for place in range(side * side):
-        row, column = divmod(place, side)
+    for position in range(side * side):
+        row, column = divmod(position, side)
         for quarter, (value, function) in enumerate(
             [(column, math.sin), (column, math.cos), (row, math.sin), (row, math.cos)]
         ):
             for number in range(4):
                 expected = function(value / 10000 ** (number / 4))
-                assert table[place, 4 * quarter + number] == pytest.approx(expected, abs=1e-6)
+                assert table[position, 4 * quarter + number] == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_resized_grid_keeps_rows_and_columns():
@@ -192,7 +192,9 @@ def test_a_resized_grid_keeps_rows_and_columns():
 
 
 @torch.inference_mode()
-def test_prompts_end_at_the_trained_length_and_answers_go_on_more_sharply(load_folder: Any, published: Path):
+def test_prompts_beyond_the_trained_length_raise_and_answers_scale_their_queries(
+    load_folder: Any, published: Path
+):
     model = load_folder(published).model
     longest = model.config.seq_length = 24
     ids = torch.randint(0, 256, (1, 40), generator=torch.Generator().manual_seed(0))

@@ -15,7 +15,7 @@ from dualfocus_lmms.train.trainer.weights import trainable
 LORA = ("attn.c_attn", "attn.c_proj", "mlp.w1", "mlp.w2")
 
 
-def test_what_the_recipe_trains(load_folder: Any, published: Path, tmp_path: Path):
+def test_the_recipe_trains_lora_and_the_resampler(load_folder: Any, published: Path, tmp_path: Path):
     checkpoint = load_folder(published)
     given = yaml.safe_load((RECIPES / "qwen_vl.yaml").read_text())
     recipe = Recipe(str(published), "run", (), train=tuple(given["train"]), lora=given["lora"])
@@ -45,7 +45,7 @@ def test_what_the_recipe_trains(load_folder: Any, published: Path, tmp_path: Pat
     assert changed == adapted | resampler
 
 
-def test_the_loss_is_a_sum_over_the_given_number(load_folder: Any, published: Path):
+def test_the_loss_is_divided_by_the_given_number(load_folder: Any, published: Path):
     """Of learned tokens of a whole step: micro batches add up to it."""
     model = load_folder(published).model
     token = model.config.image_token_id

@@ -36,11 +36,11 @@ def test_its_name_is_a_folder_of_the_package(tmp_path, monkeypatch):
     assert resolve_path("dualfocus-nano") == "dualfocus-nano"  # a folder of the user's own goes first
 
 
-def test_it_points_at_what_is_asked_and_reads_it_there(nano):
+def test_it_finds_the_thing_and_reads_its_digit(nano):
     """On scenes of the validation split; the figures of the test split are in docs/nano.md."""
-    asked, traces = answered(nano, "detail")
-    answers = [one.answer for _, one in asked]
-    ious = [one.box.iou(Box(*trace.box)) for trace, (_, one) in zip(traces, asked, strict=True)]
+    items, traces = answered(nano, "detail")
+    answers = [question.answer for _, question in items]
+    ious = [question.box.iou(Box(*trace.box)) for trace, (_, question) in zip(traces, items, strict=True)]
     assert sum(ious) / len(ious) > 0.8
     assert share(answers, [trace.micro.text for trace in traces]) > 0.85
     assert share(answers, [trace.selection.text for trace in traces]) > 0.85
@@ -48,20 +48,23 @@ def test_it_points_at_what_is_asked_and_reads_it_there(nano):
     assert all(trace.macro.ended and trace.locate.ended and trace.micro.ended for trace in traces)
 
 
-def test_it_answers_from_the_whole_picture_what_that_shows(nano):
-    asked, traces = answered(nano, "global")
-    answers = [one.answer for _, one in asked]
+def test_it_answers_global_questions_from_the_whole_image(nano):
+    items, traces = answered(nano, "global")
+    answers = [question.answer for _, question in items]
     assert share(answers, [trace.macro.text for trace in traces]) > 0.85
     assert share(answers, [trace.selection.text for trace in traces]) > 0.85
 
 
-def test_the_first_digits_it_is_foreseen_to_say_are_nearly_always_what_it_says():
+def test_the_drafted_first_digits_of_a_box_are_nearly_always_correct():
     """A box has three of them, and each that is correct saves a forward."""
     scenes = [make_scene("validation", 0, number) for number in range(20)]
-    asked = [(scene, next(one for one in scene.questions if one.kind == "detail")) for scene in scenes]
+    items = [
+        (scene, next(question for question in scene.questions if question.kind == "detail"))
+        for scene in scenes
+    ]
     prompts = [
-        Conversation().user(PROMPTS["paper"].locate.format(question=one.question), scene.image())
-        for scene, one in asked
+        Conversation().user(PROMPTS["paper"].locate.format(question=question.question), scene.image())
+        for scene, question in items
     ]
     checkpoint = load_checkpoint(resolve_path("dualfocus-nano"), device="cpu")
     quick = make_engine("template", checkpoint)
@@ -77,15 +80,15 @@ def test_the_first_digits_it_is_foreseen_to_say_are_nearly_always_what_it_says()
 
 
 def answered(nano: DualFocusModel, kind: str) -> tuple[list[tuple[Image, SceneQuestion]], list[Trace]]:
-    """The questions of a kind about twelve scenes, with their pictures, and what the model made of them."""
-    asked = [
-        (scene.image(), one)
+    """The questions of a kind about twelve scenes, with their images, and the model's traces."""
+    items = [
+        (scene.image(), question)
         for scene in (make_scene("validation", 0, number) for number in range(12))
-        for one in scene.questions
-        if one.kind == kind
+        for question in scene.questions
+        if question.kind == kind
     ]
-    return asked, nano.ask_many([(picture, one.question) for picture, one in asked], batch_size=16)
+    return items, nano.ask_many([(image, question.question) for image, question in items], batch_size=16)
 
 
-def share(answers: list[str], said: list[str]) -> float:
-    return sum(map(str.__eq__, answers, said)) / len(answers)
+def share(answers: list[str], replies: list[str]) -> float:
+    return sum(map(str.__eq__, answers, replies)) / len(answers)
