@@ -41,7 +41,7 @@ QUICK := \
 	tests/tasks/test_pope.py \
 	tests/tasks/test_gqa.py \
 	tests/models/engines/test_engines.py::test_engines_agree_where_some_samples_are_skipped_and_under_the_release_protocol \
-	tests/models/tiny/test_nano.py::test_it_points_at_what_is_asked_and_reads_it_there \
+	tests/models/tiny/test_nano.py::test_it_finds_the_thing_and_reads_its_digit \
 	tests/packaging/test_imports.py
 
 quick: $(VENV)/installed  ## Does the method still stand? Under a minute

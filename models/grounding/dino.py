@@ -1,4 +1,4 @@
-"""The region that GroundingDINO finds for a question, in place of the model's own (the paper's table 11).
+"""The region that GroundingDINO finds for a question, instead of the model's own (the paper's table 11).
 
 The paper gives no details. Which text is detected and which box is used: docs/grounding.md.
 """
@@ -48,7 +48,7 @@ class Detector:
 
 
 def caption(question: str) -> str:
-    """A bare question as GroundingDINO is asked: one phrase, lower case, ended by a dot.
+    """A bare question as GroundingDINO's text: one phrase, lower case, ended by a dot.
 
     >>> caption("What is on the Table?")
     'what is on the table.'

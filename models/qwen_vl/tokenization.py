@@ -55,7 +55,7 @@ def read_tiktoken(path: str | Path) -> Tokenizer:
     except ValueError as error:
         raise UserError(
             f"{str(path)!r} is no vocabulary of ranks ({error}): every line has a token in base 64 and its "
-            "rank. Download it again; with Git LFS missing, a short pointer stands in its place."
+            "rank. Download it again; without Git LFS a short pointer file replaces it."
         ) from error
     tokenizer.normalizer = normalizers.NFC()
     for tokens, special in ((CONTROLS, True), (REGIONS, False), (IMAGE_TAGS, True)):

@@ -14,7 +14,7 @@ from dualfocus_lmms.models.run.request import Request
 from dualfocus_lmms.types import Question
 
 AUTO = "auto"  # the batch size is found by trial
-FIRST_SIZE, LARGEST_SIZE = 8, 64  # of AUTO: where it begins, and where it stops unless told otherwise
+FIRST_SIZE, LARGEST_SIZE = 8, 64  # of AUTO: where it begins, and where it stops by default
 
 _PIXELS = 2**30  # of the images that are open at a time, 4 GiB in Pillow
 _LIKELY_PIXELS = 2**24  # of an image, until the first ones were read

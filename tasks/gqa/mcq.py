@@ -294,7 +294,9 @@ def _from_endpoint(todo: Iterable[GqaQuestion], chat: Distractors, concurrency: 
 
     def ask(question: GqaQuestion) -> Outcome:
         if down.is_set():
-            return question, NoDistractorsError(f"not asked, {GIVE_UP} questions before it failed in a row")
+            return question, NoDistractorsError(
+                f"not requested, {GIVE_UP} questions before it failed in a row"
+            )
         try:
             return question, chat(question)
         except NoDistractorsError as error:

@@ -106,9 +106,9 @@ def _conversations(
     """Each sample with its turns; its images are written, each image once."""
     written: dict[str, int] = {}
     for sample in samples:
-        photo = sample.image.plain()
-        name = _file_name(photo, sample.source or sample.id)
-        image = _save(photo, f"{IMAGES}/{name}", folder, written)
+        original = sample.image.plain()
+        name = _file_name(original, sample.source or sample.id)
+        image = _save(original, f"{IMAGES}/{name}", folder, written)
         crop = None
         if sample.crop is not None:
             part = sample.crop.plain()

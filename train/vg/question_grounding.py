@@ -354,7 +354,7 @@ class _Search:
         return False
 
     def _check_color(self) -> None:
-        """Fail when the answer names a colour and what is asked about is annotated with others only."""
+        """Fail when the answer names a colour and the thing in question is annotated with others only."""
         mentions, tokens = self.question.mentions, set(self.question.tokens)
         if not (self.config.check_colors and mentions and tokens & {"color", "colour", "colors", "colours"}):
             return
