@@ -18,7 +18,7 @@ class Family:
     checkpoint brings none. lora_targets: regular expression over module names that LoRA adapts.
     native_locate: the wording by which the model learned to return a box before any DualFocus training, with
     the placeholder {question}; None without one. local_patches: whether an image becomes tiles, so that the
-    sub-image can join them as one more (table 6). engine: "naive" where the engines that share
+    sub-image can join them as one more (table 6). engine: "batched" where the engines that share
     computed prefixes do not work for it.
     """
 
@@ -30,4 +30,4 @@ class Family:
     lora_targets: str
     native_locate: str | None = None
     local_patches: bool = False
-    engine: Literal["tree", "naive"] = "tree"
+    engine: Literal["tree", "batched", "naive"] = "tree"

@@ -39,7 +39,7 @@ def family_for(model_type: str) -> Family:
     known = ", ".join(sorted(kind for family in families for kind in family.model_types))
     raise UserError(
         f"No family handles model type {model_type!r}: this installation handles {known}. Give "
-        "family=generic, which runs any image-text model of transformers one question at a time, or a "
+        "family=generic, which runs any image-text model of transformers, or a "
         f"package that adds the family through the entry-point group {FAMILIES!r}."
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import transformers
@@ -15,6 +15,13 @@ def cache_argument(forward: Callable[..., Any]) -> str:
     """The name by which a forward takes and returns its cache: "cache" since transformers 5.24, before that
     and in models of other packages "past_key_values"."""
     return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
+
+
+def rope_settings(config: Any) -> list[Mapping[str, Any]]:
+    """The settings of rotary positions of a text model: one, or one for each type of layer."""
+    given = [getattr(config, name, None) or {} for name in ("rope_parameters", "rope_scaling")]
+    parts = [part for settings in given for part in (settings, *settings.values())]
+    return [part for part in parts if isinstance(part, Mapping)]
 
 
 def unsupported_release(reason: str) -> UserError:

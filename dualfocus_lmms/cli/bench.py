@@ -24,7 +24,9 @@ def bench(
     batch_size: Annotated[list[int], typer.Option(min=1, help="May be given several times.")] = [1, 4],  # noqa: B006
     engine: Annotated[
         list[str],
-        typer.Option(help="Mode of the engine; may be given several times.", show_default="all"),
+        typer.Option(
+            help="Mode of the engine; may be given several times.", show_default="the fast ones and naive"
+        ),
     ] = [],  # noqa: B006
     samples: Annotated[int, typer.Option(min=1, help="Questions in each repeat.")] = 12,
     repeats: Annotated[int, typer.Option(min=1, help="How often all questions run.")] = 2,

@@ -24,6 +24,7 @@ from dualfocus_lmms.errors import UserError, choose
 from dualfocus_lmms.models.checkpoint.image_text_inputs import reader
 from dualfocus_lmms.models.checkpoint.loading import Checkpoint, load_checkpoint, torch_device, torch_dtype
 from dualfocus_lmms.models.engines.backend import ModelBackend
+from dualfocus_lmms.models.engines.batched import BatchedBackend
 from dualfocus_lmms.models.engines.naive import NaiveBackend
 from dualfocus_lmms.models.engines.shared import SharedBackend
 from dualfocus_lmms.models.families.llava import LLAVA
@@ -127,36 +128,18 @@ def write_boxes(checkpoint: Checkpoint) -> None:
         head[after] += (push / size * direction).to(head.dtype)
 
 
-class BatchedGenerate(NaiveBackend):
+class BatchedGenerate(BatchedBackend):
     """The plain model as most harnesses run it: transformers' `generate` on a batch padded on the left.
 
-    It takes no log-probability (0 stands for each).
+    It takes no log-probability (0 stands for each) and never stops early.
     """
 
-    @torch.inference_mode()
-    def generate(self, prompts: Sequence[Prompt]) -> list[Answer]:
-        conversations = [prompt.conversation for prompt in prompts]
-        images = [image for conversation in conversations for image in conversation.images]
-        pictures = dict(zip(map(id, images), self.pictures(images), strict=True))
-        rendered = [
-            self.renderer.render(conversation, lambda image: pictures[id(image)].ids).ids
-            for conversation in conversations
-        ]
-        width = max(map(len, rendered))
-        pads = torch.tensor([width - len(ids) for ids in rendered], device=self.model.device)
-        ids = torch.tensor(
-            [[0] * (width - len(ids)) + list(ids) for ids in rendered], device=self.model.device
-        )
-        inputs = self.prompt_input(ids)
-        inputs["attention_mask"] = (torch.arange(width, device=ids.device) >= pads[:, None]).long()
-        new_tokens = max(prompt.limits.max_new_tokens for prompt in prompts)
-        inputs |= self.encoder_input([pictures[id(image)] for image in images])
-        sequences = self._continued(inputs, new_tokens)  # (B, width + new)
-        self.counts.encodes += len(images)
-        return [
-            Answer(prompt.stage, self.decode(tokens), tuple(tokens), (0.0,) * len(tokens), ended=False)
-            for prompt, tokens in zip(prompts, sequences[:, width:].tolist(), strict=True)
-        ]
+    def _decode(
+        self, inputs: dict[str, torch.Tensor], limits: Sequence[StopCriteria]
+    ) -> tuple[list[list[int]], list[list[float]]]:
+        sequences = self._continued(inputs, max(limit.max_new_tokens for limit in limits))  # (B, L + new)
+        chosen = sequences[:, inputs["input_ids"].shape[1] :].tolist()
+        return chosen, [[0.0] * len(tokens) for tokens in chosen]
 
 
 class ReleaseWay(NaiveBackend):

@@ -12,6 +12,7 @@ from dualfocus_lmms.flow import answer_batch
 from dualfocus_lmms.models.bench.model import BatchedGenerate, Engine, ReleaseWay, force_replies
 from dualfocus_lmms.models.checkpoint.loading import Checkpoint
 from dualfocus_lmms.models.engines.registry import ENGINES, make_engine
+from dualfocus_lmms.models.engines.shared import SharedBackend
 from dualfocus_lmms.models.run.request import Request
 from dualfocus_lmms.models.run.runner import Runner
 from dualfocus_lmms.settings import Settings
@@ -72,10 +73,11 @@ class Mode:
 def forced_engines(checkpoint: Checkpoint, plan: Plan) -> dict[str, Engine]:
     """The plan's engines, the one of the checkpoint's family first and the slow one last; then RELEASE."""
     own = checkpoint.family.engine
-    names = plan.engines or ([NAIVE] if own == NAIVE else list(ENGINES))
+    fast = [name for name, engine in ENGINES.items() if issubclass(engine, SharedBackend)]
+    names = plan.engines or [*(fast if own in fast else [own]), NAIVE]
     ordered = sorted(dict.fromkeys(names), key=lambda name: (name == NAIVE, name != own))
     engines = {name: force_replies(make_engine(name, checkpoint)) for name in ordered}
-    if plan.cuda_graphs and ordered[0] != NAIVE:
+    if plan.cuda_graphs and ordered[0] in fast:
         with_graphs = force_replies(make_engine(ordered[0], checkpoint, cuda_graphs=True))
         engines = {ordered[0]: engines[ordered[0]], ordered[0] + GRAPHS: with_graphs} | engines
     others = {GENERATE: BatchedGenerate(checkpoint), RELEASE: ReleaseWay(checkpoint)}

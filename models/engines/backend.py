@@ -14,11 +14,12 @@ from PIL import Image
 from transformers import GenerationConfig
 
 from dualfocus_lmms.conversation import Conversation
-from dualfocus_lmms.errors import GenerationError
+from dualfocus_lmms.errors import GenerationError, UserError
 from dualfocus_lmms.models.checkpoint.image_inputs import ImageInputs, joined
 from dualfocus_lmms.models.checkpoint.image_text_inputs import reader, token_types
 from dualfocus_lmms.models.checkpoint.loading import Checkpoint
 from dualfocus_lmms.models.checkpoint.tokenize_chat import Rendered
+from dualfocus_lmms.models.compatibility import rope_settings
 from dualfocus_lmms.models.engines.attention import steady_attention
 from dualfocus_lmms.types import Answer, Stage, StopCriteria, Usage
 
@@ -52,6 +53,7 @@ class ModelBackend:
         self._most_tokens = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         self.eos_ids = _eos_ids(self.model, self.tokenizer) | self.renderer.closing_ids
         self._token_types = token_types(self.model)
+        self._steady_tokens = steady_tokens(self.model.config.get_text_config())
 
     def input_size(self, image: Image.Image) -> tuple[int, int]:
         """(width, height) in pixels of `image` as the encoder gets it."""
@@ -93,6 +95,18 @@ class ModelBackend:
                 "image is cut into tiles, let the checkpoint's processor make fewer of them."
             )
             self._most_tokens = None
+
+    def check_length(self, tokens: int) -> None:
+        """UserError where rotary positions would depend on the length of the sequence, as with dynamic NTK.
+
+        A cached row, or one beside a longer one, would have other positions than alone.
+        """
+        if self._steady_tokens is not None and tokens > self._steady_tokens:
+            raise UserError(
+                f"A prompt and its reply may take {tokens} tokens, and beyond {self._steady_tokens} this "
+                "model's rotary positions depend on the length (rope_type dynamic or longrope), which only "
+                "engine=naive computes as the model does. Give it, or shorten the question."
+            )
 
     def score(self, conversations: Sequence[Conversation]) -> list[list[tuple[float, ...]]]:
         """See `Backend.score`: one forward for each conversation, nothing is cached."""
@@ -161,6 +175,14 @@ class ModelBackend:
             kept = max(kept, 1)
             text, tokens, logprobs, ended = text[:cut], tokens[:kept], logprobs[:kept], False
         return Answer(stage, text.strip(), tuple(tokens), tuple(logprobs), ended, usage)
+
+
+def steady_tokens(config: Any) -> int | None:
+    """The tokens up to which a text model's rotary positions do not depend on the length; None for any."""
+    for part in rope_settings(config):
+        if part.get("rope_type") in ("dynamic", "longrope"):
+            return part.get("original_max_position_embeddings") or config.max_position_embeddings
+    return None
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from PIL import Image
 from dualfocus_lmms.conversation import Conversation
 from dualfocus_lmms.models.checkpoint.image_inputs import ImageInputs, as_patch
 from dualfocus_lmms.models.checkpoint.tokenize_chat import Rendered
-from dualfocus_lmms.models.compatibility import unsupported_release
+from dualfocus_lmms.models.compatibility import rope_settings, unsupported_release
 from dualfocus_lmms.models.engines.attention import steady_attention
 from dualfocus_lmms.models.engines.backend import ModelBackend
 from dualfocus_lmms.models.engines.kv_cache import PrefixKey
@@ -144,13 +144,6 @@ class ImageEncoder:
             ids, types, image_grid_thw=torch.cat(grids) if grids else None
         )  # (3, 1, L)
         return positions[:, 0]
-
-
-def rope_settings(config: Any) -> list[Mapping[str, Any]]:
-    """The settings of rotary positions of a text model: one, or one for each type of layer."""
-    given = [getattr(config, name, None) or {} for name in ("rope_parameters", "rope_scaling")]
-    parts = [part for settings in given for part in (settings, *settings.values())]
-    return [part for part in parts if isinstance(part, Mapping)]
 
 
 def check_release(model: Any) -> None:

@@ -26,6 +26,8 @@ class NaiveBackend(ModelBackend):
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__(checkpoint)
+        pad = self.tokenizer.pad_token_id
+        self._pad_id: int = min(self.eos_ids) if pad is None else pad
         language_model = getattr(self.model.model, "language_model", self.model)
         language_model.register_forward_pre_hook(self._count_forward, with_kwargs=True)
 
@@ -93,13 +95,12 @@ class NaiveBackend(ModelBackend):
         return tokens
 
     def _generation_config(self, max_new_tokens: int) -> GenerationConfig:
-        pad = self.tokenizer.pad_token_id
         return GenerationConfig(
             max_new_tokens=max_new_tokens,
             do_sample=False,
             num_beams=1,
             eos_token_id=sorted(self.eos_ids),
-            pad_token_id=min(self.eos_ids) if pad is None else pad,
+            pad_token_id=self._pad_id,
             suppress_tokens=[self.image_token_id],
         )
 

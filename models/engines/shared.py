@@ -31,7 +31,7 @@ from dualfocus_lmms.models.engines.backend import ModelBackend
 from dualfocus_lmms.models.engines.batch_rows import Branches, InputBlock, Row
 from dualfocus_lmms.models.engines.decoding_graphs import DecodingGraphs
 from dualfocus_lmms.models.engines.drafts import Draft
-from dualfocus_lmms.models.engines.image_encoding import ImageEncoder, check_release, rope_settings
+from dualfocus_lmms.models.engines.image_encoding import ImageEncoder, check_release
 from dualfocus_lmms.models.engines.kv_cache import (
     SHARED,
     PrefixCache,
@@ -56,7 +56,6 @@ class SharedBackend(ModelBackend):
         self._embed = self.model.get_input_embeddings()
         self._head = self.model.get_output_embeddings()
         self._suppressed = torch.tensor([self.image_token_id], device=self.model.device)
-        self._steady_tokens = steady_tokens(self.model.config.get_text_config())
         self._kept: list[PrefixCache] = []
         self.graphs: DecodingGraphs | None = None
         if cuda_graphs:
@@ -126,22 +125,10 @@ class SharedBackend(ModelBackend):
                 prompt.conversation, lambda image: self._images[image].prepared.ids
             )
             self.warn_too_long(len(rendered.ids))
-            self._check_length(len(rendered.ids) + prompt.limits.max_new_tokens)
+            self.check_length(len(rendered.ids) + prompt.limits.max_new_tokens)
             key, positions = self._images.key(rendered), self._images.positions(rendered)
             rows.append(Row(rendered, key, positions, prompt.limits, encodes, self._draft(prompt)))
         return rows
-
-    def _check_length(self, tokens: int) -> None:
-        """UserError where rotary positions would depend on the length of the sequence, as with dynamic NTK.
-
-        What is cached, and what other rows have, would be others than alone.
-        """
-        if self._steady_tokens is not None and tokens > self._steady_tokens:
-            raise UserError(
-                f"A prompt and its reply may take {tokens} tokens, and beyond {self._steady_tokens} this "
-                "model's rotary positions depend on the length (rope_type dynamic or longrope), which only "
-                "engine=naive computes as the model does. Give it, or shorten the question."
-            )
 
     def _prefix(self, rows: Sequence[Row]) -> PrefixCache:
         """The prefixes that the rows extend: those kept, else what several rows begin with up to an image."""
@@ -351,21 +338,13 @@ def check_shareable(checkpoint: Checkpoint) -> None:
     model = checkpoint.model
     parts = getattr(model.model, "language_model", None), getattr(model, "get_image_features", None)
     layers = {type(layer) for layer in DynamicCache(config=model.config.get_text_config()).layers}
-    if checkpoint.family.engine == "naive" or None in parts or layers - {DynamicLayer}:
+    if checkpoint.family.engine != "tree" or None in parts or layers - {DynamicLayer}:
         raise UserError(
-            f"No engine but naive can run {type(model).__name__} as family {checkpoint.family.name!r}: it "
-            "needs a language model apart from the vision encoder whose layers all attend to every token. "
-            "Give engine=naive."
+            f"Only the engines batched and naive can run {type(model).__name__} as family "
+            f"{checkpoint.family.name!r}: the others need a language model apart from the vision encoder, "
+            "whose layers all attend to every token. Give engine=batched."
         )
     check_release(model)
-
-
-def steady_tokens(config: Any) -> int | None:
-    """The tokens up to which a text model's rotary positions do not depend on the length; None for any."""
-    for part in rope_settings(config):
-        if part.get("rope_type") in ("dynamic", "longrope"):
-            return part.get("original_max_position_embeddings") or config.max_position_embeddings
-    return None
 
 
 def reserve_second_look(state: PrefixCache, rows: Sequence[Row]) -> None:

@@ -2,7 +2,8 @@
 
 Its own processor makes the prompt's pictures and its own chat template the turns, which must be able to hold
 several pictures. It is used where nothing is known about the model's insides, so only transformers' own
-`generate` runs it. Named with family=generic; `docs/families.md` shows how to write a family instead.
+`generate` runs it, on whole batches.
+Named with family=generic; `docs/families.md` shows how to write a family instead.
 """
 
 from dualfocus_lmms.boxes import BoxFormat
@@ -15,5 +16,5 @@ GENERIC = Family(
     image="as_is",
     chat_template="",
     lora_targets=r".*\.(q|k|v|o|gate|up|down)_proj",
-    engine="naive",
+    engine="batched",
 )

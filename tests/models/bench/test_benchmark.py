@@ -48,7 +48,7 @@ Report = tuple[Path, dict[str, Any]]
 def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
     """The folder that a run writes, and the JSON in it."""
     out = tmp_path_factory.mktemp("bench")
-    plan = Plan((1, 2), samples=2, repeats=2, skip_share=0.5)
+    plan = Plan((1, 2), engines=tuple(ENGINES), samples=2, repeats=2, skip_share=0.5)
     text = bench(Source("tiny", device="cpu"), plan, out=str(out), profile=True)
     assert (out / "report.md").read_text(encoding="utf-8") == text
     return out, json.loads((out / "report.json").read_text(encoding="utf-8"))

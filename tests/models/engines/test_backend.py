@@ -272,7 +272,7 @@ def test_the_template_s_closing_token_ends_an_answer(checkpoint, engine, monkeyp
     closing = answer.tokens[2]
     assert closing not in answer.tokens[:2]
     monkeypatch.setattr(Renderer, "closing_ids", frozenset({closing}))
-    for name in ("naive", "shared", "tree"):
+    for name in ("naive", "batched", "shared", "tree"):
         [ended] = engine(name).generate([prompt])
         assert (ended.tokens, ended.ended) == (answer.tokens[:2], True)
 
@@ -293,6 +293,7 @@ def test_rotary_positions_that_depend_on_the_length_are_refused_beyond_it(checkp
     if kind == "default":
         assert make_engine("tree", checkpoint).generate([prompt])[0].tokens == answer.tokens
         return
-    with pytest.raises(UserError, match="naive"):
-        make_engine("tree", checkpoint).generate([prompt])
+    for name in ("tree", "batched"):
+        with pytest.raises(UserError, match="naive"):
+            make_engine(name, checkpoint).generate([prompt])
     assert make_engine("naive", checkpoint).generate([prompt])[0].tokens
