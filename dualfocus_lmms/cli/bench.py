@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from dualfocus_lmms.cli.shared import flag
+
 
 def bench(
     size: Annotated[
@@ -44,10 +46,8 @@ def bench(
             min=0, help="For the turns of one batch size; each mode has one.", show_default="no limit"
         ),
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1.", show_default="a GPU if any")
-    ] = None,
-    dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
+    device: Annotated[str | None, flag("device")] = None,
+    dtype: Annotated[str, flag("dtype")] = "auto",
     out: Annotated[str | None, typer.Option(help="Folder for the figures.", show_default="none")] = None,
     profile: Annotated[
         bool,
