@@ -114,7 +114,7 @@ def option(
     whether it can change an answer. checkpoint: whether it names a folder or a model of the hub. secret:
     whether it is left out where options are shown.
     """
-    extra = {"unset": unset, "decides": decides, "checkpoint": checkpoint}
+    extra: dict[str, Any] = {"unset": unset, "decides": decides, "checkpoint": checkpoint}
     return Field(default, description=help, json_schema_extra=extra, repr=not secret)
 
 
@@ -331,9 +331,10 @@ def table(options: type[Options], without: Iterable[str] = ()) -> str:
 
 def plain(description: str) -> str:
     """The first sentence of a description, without the marks of code and links, for the command line."""
-    words = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", description).split(". ")[0].rstrip(".")
+    words = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", description).split(". ")[0]
     sentence = words.replace("`", "")
-    return f"{sentence if words.startswith('`') else sentence[:1].upper() + sentence[1:]}."
+    end = "" if words.endswith(".") else "."
+    return f"{sentence if words.startswith('`') else sentence[:1].upper() + sentence[1:]}{end}"
 
 
 def _default(field: FieldInfo) -> str:

@@ -164,7 +164,7 @@ def test_ask_saves_the_picture(run, scripted, photo: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--protocol", "papr"], "Error: Unknown protocol 'papr': choose one of paper, release.\n"),
+        (["--protocol", "papr"], "Error: Unknown protocol 'papr': choose one of paper, release. Did"),
         (["--select", "best"], "Error: Unknown selection rule 'best': choose one of "),
         (["--skip-confidence", "2"], "Error: skip_confidence is a probability from 0"),
         (["--box-margin", "-1"], "Error: box_margin is a number of pixels, 0 or more, got -1.\n"),
@@ -306,6 +306,18 @@ def test_bench_passes_its_options_and_prints_the_report(run, monkeypatch: pytest
         (Source(), Plan(), None, False),  # the command has the benchmark's defaults
         (Source("tiny", None, "llava", "cpu", "bfloat16"), plan, "folder", True),
     ]
+
+
+def test_arguments_are_those_of_a_model_class(run):
+    from dualfocus_lmms.models.host.options import ModelOptions
+    from dualfocus_lmms.models.host.replay import ReplayOptions
+    from dualfocus_lmms.models.server.host import ServerOptions
+    from dualfocus_lmms.options import table
+
+    assert run("arguments").out == f"{table(ModelOptions)}\n"
+    assert run("arguments", "--model", "dualfocus_server").out == f"{table(ServerOptions)}\n"
+    assert run("arguments", "--model", "dualfocus_replay").out == f"{table(ReplayOptions)}\n"
+    assert run("arguments", "--model", "llava").code == 2
 
 
 def test_score_prints_the_table_and_writes_the_file(run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
