@@ -132,10 +132,8 @@ class Options(BaseModel):
     @classmethod
     def of(cls: type[Own], given: Mapping[str, Any]) -> Own:
         """Options from what a user gave. UserError with all that is wrong with it, one fault a line."""
-        needed = {name for name, field in cls.model_fields.items() if field.is_required()}
-        values = {
-            name: value for name, value in given.items() if name not in needed or value not in (None, "")
-        }
+        empty = {name for name, value in given.items() if value in (None, "") and cls._is_needed(name)}
+        values = {name: value for name, value in given.items() if name not in empty}
         try:
             return cls.model_validate(values)
         except ValidationError as error:
@@ -149,7 +147,13 @@ class Options(BaseModel):
     @classmethod
     def missing(cls, name: str) -> str:
         """The message where a required one is not given."""
-        return f"No {name}: {plain(cls.model_fields[name].description or '')}"
+        return f"{name} is missing."
+
+    @classmethod
+    def _is_needed(cls, name: str) -> bool:
+        """Whether it is a text that must be given, and an empty one will not do."""
+        field = cls.model_fields.get(name)
+        return field is not None and field.is_required() and is_text(field.annotation)
 
     @classmethod
     def _faults(cls, error: ValidationError) -> Iterator[str]:

@@ -110,7 +110,7 @@ def test_all_mistakes_of_a_call_are_named() -> None:
 
 def test_a_required_option_that_is_empty_is_missing() -> None:
     for given in ({}, {"pretrained": ""}, {"pretrained": None}):
-        with pytest.raises(UserError, match="No pretrained: "):
+        with pytest.raises(UserError, match="pretrained is missing"):
             Keywords.of(given)
 
 
