@@ -45,13 +45,13 @@ def must_be(what: str) -> WrapValidator:
     return WrapValidator(check)
 
 
-def one_of(names: Iterable[str]) -> BeforeValidator:
-    """A value outside of these names is refused with the names."""
+def one_of(names: Iterable[str], what: str | None = None) -> BeforeValidator:
+    """A value outside of these names is refused with the names. what: it is, None the option."""
     allowed = tuple(names)
 
     def check(value: Any, info: ValidationInfo) -> Any:
         if value not in allowed:
-            raise ValueError(str(choose(str(info.field_name), value, allowed)))
+            raise ValueError(str(choose(what or str(info.field_name), value, allowed)))
         return value
 
     return BeforeValidator(check)
@@ -129,15 +129,22 @@ class Options(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    def __init__(self, /, **given: Any) -> None:
+        """UserError with all that is wrong with what was given, one fault a line."""
+        empty = {name for name, value in given.items() if value in (None, "") and self._is_needed(name)}
+        try:
+            super().__init__(**{name: value for name, value in given.items() if name not in empty})
+        except ValidationError as error:
+            raise UserError("\n".join(dict.fromkeys(self._faults(error)))) from error
+
     @classmethod
     def of(cls: type[Own], given: Mapping[str, Any]) -> Own:
-        """Options from what a user gave. UserError with all that is wrong with it, one fault a line."""
-        empty = {name for name, value in given.items() if value in (None, "") and cls._is_needed(name)}
-        values = {name: value for name, value in given.items() if name not in empty}
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            raise UserError("\n".join(dict.fromkeys(cls._faults(error)))) from error
+        """Options from what a user gave. UserError for an unknown name or an impossible value."""
+        return cls(**given)
+
+    def but(self: Own, **changes: Any) -> Own:
+        """The same with other values, checked."""
+        return type(self)(**self.model_dump() | changes)
 
     @classmethod
     def kind(cls) -> str:

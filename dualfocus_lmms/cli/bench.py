@@ -61,14 +61,15 @@ def bench(
     from dualfocus_lmms.models.bench.model import Source
 
     plan = Plan(
-        tuple(batch_size),
-        samples,
-        repeats,
-        new_tokens,
-        box_tokens,
-        skip_share,
-        tuple(engine),
-        cuda_graphs,
-        seconds,
+        batch_sizes=tuple(batch_size),
+        samples=samples,
+        repeats=repeats,
+        new_tokens=new_tokens,
+        box_tokens=box_tokens,
+        skip_share=skip_share,
+        engines=tuple(engine),
+        cuda_graphs=cuda_graphs,
+        seconds=seconds,
     )
-    print(bench(Source(size, pretrained, family, device, dtype), plan, out, profile))
+    source = Source(size=size, pretrained=pretrained, family=family, device=device, dtype=dtype)
+    print(bench(source, plan, out, profile))

@@ -301,10 +301,14 @@ def test_bench_passes_its_options_and_prints_the_report(run, monkeypatch: pytest
     work = "--batch-size 2 --batch-size 8 --samples 8 --repeats 1 --new-tokens 4 --box-tokens 30"
     model = "--size tiny --family llava --device cpu --dtype bfloat16 --engine tree --skip-share 0.2"
     run("bench", *work.split(), *model.split(), "--out", "folder", "--profile")
-    plan = Plan((2, 8), 8, 1, 4, 30, 0.2, ("tree",))
+    plan = Plan(
+        batch_sizes=(2, 8), samples=8, repeats=1, new_tokens=4, box_tokens=30, skip_share=0.2,
+        engines=("tree",),
+    )  # fmt: skip
+    source = Source(size="tiny", family="llava", device="cpu", dtype="bfloat16")
     assert received == [
         (Source(), Plan(), None, False),  # the command has the benchmark's defaults
-        (Source("tiny", None, "llava", "cpu", "bfloat16"), plan, "folder", True),
+        (source, plan, "folder", True),
     ]
 
 
