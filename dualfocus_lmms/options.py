@@ -46,7 +46,10 @@ def must_be(what: str) -> WrapValidator:
 
 
 def one_of(names: Iterable[str], what: str | None = None) -> BeforeValidator:
-    """A value outside of these names is refused with the names. what: it is, None the option."""
+    """A value outside of these names is refused with a message that lists them.
+
+    what: the word for one of them in the message; None is the option's own name.
+    """
     allowed = tuple(names)
 
     def check(value: Any, info: ValidationInfo) -> Any:
