@@ -8,9 +8,9 @@ print(trace.selection.text, trace.ppl)
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from os import PathLike
-from typing import Any
+from typing import Any, NoReturn
 
 from PIL import Image
 
@@ -18,6 +18,7 @@ from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.flow import answer_batch
 from dualfocus_lmms.grounding import MODEL_GROUNDINGS
 from dualfocus_lmms.images import UNREADABLE, open_image, unreadable
+from dualfocus_lmms.options import Keywords
 from dualfocus_lmms.prompts import SHORT_ANSWER
 from dualfocus_lmms.settings import Settings
 from dualfocus_lmms.trace import Trace
@@ -29,7 +30,8 @@ Source = str | PathLike[str] | Image.Image
 class DualFocusModel:
     """A model that answers questions about images.
 
-    backend: what does the work. settings: how it answers; the keywords of `Settings.of`.
+    backend: what does the work. settings: how it answers. The keywords are the model arguments of the same
+    names; `options.Keywords` describes them.
     """
 
     def __init__(
@@ -39,32 +41,76 @@ class DualFocusModel:
         revision: str | None = None,
         dtype: str = "auto",
         device: str | None = None,
-        device_map: str | None = None,
+        device_map: str | Mapping[str, Any] | None = None,
         attn_implementation: str | None = None,
+        family: str | None = None,
         engine: str | None = None,
         cuda_graphs: bool = False,
-        family: str | None = None,
-        **settings: Any,
+        protocol: str = "paper",
+        pathway: str = "both",
+        select: str | None = None,
+        skip_confidence: float = 1.0,
+        box_margin: int | None = None,
+        count_eos: bool | None = None,
+        grounding: str = "model",
+        grounding_checkpoint: str | None = None,
+        box_shift: int = 0,
+        prompts: str | None = None,
+        subimage: str = "turn",
+        **unknown: NoReturn,
     ) -> None:
-        """Load a checkpoint folder or hub name; UserError when that is impossible.
-
-        device_map: "auto" spreads the model over all GPUs, instead of a device.
-        """
-        self.settings = Settings.of(**settings)
+        """Load a checkpoint folder or hub name; UserError when that is impossible."""
+        given = Keywords.of(
+            {
+                "pretrained": pretrained, "revision": revision, "dtype": dtype, "device": device,
+                "device_map": device_map, "attn_implementation": attn_implementation, "family": family,
+                "engine": engine, "cuda_graphs": cuda_graphs, "protocol": protocol, "pathway": pathway,
+                "select": select, "skip_confidence": skip_confidence, "box_margin": box_margin,
+                "count_eos": count_eos, "grounding": grounding, "grounding_checkpoint": grounding_checkpoint,
+                "box_shift": box_shift, "prompts": prompts, "subimage": subimage, **unknown,
+            },
+        )  # fmt: skip
+        settings = given.settings()
         from dualfocus_lmms.models.checkpoint.loading import load_checkpoint
         from dualfocus_lmms.models.engines.registry import make_engine
 
         checkpoint = load_checkpoint(
-            str(pretrained), revision, dtype, device, attn_implementation, family, device_map
+            given.pretrained,
+            given.revision,
+            given.dtype,
+            given.device,
+            given.attn_implementation,
+            given.family,
+            given.device_map,
         )
-        self.backend: Backend = make_engine(engine, checkpoint, cuda_graphs)
-        self.settings = _bind_grounding(self.settings, self.backend)
+        self.backend: Backend = make_engine(given.engine, checkpoint, given.cuda_graphs)
+        self.settings = _bind_grounding(settings, self.backend)
 
     @classmethod
-    def on(cls, backend: Backend, **settings: Any) -> DualFocusModel:
+    def on(
+        cls,
+        backend: Backend,
+        *,
+        protocol: str = "paper",
+        pathway: str = "both",
+        select: str | None = None,
+        skip_confidence: float = 1.0,
+        box_margin: int | None = None,
+        count_eos: bool | None = None,
+        grounding: str = "model",
+        grounding_checkpoint: str | None = None,
+        box_shift: int = 0,
+        prompts: str | None = None,
+        subimage: str = "turn",
+        **unknown: NoReturn,
+    ) -> DualFocusModel:
         """The same on an existing backend, such as `testing.FakeBackend`."""
+        settings = Settings.of(
+            protocol, pathway, select, skip_confidence, box_margin, count_eos, grounding,
+            grounding_checkpoint, box_shift, prompts, subimage, **unknown,
+        )  # fmt: skip
         model = cls.__new__(cls)
-        model.settings, model.backend = _bind_grounding(Settings.of(**settings), backend), backend
+        model.settings, model.backend = _bind_grounding(settings, backend), backend
         return model
 
     def ask(

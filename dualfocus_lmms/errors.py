@@ -1,5 +1,8 @@
 """The two ways a run can stop. Knows nothing about how they are shown (see `cli`)."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class UserError(Exception):
     """A mistake in what the user gave: shown as one message without a traceback, exit code 2.
@@ -12,7 +15,12 @@ class GenerationError(RuntimeError):
     """The model failed on a sample (NaN logits, for example). It stops the run and is never scored."""
 
 
-def choose(what: str, given: object, allowed: object) -> UserError:
-    """The error for a value outside a closed set: `choose("protocol", "papr", ["paper", "release"])`."""
-    names = ", ".join(str(name) for name in allowed)  # type: ignore[attr-defined]
-    return UserError(f"Unknown {what} {given!r}: choose one of {names}.")
+def choose(what: str, given: object, allowed: Iterable[object]) -> UserError:
+    """The error for a value outside a closed set: `choose("protocol", "papr", ["paper", "release"])`.
+
+    It names the nearest of the allowed values where one is near.
+    """
+    names = [str(name) for name in allowed]
+    near = get_close_matches(str(given), names, 1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    return UserError(f"Unknown {what} {given!r}: choose one of {', '.join(names)}.{hint}")

@@ -7,6 +7,8 @@ from typing import Literal
 
 from dualfocus_lmms.boxes import BoxFormat
 
+EngineName = Literal["tree", "template", "shared", "batched", "naive"]
+
 
 @dataclass(frozen=True, slots=True)
 class Family:

@@ -9,7 +9,6 @@ from contextlib import contextmanager, nullcontext
 from os import PathLike
 from typing import BinaryIO
 
-import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
 from dualfocus_lmms.errors import UserError
@@ -111,6 +110,8 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 def _from_numbers(image: Image.Image) -> Image.Image:
     """16-bit grey in RGB; the one value that a PNG may declare transparent is white."""
+    import numpy as np  # slow to load, and few images need it
+
     values = np.asarray(image)
     if image.mode == "F" or values.min() < 0 or values.max() > _WHITE:
         raise ValueError(

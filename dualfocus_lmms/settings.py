@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NoReturn
 
-from dualfocus_lmms.errors import UserError, choose
+from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.grounding import Grounder, detector_for, load_grounding
 from dualfocus_lmms.joint_rules import JointRule
 from dualfocus_lmms.plugins import load_rule
@@ -61,48 +61,46 @@ class Settings:
         box_shift: int = 0,
         prompts: str | None = None,
         subimage: str = "turn",
+        **unknown: NoReturn,
     ) -> Settings:
-        """Settings from plain values; None means the protocol's own. UserError for an impossible value."""
-        chosen = load_protocol(protocol)
-        if pathway not in get_args(Pathway):
-            raise choose("pathway", pathway, get_args(Pathway))
-        if not _is_number(skip_confidence) or not 0 <= skip_confidence <= 1:
-            raise UserError(
-                "skip_confidence is a probability from 0 (always skip) to 1 (never skip), "
-                f"got {skip_confidence!r}."
-            )
-        if box_margin is not None:
-            _check_pixels("box_margin", box_margin)
-        _check_pixels("box_shift", box_shift)
-        if count_eos is not None and not isinstance(count_eos, bool):
-            raise UserError(f"count_eos is True or False, got {count_eos!r}.")
-        prompts = chosen.name if prompts is None else prompts
-        if prompts not in (*PROMPTS, NATIVE):
-            raise choose("prompts", prompts, (*PROMPTS, NATIVE))
+        """Settings from plain values; None means the protocol's own. UserError for an impossible value.
+
+        `options.SettingOptions` declares and describes them.
+        """
+        from dualfocus_lmms.options import SettingOptions
+
+        given = SettingOptions.of(
+            {
+                "protocol": protocol, "pathway": pathway, "select": select, "prompts": prompts,
+                "skip_confidence": skip_confidence, "box_margin": box_margin, "count_eos": count_eos,
+                "grounding": grounding, "grounding_checkpoint": grounding_checkpoint,
+                "box_shift": box_shift, "subimage": subimage, **unknown,
+            },
+        )  # fmt: skip
+        chosen = load_protocol(given.protocol)
+        prompts = chosen.name if given.prompts is None else given.prompts
         chosen = replace(chosen, prompts=PROMPTS.get(prompts, chosen.prompts))
-        rule_name = chosen.rule if select is None else select
-        if subimage not in get_args(Subimage):
-            raise choose("subimage", subimage, get_args(Subimage))
+        rule_name = chosen.rule if given.select is None else given.select
         rule = load_rule(rule_name)
-        if subimage == "patch" and isinstance(rule, JointRule):
+        if given.subimage == "patch" and isinstance(rule, JointRule):
             raise UserError(
                 f"select={rule_name} scores both answers after the region and the crop, and with "
                 "subimage=patch there is no such conversation. Choose another rule, such as ppl."
             )
         return cls(
             protocol=chosen,
-            pathway=pathway,  # type: ignore[arg-type]
+            pathway=given.pathway,  # type: ignore[arg-type]
             rule_name=rule_name,
             rule=rule,
-            skip_confidence=float(skip_confidence),
-            box_margin=chosen.margin if box_margin is None else box_margin,
-            count_eos=chosen.count_eos if count_eos is None else count_eos,
-            grounding=grounding,
-            grounder=load_grounding(grounding),
-            grounding_checkpoint=detector_for(grounding, grounding_checkpoint),
-            box_shift=box_shift,
+            skip_confidence=given.skip_confidence,
+            box_margin=chosen.margin if given.box_margin is None else given.box_margin,
+            count_eos=chosen.count_eos if given.count_eos is None else given.count_eos,
+            grounding=given.grounding,
+            grounder=load_grounding(given.grounding),
+            grounding_checkpoint=detector_for(given.grounding, given.grounding_checkpoint),
+            box_shift=given.box_shift,
             prompts=prompts,
-            subimage=subimage,  # type: ignore[arg-type]
+            subimage=given.subimage,  # type: ignore[arg-type]
         )
 
     @property
@@ -125,12 +123,3 @@ class Settings:
             "prompts": self.prompts,
             "subimage": self.subimage,
         }
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _check_pixels(name: str, value: object) -> None:
-    if type(value) is not int or value < 0:
-        raise UserError(f"{name} is a number of pixels, 0 or more, got {value!r}.")

@@ -7,15 +7,15 @@
 #   bash examples/bench_gpu.sh [folder] [seconds for the turns of one batch size]
 #   bash examples/bench_gpu.sh --gather WHEELS     # before, with a network: the wheels that a bare machine lacks
 #
-# Needs Python 3.12 with torch, torchvision, transformers, accelerate, pandas, scikit-learn, scipy, tabulate, tqdm and typer,
-# and a CUDA device with 40 GB or more; PYTHON names another python3, DEVICE and SIZE another device and size
+# Needs Python 3.12 with torch, torchvision, transformers, accelerate, pandas, scikit-learn, scipy, tabulate, tqdm, typer and
+# pydantic, and a CUDA device with 40 GB or more; PYTHON names another python3, DEVICE and SIZE another device and size
 # (DEVICE=cpu SIZE=tiny tries the script itself). WHEELS, a folder, is where `--gather` put what is missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python="${PYTHON:-python3}" device="${DEVICE:-cuda}" size="${SIZE:-7b}" wheels="${WHEELS:-}"
 
 if [ "${1:-}" = --gather ]; then
-    exec "$python" -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 --dest "$2" loguru==0.7.3
+    exec "$python" -m pip download --quiet --only-binary=:all: --python-version 3.12 --dest "$2" loguru==0.7.3 pydantic==2.14.3
 fi
 out="${1:-bench_out}" seconds="${2:-30}"
 mkdir -p "$out"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from tabulate import tabulate
+
+from dualfocus_lmms.cli.shared import flag
 
 if TYPE_CHECKING:
     from dualfocus_lmms.trace import Trace
@@ -14,33 +15,15 @@ if TYPE_CHECKING:
 def ask(
     image: Annotated[str, typer.Argument(help="An image file.")],
     question: Annotated[str, typer.Argument(help="The bare question, without options or answer format.")],
-    pretrained: Annotated[str, typer.Option(help="Checkpoint: a folder or a hub name.")],
+    pretrained: Annotated[str, flag("pretrained")],
     save: Annotated[str | None, typer.Option(help="Draw the answer into an image file (.png, .jpg).")] = None,
-    protocol: Annotated[str, typer.Option(help="paper or release.")] = "paper",
-    select: Annotated[
-        str | None, typer.Option(help="Selection rule: ppl, release, macro, micro, ... or a plugin's.")
-    ] = None,
-    skip_confidence: Annotated[
-        float, typer.Option(help="Skip the second look when 1/PPL of the first answer is above it.")
-    ] = 1.0,
-    box_margin: Annotated[
-        int | None, typer.Option(help="Pixels the region grows on each side.", show_default="the protocol's")
-    ] = None,
-    grounding: Annotated[
-        str,
-        typer.Option(
-            help="Where the region comes from: model, whole, center, random, dino, attention or "
-            "attention_plain."
-        ),
-    ] = "model",
-    grounding_checkpoint: Annotated[
-        str | None,
-        typer.Option(help="Detector of grounding dino.", show_default="a GroundingDINO of the hub"),
-    ] = None,
-    prompts: Annotated[
-        str | None,
-        typer.Option(help="Wordings: paper, figure8, release or native.", show_default="the protocol's"),
-    ] = None,
+    protocol: Annotated[str, flag("protocol")] = "paper",
+    select: Annotated[str | None, flag("select")] = None,
+    skip_confidence: Annotated[float, flag("skip_confidence")] = 1.0,
+    box_margin: Annotated[int | None, flag("box_margin")] = None,
+    grounding: Annotated[str, flag("grounding")] = "model",
+    grounding_checkpoint: Annotated[str | None, flag("grounding_checkpoint")] = None,
+    prompts: Annotated[str | None, flag("prompts")] = None,
     instruction: Annotated[
         str | None,
         typer.Option(
@@ -49,13 +32,9 @@ def ask(
         ),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 128,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1.", show_default="a GPU if any")
-    ] = None,
-    dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
-    family: Annotated[
-        str | None, typer.Option(help="Model family.", show_default="the one for the checkpoint's type")
-    ] = None,
+    device: Annotated[str | None, flag("device")] = None,
+    dtype: Annotated[str, flag("dtype")] = "auto",
+    family: Annotated[str | None, flag("family")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the trace: one line of JSON.")] = False,
 ) -> None:
     """Ask one question about one image."""
@@ -86,6 +65,8 @@ def ask(
 
 def report(trace: Trace) -> str:
     """A trace in a few lines: both answers, the region, the choice."""
+    from tabulate import tabulate
+
     from dualfocus_lmms import visualize
 
     rows = [

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from dualfocus_lmms.cli.shared import flag
+
 
 def bench(
     size: Annotated[
@@ -46,10 +48,8 @@ def bench(
             min=0, help="For the turns of one batch size; each mode has one.", show_default="no limit"
         ),
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1.", show_default="a GPU if any")
-    ] = None,
-    dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
+    device: Annotated[str | None, flag("device")] = None,
+    dtype: Annotated[str, flag("dtype")] = "auto",
     out: Annotated[str | None, typer.Option(help="Folder for the figures.", show_default="none")] = None,
     profile: Annotated[
         bool,
@@ -63,14 +63,15 @@ def bench(
     from dualfocus_lmms.models.bench.model import Source
 
     plan = Plan(
-        tuple(batch_size),
-        samples,
-        repeats,
-        new_tokens,
-        box_tokens,
-        skip_share,
-        tuple(engine),
-        cuda_graphs,
-        seconds,
+        batch_sizes=tuple(batch_size),
+        samples=samples,
+        repeats=repeats,
+        new_tokens=new_tokens,
+        box_tokens=box_tokens,
+        skip_share=skip_share,
+        engines=tuple(engine),
+        cuda_graphs=cuda_graphs,
+        seconds=seconds,
     )
-    print(bench(Source(size, pretrained, family, device, dtype), plan, out, profile))
+    source = Source(size=size, pretrained=pretrained, family=family, device=device, dtype=dtype)
+    print(bench(source, plan, out, profile))

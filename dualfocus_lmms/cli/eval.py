@@ -1,11 +1,16 @@
-"""`dualfocus eval`, which is lmms-eval, and `dualfocus score`."""
+"""`dualfocus eval`, which is lmms-eval, `dualfocus arguments` and `dualfocus score`."""
 
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from dualfocus_lmms.errors import choose
+
+if TYPE_CHECKING:
+    from dualfocus_lmms.options import Options
 
 
 def evaluate(context: typer.Context) -> None:
@@ -13,6 +18,34 @@ def evaluate(context: typer.Context) -> None:
     from dualfocus_lmms.models.host.evaluate import evaluate
 
     raise typer.Exit(evaluate(context.args))
+
+
+def arguments(
+    model: Annotated[
+        str, typer.Option(help="dualfocus, dualfocus_server or dualfocus_replay.")
+    ] = "dualfocus",
+) -> None:
+    """The model arguments (--model_args of eval), as a Markdown table."""
+    from dualfocus_lmms.options import table
+
+    print(table(_options(model)))
+
+
+def _options(model: str) -> type[Options]:
+    """What `--model_args` of a model class takes."""
+    if model == "dualfocus":
+        from dualfocus_lmms.models.host.options import ModelOptions
+
+        return ModelOptions
+    if model == "dualfocus_server":
+        from dualfocus_lmms.models.server.host import ServerOptions
+
+        return ServerOptions
+    if model == "dualfocus_replay":
+        from dualfocus_lmms.models.host.replay import ReplayOptions
+
+        return ReplayOptions
+    raise choose("model", model, ("dualfocus", "dualfocus_server", "dualfocus_replay"))
 
 
 def score(

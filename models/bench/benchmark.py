@@ -15,7 +15,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import partial
 from multiprocessing import get_context
@@ -98,7 +98,7 @@ def bench(source: Source, plan: Plan, out: str | None = None, profile: bool = Fa
     floors: list[dict[str, Any]] = []
     for batch_size in plan.batch_sizes:
         blocks.append(measure(engines, plan, batch_size))
-        peaks = _peaks(source, engines, replace(plan, batch_sizes=(batch_size,)))
+        peaks = _peaks(source, engines, plan.but(batch_sizes=(batch_size,)))
         rows += rows_of(blocks[-1], peaks)
         if rates is not None:
             engine = next(iter(engines.values()))
@@ -351,5 +351,5 @@ def _setup(checkpoint: Checkpoint, plan: Plan, source: Source) -> dict[str, Any]
         "checkpoint": source.name,
         "parameters": sum(weight.numel() for weight in checkpoint.model.parameters()),
         "dtype": str(checkpoint.model.dtype).removeprefix("torch."),
-        **asdict(plan),
+        **plan.model_dump(),
     }

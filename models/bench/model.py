@@ -10,17 +10,16 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Annotated, Any, get_args
 
 import torch
 from PIL import Image
+from pydantic import model_validator
 from transformers import AutoModelForImageTextToText, CLIPImageProcessorPil
 
 from dualfocus_lmms.boxes import Box, BoxFormat
 from dualfocus_lmms.conversation import Conversation
-from dualfocus_lmms.errors import UserError, choose
 from dualfocus_lmms.models.checkpoint.image_text_inputs import reader
 from dualfocus_lmms.models.checkpoint.loading import Checkpoint, load_checkpoint, torch_device, torch_dtype
 from dualfocus_lmms.models.engines.backend import ModelBackend
@@ -29,6 +28,7 @@ from dualfocus_lmms.models.engines.naive import NaiveBackend
 from dualfocus_lmms.models.engines.shared import SharedBackend
 from dualfocus_lmms.models.families.llava import LLAVA
 from dualfocus_lmms.models.tiny.llava import SIZES, character_tokenizer, llava_config
+from dualfocus_lmms.options import DtypeName, Folder, Options, Text, one_of
 from dualfocus_lmms.prompts import SHORT_ANSWER
 from dualfocus_lmms.types import Answer, Prompt, Question, Stage, StopCriteria
 
@@ -41,26 +41,25 @@ _TEXTS = {"macro": "Yes", "micro": "No"}  # scored by the release's way: texts t
 _OBJECTS = ("dog", "snowboard", "dining table", "person", "car", "traffic light", "cup", "baseball glove")
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Where the model comes from: a checkpoint, or random weights of a family. UserError for what cannot be.
+class Source(Options):
+    """Where the model comes from: a checkpoint, or random weights of a family.
 
     size: of LLaVA's random weights, None is "100m"; the other families are tiny.
     """
 
-    size: str | None = None
-    pretrained: str | None = None
-    family: str | None = None
-    device: str | None = None
-    dtype: str = "auto"
+    size: Annotated[Text, one_of(SIZES)] | None = None
+    pretrained: Folder | None = None
+    family: Text | None = None
+    device: Text | None = None
+    dtype: Annotated[Text, one_of(get_args(DtypeName))] = "auto"
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _is_one(self) -> Source:
         if self.pretrained is not None and self.size is not None:
-            raise UserError(f"Give a size or a checkpoint, got {self.size!r} and {self.pretrained!r}.")
-        if self.size is not None and self.size not in SIZES:
-            raise choose("size", self.size, SIZES)
+            raise ValueError(f"Give a size or a checkpoint, got {self.size!r} and {self.pretrained!r}.")
         if self.pretrained is None and self.family not in (None, "llava") and self.size not in (None, "tiny"):
-            raise UserError(f"Random weights of family {self.family!r} are tiny, not {self.size!r}.")
+            raise ValueError(f"Random weights of family {self.family!r} are tiny, not {self.size!r}.")
+        return self
 
     @property
     def name(self) -> str:

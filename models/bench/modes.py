@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
-from dualfocus_lmms.errors import UserError, choose
+from pydantic import Field, model_validator
+
 from dualfocus_lmms.flow import answer_batch
 from dualfocus_lmms.models.bench.model import BatchedGenerate, Engine, ReleaseWay, force_replies
 from dualfocus_lmms.models.checkpoint.loading import Checkpoint
@@ -15,6 +16,7 @@ from dualfocus_lmms.models.engines.registry import ENGINES, make_engine
 from dualfocus_lmms.models.engines.shared import SharedBackend
 from dualfocus_lmms.models.run.request import Request
 from dualfocus_lmms.models.run.runner import Runner
+from dualfocus_lmms.options import Bool, Options, Text, must_be, one_of
 from dualfocus_lmms.settings import Settings
 from dualfocus_lmms.trace import Trace
 from dualfocus_lmms.types import Question, StopCriteria
@@ -24,35 +26,31 @@ NAIVE, GENERATE = "naive", "generate"
 GRAPHS = " + CUDA graphs"  # after the name of an engine that has them
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+_Count = Annotated[int, Field(strict=True, ge=1), must_be("a whole number from 1")]
+
+
+class Plan(Options):
     """What is run. samples: questions in each repeat. skip_share: of them, how many skip the second look.
 
     engines: modes of the engine by name, none: all that serve the checkpoint. cuda_graphs: also the first
     engine with them. seconds: for the turns of one batch size; there is one at least, None is no limit.
     """
 
-    batch_sizes: tuple[int, ...] = (1, 4)
-    samples: int = 12
-    repeats: int = 2
-    new_tokens: int = 3
-    box_tokens: int = 24
-    skip_share: float = 0.58
-    engines: tuple[str, ...] = ()
-    cuda_graphs: bool = False
-    seconds: float | None = None
+    batch_sizes: Annotated[tuple[_Count, ...], Field(min_length=1), must_be("whole numbers from 1")] = (1, 4)
+    samples: _Count = 12
+    repeats: _Count = 2
+    new_tokens: _Count = 3
+    box_tokens: _Count = 24
+    skip_share: Annotated[float, Field(strict=True, ge=0, le=1), must_be("a share from 0 to 1")] = 0.58
+    engines: tuple[Annotated[Text, one_of(ENGINES, "engine")], ...] = ()
+    cuda_graphs: Bool = False
+    seconds: Annotated[float, Field(strict=True, ge=0), must_be("a number of seconds")] | None = None
 
-    def __post_init__(self) -> None:
-        counts = (*self.batch_sizes, self.samples, self.repeats, self.new_tokens, self.box_tokens)
-        if not self.batch_sizes or not all(type(count) is int and count > 0 for count in counts):
-            raise UserError(f"Batch sizes, samples, repeats and tokens are whole numbers from 1, got {self}.")
+    @model_validator(mode="after")
+    def _fills_batches(self) -> Plan:
         if any(self.samples % size for size in self.batch_sizes):
-            raise UserError(f"samples must fill whole batches of {self.batch_sizes}, got {self.samples}.")
-        if not 0 <= self.skip_share <= 1:
-            raise UserError(f"skip_share is a share from 0 to 1, got {self.skip_share!r}.")
-        for name in self.engines:
-            if name not in ENGINES:
-                raise choose("engine", name, sorted(ENGINES))
+            raise ValueError(f"samples must fill whole batches of {self.batch_sizes}, got {self.samples}.")
+        return self
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lmms_eval.api.instance import GenerationResult
 from loguru import logger
+from pydantic import field_validator
 
-from dualfocus_lmms.errors import UserError, choose
+from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.flow import perplexities, skip_reason
 from dualfocus_lmms.integrity import FINGERPRINT, questions_fingerprint, read_data
 from dualfocus_lmms.joint_rules import JointRule
@@ -24,6 +25,7 @@ from dualfocus_lmms.models.host.model import GenerateOnly, SampleExtras
 from dualfocus_lmms.models.host.options import parse_model_args
 from dualfocus_lmms.models.host.requests import read_request
 from dualfocus_lmms.models.run.request import Request
+from dualfocus_lmms.options import Bool, Folder, Options, Probability, Rule, option
 from dualfocus_lmms.selection import select
 from dualfocus_lmms.settings import Settings
 from dualfocus_lmms.trace import Trace, read_settings, read_traces
@@ -37,39 +39,47 @@ Key = tuple[str, str, Any]  # task, split, doc_id
 Fingerprints = Mapping[tuple[str, str], str]  # of the questions, by task and split
 
 
-@dataclass(frozen=True, slots=True)
-class ReplayOptions:
-    """Everything a user can set with `--model_args`. None is what the run had.
+class ReplayOptions(Options):
+    """Everything a user can set with `--model_args`."""
 
-    trace: its folder. select, skip_confidence, count_eos: see `Settings`. second: the folder of another
-    run; its macro answer takes the place of the micro one, and skip_confidence is 1 unless given.
-    """
+    trace: Folder = option(help="trace folder of a finished run")
+    select: Rule | None = option(
+        None,
+        unset="the run's",
+        help="rule that picks the answer: `macro`, `micro`, `ppl`, `ppl_tie_macro`, or one of another "
+        "package; `release` or `micro_context` on a run with this rule",
+    )
+    skip_confidence: Probability | None = option(
+        None,
+        unset="the run's; 1 with `second`",
+        help="samples whose macro answer is more confident keep it, as if the second look had been skipped",
+    )
+    count_eos: Bool | None = option(
+        None,
+        unset="the run's",
+        help="whether the end-of-turn token counts in perplexity and confidence",
+    )
+    second: Folder | None = option(
+        None, help="trace folder of another run: its macro answer takes the place of the micro one"
+    )
 
-    trace: str
-    select: str | None = None
-    skip_confidence: float | None = None
-    count_eos: bool | None = None
-    second: str | None = None
-
+    @field_validator("select", mode="before")
     @classmethod
-    def of(cls, given: Mapping[str, Any]) -> ReplayOptions:
-        """Options from what the user gave. UserError for an unknown name or an impossible value."""
-        allowed = [field.name for field in fields(cls)]
-        for name in given:
-            if name not in allowed:
-                raise choose("model argument of dualfocus_replay", name, allowed)
-        if not given.get("trace"):
-            raise UserError("No run to replay: give --model_args trace=<trace folder of a finished run>.")
-        if given.get("select") == "oracle":
-            raise UserError(
+    def _is_no_oracle(cls, rule: Any) -> Any:
+        if rule == "oracle":
+            raise ValueError(
                 "select=oracle needs the right answers, which no model is given: `dualfocus report RUN` has "
                 "the oracle beside the scores of macro and micro."
             )
-        values = dict(given)
-        for name in ("trace", "second"):
-            if values.get(name) is not None:
-                values[name] = os.path.expanduser(str(values[name]))
-        return cls(**values)
+        return rule
+
+    @classmethod
+    def kind(cls) -> str:
+        return "model argument of dualfocus_replay"
+
+    @classmethod
+    def missing(cls, name: str) -> str:
+        return "No run to replay: give --model_args trace=<trace folder of a finished run>."
 
     def settings(self, run: Mapping[str, Any]) -> Settings:
         """How the answers of a run with the settings `run` (its run.json) are chosen, checked."""
@@ -83,7 +93,7 @@ class ReplayOptions:
                     "has nothing to choose from. Leave select out, or replay a run with pathway=both."
                 )
             values["select"] = "macro"
-        given = {name: value for name, value in asdict(self).items() if value is not None}
+        given = {name: value for name, value in self.model_dump().items() if value is not None}
         return Settings.of(**values | {name: given[name] for name in _FROM_RUN if name in given})
 
 
@@ -298,7 +308,7 @@ class Replay(GenerateOnly):
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: dict | None = None) -> Replay:
         """As the host's, without its batch size and device, which mean nothing here."""
-        return cls(**parse_model_args(arg_string))
+        return cls(**parse_model_args(arg_string, ReplayOptions))
 
     def generate_until(self, requests: Sequence[Any]) -> list[GenerationResult]:
         read = [read_request(instance, self.task_dict, chat=not self.is_simple) for instance in requests]

@@ -6,14 +6,13 @@ lmms-eval --model dualfocus_server --model_args base_url=http://host:8000/v1,mod
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
-from typing import Any
+from typing import Annotated, Any
 
 import openai
 from loguru import logger
+from pydantic import Field, field_validator
 
 from dualfocus_lmms._version import __version__
 from dualfocus_lmms.errors import GenerationError, UserError, choose
@@ -22,10 +21,11 @@ from dualfocus_lmms.joint_rules import JointRule
 from dualfocus_lmms.models.checkpoint.loading import fingerprint
 from dualfocus_lmms.models.grounding.bind import bind_grounding
 from dualfocus_lmms.models.host.model import Answering
-from dualfocus_lmms.models.host.options import FlowOptions, known_values, parse_model_args
+from dualfocus_lmms.models.host.options import FlowOptions, parse_model_args
 from dualfocus_lmms.models.run.runner import Runner
 from dualfocus_lmms.models.server.client import ServerBackend, answer_each, server_errors
 from dualfocus_lmms.models.server.images import InputSize, load_input_size
+from dualfocus_lmms.options import FamilyName, Folder, Switch, Text, must_be, option
 from dualfocus_lmms.plugins import FAMILIES, load_family, names
 from dualfocus_lmms.settings import Settings
 from dualfocus_lmms.trace import Trace, TraceWriter, claim_folder
@@ -36,58 +36,70 @@ KEY = "OPENAI_API_KEY"
 _BATCH = 8
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerOptions(FlowOptions):
-    """Everything a user can set with `--model_args`. None is the default of the protocol.
+    """Everything a user can set with `--model_args`."""
 
-    base_url: of the server, with /v1. model: its name there. family: of that model, which decides how a box
-    is written and how images are sent. api_key: None is $OPENAI_API_KEY, where it is set. concurrency:
-    questions, and requests, under way at once. retries: of a request that was refused (429), failed (5xx) or
-    got no reply, with growing pauses. timeout: seconds to wait for a reply. guided_box: the server forces the
-    box's notation. processor: folder or hub name of the checkpoint, for its image processor alone, where the
-    family's boxes refer to the resized image.
-    """
+    base_url: Text = option(decides=False, help="of the server, with `/v1`")
+    model: Text = option(help="the model's name there (`--served-model-name`, or what `/v1/models` lists)")
+    family: FamilyName = option(
+        help="the model's family, which a server does not tell: how it writes a box, and how pictures are "
+        "sent"
+    )
+    api_key: Text | None = option(
+        None,
+        unset="$OPENAI_API_KEY, if set",
+        decides=False,
+        secret=True,
+        help="better in the environment: lmms-eval writes model arguments into its results",
+    )
+    concurrency: Annotated[int, Field(strict=True, ge=1), must_be("a whole number, 1 or more")] = option(
+        16,
+        decides=False,
+        help="questions under way at the same time, each in a stage of its own, so at most this many "
+        "requests are open",
+    )
+    retries: Annotated[int, Field(strict=True, ge=0), must_be("a whole number, 0 or more")] = option(
+        6,
+        decides=False,
+        help="how often one request is repeated after 429, 5xx or no reply, after 0.5, 1, 2, 4, 8, 8 seconds "
+        "or when the server says",
+    )
+    timeout: Annotated[float, Field(strict=True, gt=0), must_be("a number of seconds above 0")] = option(
+        600.0, decides=False, help="seconds to wait for one reply"
+    )
+    processor: Folder | None = option(
+        None,
+        checkpoint=True,
+        help="folder or hub name of the checkpoint that the server runs, where boxes are [pixels of the "
+        "resized picture](#boxes-in-pixels-of-the-resized-picture)",
+    )
+    guided_box: Switch = option(
+        False,
+        help="the server forces the reply to Q1 into the family's notation (vLLM from 0.11, SGLang). Such a "
+        "reply is not the model's own",
+    )
 
-    base_url: str
-    model: str
-    family: str
-    api_key: str | None = field(default=None, repr=False)
-    concurrency: int = 16
-    retries: int = 6
-    timeout: float = 600.0
-    guided_box: bool = False
-    processor: str | None = None
+    @field_validator("base_url")
+    @classmethod
+    def _is_url(cls, url: str) -> str:
+        if not url.startswith(("http://", "https://")):
+            raise ValueError(f"base_url is {url!r}: give a URL such as http://localhost:8000/v1.")
+        return url
 
     @classmethod
-    def of(cls, given: Mapping[str, Any]) -> ServerOptions:
-        """Options from what the user gave. UserError for an unknown name or an impossible value."""
-        values = known_values(cls, given, "model argument of dualfocus_server")
-        for name in ("base_url", "model", "family"):
-            if not given.get(name):
-                raise UserError(
-                    f"No {name}: give --model_args base_url=http://HOST:PORT/v1,model=NAME,family=FAMILY. "
-                    f"NAME is what the server calls its model and FAMILY one of {', '.join(names(FAMILIES))}."
-                )
-        options = cls(**values)
-        options._check()
-        return options
+    def kind(cls) -> str:
+        return "model argument of dualfocus_server"
 
-    def _check(self) -> None:
-        if not self.base_url.startswith(("http://", "https://")):
-            raise UserError(f"base_url is {self.base_url!r}: give a URL such as http://localhost:8000/v1.")
-        for name, least in (("concurrency", 1), ("retries", 0)):
-            value = getattr(self, name)
-            if type(value) is not int or value < least:
-                raise UserError(f"{name} is a whole number, {least} or more, got {value!r}.")
-        if type(self.timeout) not in (int, float) or not self.timeout > 0:
-            raise UserError(f"timeout is a number of seconds above 0, got {self.timeout!r}.")
-        if self.guided_box not in (True, False):
-            raise UserError(f"guided_box is True or False, got {self.guided_box!r}.")
-        self.check_traces()
+    @classmethod
+    def missing(cls, name: str) -> str:
+        return (
+            f"No {name}: give --model_args base_url=http://HOST:PORT/v1,model=NAME,family=FAMILY. "
+            f"NAME is what the server calls its model and FAMILY one of {', '.join(names(FAMILIES))}."
+        )
 
     def settings(self) -> Settings:
-        """How DualFocus answers, checked. UserError for a rule that needs what no server gives."""
-        settings = FlowOptions.settings(self)
+        """How DualFocus answers. UserError for a rule that needs what no server gives."""
+        settings = super().settings()
         if isinstance(settings.rule, JointRule):
             raise UserError(
                 f"select={settings.rule_name} scores texts that the model has not generated, and a server "
@@ -150,7 +162,7 @@ class Server(Answering):
         size = (additional_config or {}).get("batch_size")
         if size not in (None, 1, "1"):
             raise UserError(f"--batch_size {size} means nothing to a server: give concurrency={size}.")
-        return cls(**parse_model_args(arg_string))
+        return cls(**parse_model_args(arg_string, ServerOptions))
 
 
 class ServerSimple(Server):

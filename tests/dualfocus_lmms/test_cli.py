@@ -164,7 +164,7 @@ def test_ask_saves_the_picture(run, scripted, photo: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--protocol", "papr"], "Error: Unknown protocol 'papr': choose one of paper, release.\n"),
+        (["--protocol", "papr"], "Error: Unknown protocol 'papr': choose one of paper, release. Did"),
         (["--select", "best"], "Error: Unknown selection rule 'best': choose one of "),
         (["--skip-confidence", "2"], "Error: skip_confidence is a probability from 0"),
         (["--box-margin", "-1"], "Error: box_margin is a number of pixels, 0 or more, got -1.\n"),
@@ -301,11 +301,27 @@ def test_bench_passes_its_options_and_prints_the_report(run, monkeypatch: pytest
     work = "--batch-size 2 --batch-size 8 --samples 8 --repeats 1 --new-tokens 4 --box-tokens 30"
     model = "--size tiny --family llava --device cpu --dtype bfloat16 --engine tree --skip-share 0.2"
     run("bench", *work.split(), *model.split(), "--out", "folder", "--profile")
-    plan = Plan((2, 8), 8, 1, 4, 30, 0.2, ("tree",))
+    plan = Plan(
+        batch_sizes=(2, 8), samples=8, repeats=1, new_tokens=4, box_tokens=30, skip_share=0.2,
+        engines=("tree",),
+    )  # fmt: skip
+    source = Source(size="tiny", family="llava", device="cpu", dtype="bfloat16")
     assert received == [
         (Source(), Plan(), None, False),  # the command has the benchmark's defaults
-        (Source("tiny", None, "llava", "cpu", "bfloat16"), plan, "folder", True),
+        (source, plan, "folder", True),
     ]
+
+
+def test_arguments_are_those_of_a_model_class(run):
+    from dualfocus_lmms.models.host.options import ModelOptions
+    from dualfocus_lmms.models.host.replay import ReplayOptions
+    from dualfocus_lmms.models.server.host import ServerOptions
+    from dualfocus_lmms.options import table
+
+    assert run("arguments").out == f"{table(ModelOptions)}\n"
+    assert run("arguments", "--model", "dualfocus_server").out == f"{table(ServerOptions)}\n"
+    assert run("arguments", "--model", "dualfocus_replay").out == f"{table(ReplayOptions)}\n"
+    assert run("arguments", "--model", "llava").code == 2
 
 
 def test_score_prints_the_table_and_writes_the_file(run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

@@ -10,7 +10,11 @@ import re
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from dualfocus_lmms.options import must_be
 
 _TOKEN = re.compile(r"[a-z0-9_]+|'s\b|'(?=\s|$)|n't\b|[,;]")
 
@@ -19,39 +23,64 @@ _ES = ("sses", "shes", "ches", "xes", "zzes", "toes", "goes")  # plurals that lo
 Number = Literal["singular", "plural"]
 
 
+def split(words: Any) -> Any:
+    """Words that may be written as one text, as a list."""
+    return words.split() if isinstance(words, str) else words
+
+
+def _by_synonym(groups: Any) -> Any:
+    """Each word to the first of its group."""
+    if not isinstance(groups, list) or not all(isinstance(group, list) and group for group in groups):
+        return groups
+    return {other: first for first, *others in groups for other in others}
+
+
+def _by_first(pairs: Any) -> Any:
+    """The first of each pair to the second."""
+    if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+        return pairs
+    return dict(pairs)
+
+
+Word = Annotated[str, Field(coerce_numbers_to_str=True)]
+WordSet = Annotated[frozenset[Word], BeforeValidator(split), must_be("a list of words or one text")]
+Compounds = Annotated[Mapping[Word, Word], BeforeValidator(_by_first), must_be("a list of pairs of words")]
+Synonyms = Annotated[Mapping[Word, Word], BeforeValidator(_by_synonym), must_be("a list of lists of words")]
+
+
 @dataclass(frozen=True, eq=False)
 class Words:
     """The word lists of configs/vg.yaml, each described there. Names are in the singular, lower case."""
 
-    irregular_plurals: Mapping[str, str]
-    not_plural: frozenset[str]
-    ing_nouns: frozenset[str]
-    placeholders: frozenset[str]
-    synonyms: Mapping[str, str]
-    kinds: Mapping[str, frozenset[str]]
-    strict_kinds: frozenset[str]
-    related: Mapping[str, frozenset[str]]
-    stuff: frozenset[str]
-    parts: frozenset[str]
-    plural_only: frozenset[str]
-    pairs: frozenset[str]
-    scenes: frozenset[str]
-    compounds: Mapping[str, str]
-    colors: frozenset[str]
-    color_aliases: Mapping[str, str]
-    materials: frozenset[str]
-    relative: frozenset[str]
-    attributes: frozenset[str]
-    adjectives: frozenset[str]
-    verbs: frozenset[str]
-    no_target: frozenset[str]
-    outside: frozenset[str]
-    owning: frozenset[str]
-    positions: frozenset[str]
-    places: frozenset[str]
-    functions: frozenset[str]
-    numbers: Mapping[str, int]
-    photo_words: tuple[str, ...]
+    irregular_plurals: Mapping[Word, Word]
+    not_plural: WordSet
+    ing_nouns: WordSet
+    placeholders: WordSet
+    synonyms: Synonyms
+    kinds: Mapping[str, WordSet]
+    strict_kinds: WordSet
+    related: Mapping[str, WordSet]
+    stuff: WordSet
+    parts: WordSet
+    plural_only: WordSet
+    pairs: WordSet
+    scenes: WordSet
+    compounds: Compounds
+    colors: WordSet
+    color_aliases: Mapping[Word, Word]
+    materials: WordSet
+    relative: WordSet
+    attributes: WordSet
+    adjectives: WordSet
+    verbs: WordSet
+    no_target: WordSet
+    outside: WordSet
+    owning: WordSet
+    positions: WordSet
+    places: WordSet
+    functions: WordSet
+    numbers: Mapping[Word, int]
+    photo_words: Annotated[tuple[Word, ...], BeforeValidator(split)]
 
     def tokens(self, text: str) -> list[str]:
         """Lower-case words of `text`; "man's" is two, a compound ("license plate") is one."""

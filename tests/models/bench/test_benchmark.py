@@ -39,7 +39,7 @@ pytestmark = pytest.mark.seconds(30)
 
 ROOT = Path(__file__).resolve().parents[3]
 PLAN = Plan(batch_sizes=(2,), samples=4, repeats=1, skip_share=0.5)
-FEW = replace(PLAN, samples=2, engines=("shared", "naive"))
+FEW = PLAN.but(samples=2, engines=("shared", "naive"))
 
 Report = tuple[Path, dict[str, Any]]
 
@@ -48,8 +48,8 @@ Report = tuple[Path, dict[str, Any]]
 def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
     """The folder that a run writes, and the JSON in it."""
     out = tmp_path_factory.mktemp("bench")
-    plan = Plan((1, 2), engines=tuple(ENGINES), samples=2, repeats=2, skip_share=0.5)
-    text = bench(Source("tiny", device="cpu"), plan, out=str(out), profile=True)
+    plan = Plan(batch_sizes=(1, 2), engines=tuple(ENGINES), samples=2, repeats=2, skip_share=0.5)
+    text = bench(Source(size="tiny", device="cpu"), plan, out=str(out), profile=True)
     assert (out / "report.md").read_text(encoding="utf-8") == text
     return out, json.loads((out / "report.json").read_text(encoding="utf-8"))
 
@@ -87,7 +87,7 @@ def test_the_work_of_each_mode_is_counted(report: Report):
 
 def test_questions_that_are_not_skipped_share_a_second_look(tiny: Checkpoint):
     """Two of four: one batch, though each of the two batches before it has one."""
-    plan = replace(PLAN, engines=("tree",))
+    plan = PLAN.but(engines=("tree",))
     block = measure(forced_engines(tiny, plan), plan, 2)
     [skipping] = [row for row in rows_of(block, {}) if row["mode"] == SKIPPING]
     assert skipping["forwards_per_batch"] == (3 + 3 + 7) / 2
@@ -163,7 +163,7 @@ def test_a_profile_is_a_table_and_a_trace(report: Report):
 
 
 def test_turns_stop_when_the_seconds_are_over_and_each_mode_has_one(tiny: Checkpoint):
-    plan = replace(PLAN, samples=8, repeats=5, engines=("tree",), seconds=0)
+    plan = PLAN.but(samples=8, repeats=5, engines=("tree",), seconds=0)
     block = measure(forced_engines(tiny, plan), plan, 2)
     rows = rows_of(block, {})
     assert {len(row["time"]["all"]) for row in rows} == {1}
@@ -171,7 +171,7 @@ def test_turns_stop_when_the_seconds_are_over_and_each_mode_has_one(tiny: Checkp
 
 
 def test_graphs_are_compared_with_the_plain_model_of_the_same_engine(tiny: Checkpoint):
-    plan = replace(PLAN, engines=("tree", "naive"), cuda_graphs=True)
+    plan = PLAN.but(engines=("tree", "naive"), cuda_graphs=True)
     block = measure(forced_engines(tiny, plan), plan, 2)
     tallies = {(mode.name, mode.engine_name): tally for mode, tally in block.tallies}
     found = {(row["mode"], row["engine"]): row for row in rows_of(block, {})}
@@ -184,7 +184,7 @@ def test_graphs_are_compared_with_the_plain_model_of_the_same_engine(tiny: Check
 
 def test_the_batched_plain_model_says_what_the_engine_says(tiny: Checkpoint):
     """Questions of differing lengths: padded on the left."""
-    plan = replace(PLAN, engines=("tree",))
+    plan = PLAN.but(engines=("tree",))
     block = measure(forced_engines(tiny, plan), plan, 2)
     said = {
         mode.engine_name: [trace.macro.tokens for trace in tally.traces[:4]]
@@ -200,7 +200,7 @@ def test_at_576_tokens_an_image_two_passes_cost_at_most_2_1_times_the_tokens():
     torch.manual_seed(0)
     model = LlavaForConditionalGeneration(config).eval()
     processor = CLIPImageProcessorPil(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336})
-    plan = replace(PLAN, engines=("shared",))
+    plan = PLAN.but(engines=("shared",))
     block = measure(forced_engines(Checkpoint(model, words, processor, LLAVA), plan), plan, 2)
     macro, _, dual, _, skipping = rows_of(block, {})
     # POPE's prompts are some 60 tokens with Llama's words.
@@ -224,7 +224,7 @@ def test_random_weights_write_a_box_whatever_is_asked(tiny: Checkpoint):
 
 def test_the_release_generates_three_times_and_scores_both_answers_in_the_micro_context(tiny: Checkpoint):
     engine = force_replies(ReleaseWay(tiny))
-    plan = replace(PLAN, samples=1, batch_sizes=(1,))
+    plan = PLAN.but(samples=1, batch_sizes=(1,))
     mode = bench_modes.modes({"shared": engine, RELEASE: engine}, plan)[-1]
     [trace] = bench_modes.answer(mode, noise_questions(1), 1, plan)
     assert [len(answer.tokens) for answer in trace.answers] == [3, 24, 3]
@@ -290,16 +290,18 @@ def test_the_plan_bounds_the_reply_with_the_box():
     ("values", "message"),
     [
         ({"samples": 3}, "fill whole batches"),
-        ({"repeats": 0}, "whole numbers from 1"),
+        ({"repeats": 0}, "repeats is a whole number from 1"),
         ({"batch_sizes": ()}, "whole numbers from 1"),
-        ({"box_tokens": 0.58}, "whole numbers from 1"),
+        ({"box_tokens": 0.58}, "box_tokens is .*0.58"),
         ({"skip_share": 58}, "share from 0 to 1"),
         ({"engines": ("fast",)}, "naive"),
+        ({"seconds": -1}, "seconds is"),
+        ({"sample": 4}, "Did you mean samples"),
     ],
 )
 def test_an_impossible_plan_is_refused(values: dict[str, Any], message: str):
     with pytest.raises(UserError, match=message):
-        replace(PLAN, **values)
+        PLAN.but(**values)
 
 
 @pytest.mark.parametrize(
@@ -331,15 +333,19 @@ def test_the_command_gives_all_that_it_is_given(monkeypatch: pytest.MonkeyPatch)
     words += " --cuda-graphs --seconds 60"
     done = CliRunner().invoke(app, ["bench", *words.split()])
     assert (done.exit_code, done.output) == (0, "done\n")
-    source = Source(None, None, "qwen2_vl", "cpu", "float16")
-    assert given == [(source, Plan((2, 4), 8, 3, 5, 9, 0.25, ("naive",), True, 60), "here", True)]
+    source = Source(family="qwen2_vl", device="cpu", dtype="float16")
+    plan = Plan(
+        batch_sizes=(2, 4), samples=8, repeats=3, new_tokens=5, box_tokens=9, skip_share=0.25,
+        engines=("naive",), cuda_graphs=True, seconds=60,
+    )  # fmt: skip
+    assert given == [(source, plan, "here", True)]
     CliRunner().invoke(app, ["bench"])
     assert given[1] == (Source(), Plan(), None, False)
 
 
 def test_a_profile_needs_a_folder():
     with pytest.raises(UserError, match="--out"):
-        bench(Source("tiny"), PLAN, profile=True)
+        bench(Source(size="tiny"), PLAN, profile=True)
 
 
 def test_a_folder_that_cannot_be_written_is_told_before_anything_is_measured(tmp_path: Path):

@@ -1,9 +1,15 @@
 """Model arguments: defaults, types, and every impossible value refused before anything is loaded."""
 
+from typing import get_args
+
 import pytest
 
 from dualfocus_lmms import UserError
+from dualfocus_lmms.family import EngineName
+from dualfocus_lmms.models.checkpoint.loading import DTYPES
+from dualfocus_lmms.models.engines.registry import ENGINES
 from dualfocus_lmms.models.host.options import ModelOptions, parse_model_args
+from dualfocus_lmms.options import DtypeName
 
 
 def test_defaults_are_the_paper_with_both_pathways():
@@ -59,6 +65,10 @@ def test_the_release_brings_its_own_defaults_and_each_can_be_overridden():
         {"trace": ""},
         {"resume": "yes", "trace": "somewhere"},
         {"skip_confidences": 0.8},
+        {"cuda_graphs": "yes"},
+        {"engine": "tre"},
+        {"dtype": "int4"},
+        {"family": "lava"},
         {"pretrained": ""},
     ],
 )
@@ -132,3 +142,42 @@ def test_the_batch_size_is_a_number_or_found_by_trying():
     options = ModelOptions.of(given)
     assert (options.batch_size, options.max_batch_size) == ("auto", 32)
     assert ModelOptions.of({"pretrained": "x", "batch_size": "8"}).batch_size == 8
+
+
+def test_a_run_is_known_by_the_same_values_as_ever():
+    """An older trace folder is resumed where its run.json holds these."""
+    assert ModelOptions.of({"pretrained": "x", "trace": "a", "device": "cpu"}).identity() == {
+        "protocol": "paper",
+        "pathway": "both",
+        "select": "ppl",
+        "skip_confidence": 1.0,
+        "box_margin": 0,
+        "count_eos": False,
+        "grounding": "model",
+        "grounding_checkpoint": None,
+        "box_shift": 0,
+        "prompts": "paper",
+        "subimage": "turn",
+        "pretrained": "x",
+        "dtype": "auto",
+        "revision": None,
+        "family": None,
+    }
+
+
+def test_a_switch_is_true_false_or_their_numbers():
+    for given, expected in ((True, True), (1, True), (False, False), (0, False)):
+        assert ModelOptions.of({"pretrained": "x", "cuda_graphs": given}).cuda_graphs is expected
+    for given in ("yes", "true", 2, None):
+        with pytest.raises(UserError, match="cuda_graphs is True or False"):
+            ModelOptions.of({"pretrained": "x", "cuda_graphs": given})
+
+
+def test_an_empty_family_is_none():
+    """As a variable of the shell leaves it that is not set."""
+    assert not ModelOptions.of(parse_model_args("pretrained=x,family=")).family
+
+
+def test_the_names_that_are_declared_are_those_that_are_there():
+    assert get_args(EngineName) == tuple(ENGINES)
+    assert get_args(DtypeName) == ("auto", *DTYPES)

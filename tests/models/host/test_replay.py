@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +18,7 @@ from dualfocus_lmms import Answer, Settings, Trace, UserError, answer_batch, rea
 from dualfocus_lmms.integrity import write_data
 from dualfocus_lmms.models.host.replay import Replay, ReplayOptions
 from dualfocus_lmms.models.host.requests import read_request
+from dualfocus_lmms.options import table
 from dualfocus_lmms.testing import FakeBackend, Reply
 from dualfocus_lmms.trace import TraceWriter, claim_folder, read_settings, write_json
 
@@ -453,7 +454,7 @@ def test_known_answers_have_known_scores_and_thresholds_those_of_runs(
         assert results[f"{name} again"] == results[name]
 
 
-def test_the_documentation_lists_every_argument() -> None:
+def test_the_table_of_arguments_is_the_declaration() -> None:
     text = (Path(__file__).resolve().parents[3] / "docs" / "replay.md").read_text(encoding="utf-8")
-    listed = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
-    assert listed == [field.name for field in fields(ReplayOptions)]
+    shown = text.partition("<!-- arguments -->\n")[2].partition("\n<!-- end -->")[0]
+    assert shown == table(ReplayOptions)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 from collections.abc import Callable
-from dataclasses import MISSING, fields
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from dualfocus_lmms import Settings, Trace, UserError, read_traces
+from dualfocus_lmms import Trace, UserError, read_traces
 from dualfocus_lmms.models.host.options import parse_model_args
 from dualfocus_lmms.models.server.host import Server, ServerOptions, served
+from dualfocus_lmms.options import FlowChoices, SettingOptions, table
 from dualfocus_lmms.trace import read_settings, trace_key
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -161,7 +159,9 @@ def test_a_batch_size_of_the_host_and_several_processes_are_refused(monkeypatch)
 
 
 def test_names_made_of_digits_stay_as_they_were_written():
-    options = ServerOptions.of(parse_model_args("base_url=http://h:1/v1,model=1e3,family=llava,api_key=007"))
+    options = ServerOptions.of(
+        parse_model_args("base_url=http://h:1/v1,model=1e3,family=llava,api_key=007", ServerOptions)
+    )
     assert (options.model, options.api_key) == ("1e3", "007")
     assert "007" not in repr(options)
 
@@ -176,19 +176,10 @@ def test_where_the_server_stands_and_how_fast_it_is_asked_do_not_decide_a_run():
 
 def test_every_setting_of_the_flow_can_be_given():
     """But for the one that needs the image's tiles, which are made at the server."""
-    given = {field.name for field in fields(ServerOptions)}
-    assert set(signature(Settings.of).parameters) - given == {"subimage"}
+    assert set(SettingOptions.model_fields) - set(ServerOptions.model_fields) == {"subimage"}
 
 
-def test_the_table_of_arguments_is_complete():
+def test_the_table_of_arguments_is_the_declaration():
     text = (ROOT / "docs" / "server.md").read_text(encoding="utf-8")
-    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", text, re.MULTILINE))
-    own = [field for field in fields(ServerOptions) if field.name not in signature(Settings.of).parameters]
-    assert sorted(rows) == sorted(field.name for field in own)
-    for field in own:
-        if field.default is MISSING:
-            assert rows[field.name] == "required"
-        elif field.default is None:
-            assert "`" not in rows[field.name].partition(",")[0]
-        else:
-            assert rows[field.name] == f"`{field.default}`"
+    shown = text.partition("<!-- arguments -->\n")[2].partition("\n<!-- end -->")[0]
+    assert shown == table(ServerOptions, without=FlowChoices.model_fields)
