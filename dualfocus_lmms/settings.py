@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
+from dualfocus_lmms.calibrated import CalibratedRule
 from dualfocus_lmms.errors import UserError, choose
 from dualfocus_lmms.grounding import Grounder, detector_for, load_grounding
 from dualfocus_lmms.joint_rules import JointRule
@@ -89,6 +90,9 @@ class Settings:
                 f"select={rule_name} scores both answers after the region and the crop, and with "
                 "subimage=patch there is no such conversation. Choose another rule, such as ppl."
             )
+        count_eos = chosen.count_eos if count_eos is None else count_eos
+        if isinstance(rule, CalibratedRule):
+            rule.check_count_eos(rule_name, count_eos)
         return cls(
             protocol=chosen,
             pathway=pathway,  # type: ignore[arg-type]
@@ -96,7 +100,7 @@ class Settings:
             rule=rule,
             skip_confidence=float(skip_confidence),
             box_margin=chosen.margin if box_margin is None else box_margin,
-            count_eos=chosen.count_eos if count_eos is None else count_eos,
+            count_eos=count_eos,
             grounding=grounding,
             grounder=load_grounding(grounding),
             grounding_checkpoint=detector_for(grounding, grounding_checkpoint),
@@ -111,7 +115,9 @@ class Settings:
         return self.pathway == "both" and self.skip_confidence < 1
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings as plain values, all defaults filled in."""
+        """The settings as plain values, all defaults filled in. calibration: what the file of a calibrated rule
+        says, and only with such a rule."""
+        fitted = {"calibration": self.rule.to_dict()} if isinstance(self.rule, CalibratedRule) else {}
         return {
             "protocol": self.protocol.name,
             "pathway": self.pathway,
@@ -124,6 +130,7 @@ class Settings:
             "box_shift": self.box_shift,
             "prompts": self.prompts,
             "subimage": self.subimage,
+            **fitted,
         }
 
 

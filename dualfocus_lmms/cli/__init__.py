@@ -30,6 +30,7 @@ PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_optio
 app.command()(ask.ask)
 app.command("eval", context_settings=PASS_ON)(evaluation.evaluate)
 app.command()(evaluation.score)
+app.command()(results.calibrate)
 app.command()(results.check)
 app.command()(results.leaderboard)
 app.command()(results.report)
