@@ -157,8 +157,8 @@ class CalibratedRule:
         if count_eos != self.count_eos:
             raise UserError(
                 f"select={name} was fitted with count_eos={self.count_eos}, and this run has "
-                f"count_eos={count_eos}: its perplexities are others. Give count_eos={self.count_eos}, or fit "
-                "a rule on a run with the same setting."
+                f"count_eos={count_eos}: its perplexities are others. Give count_eos={self.count_eos}, or "
+                "fit a rule on a run with the same setting."
             )
 
     def check_unseen(self, name: str, questions: Mapping[tuple[str, str], str]) -> None:
@@ -173,9 +173,9 @@ class CalibratedRule:
         if seen:
             file = name.removeprefix(PREFIX)
             raise UserError(
-                f"select={name} was fitted on the questions of {', '.join(seen)}: a score on them would flatter "
-                f"it. Fit it on other questions, such as another split, or give select={IN_SAMPLE}{file}, "
-                "which the run and its traces then say."
+                f"select={name} was fitted on the questions of {', '.join(seen)}: a score on them would "
+                f"flatter it. Fit it on other questions, such as another split, or give "
+                f"select={IN_SAMPLE}{file}, which the run and its traces then say."
             )
 
 

@@ -115,8 +115,10 @@ class Settings:
         return self.pathway == "both" and self.skip_confidence < 1
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings as plain values, all defaults filled in. calibration: what the file of a calibrated rule
-        says, and only with such a rule."""
+        """The settings as plain values, all defaults filled in.
+
+        calibration: what the file of a calibrated rule says; only with such a rule.
+        """
         fitted = {"calibration": self.rule.to_dict()} if isinstance(self.rule, CalibratedRule) else {}
         return {
             "protocol": self.protocol.name,

@@ -1,4 +1,4 @@
-"""Scores by b, how much surer micro must be: macro wins where ln PPL(macro) < ln PPL(micro) + b. Pure numbers.
+"""Scores by b, how much surer micro must be: macro wins where ln PPL(macro) < ln PPL(micro) + b.
 
 surer: (n,) ln PPL(macro) - ln PPL(micro), nats, nan where there is no micro answer. gains: (n,) the score of
 micro minus that of macro, 0 there. b = 0 is eq. 8.

@@ -72,7 +72,9 @@ def report(
 def calibrate(
     runs: Annotated[
         list[str],
-        typer.Argument(help="Finished runs, not of the test split: the --output_path of each, or its traces."),
+        typer.Argument(
+            help="Finished runs, not of the test split: the --output_path of each, or its traces."
+        ),
     ],
     out: Annotated[str, typer.Option(help="File for the rule: select=calibrated:FILE.")],
     rule: Annotated[

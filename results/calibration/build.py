@@ -1,7 +1,7 @@
 """`dualfocus calibrate`: from finished runs to the file of a selection rule, and a table of what it is worth.
 
-    dualfocus calibrate runs/validation --out b.json
-    dualfocus eval --model_args pretrained=CHECKPOINT,select=calibrated:b.json ...
+dualfocus calibrate runs/validation --out b.json
+dualfocus eval --model_args pretrained=CHECKPOINT,select=calibrated:b.json ...
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def calibrate(
 ) -> Calibration:
     """Fit a rule on finished runs and write its file.
 
-    rule: "bias", one number, or "logistic", which is compared with it. folds: of the cross-validation. traces:
-    of a single run, where they are not found by themselves. UserError where there is nothing to fit.
+    rule: "bias", one number, or "logistic", which is compared with it. folds: of the cross-validation.
+    traces: of a single run, where they are not found by themselves. UserError where there is nothing to fit.
     """
     if rule not in get_args(RuleName):
         raise choose("rule", rule, get_args(RuleName))
@@ -92,8 +92,8 @@ def _samples(run: Run, count_eos: bool) -> pd.DataFrame:
     for name, task in run.tasks.items():
         if FINGERPRINT not in task.data:
             raise UserError(
-                f"The run {run.name} has not ended, so that nothing tells which questions of {name} it asked. "
-                "Finish it with resume=True."
+                f"The run {run.name} has not ended, so that nothing tells which questions of {name} it "
+                "asked. Finish it with resume=True."
             )
         table = outcomes(task).table
         cases = [_case(sample.trace, count_eos) for sample in task.samples]

@@ -102,10 +102,10 @@ def _chooses_micro(choice: Choice, case: Case | None) -> bool:
 
 
 def held_out_scores(fit: Fit, answers: Answers, folds: int = FOLDS) -> NDArray[np.float64] | None:
-    """(n,): the score of each sample by the rule that was fitted on the other folds; None where there are fewer
-    than two questions, or a fold leaves nothing to fit on.
+    """(n,): the score of each sample by the rule that was fitted on the other folds.
 
-    All samples of a question are in one fold.
+    All samples of a question are in one fold. None where there are fewer than two questions, or a fold leaves
+    nothing to fit on.
     """
     fold = fold_of(answers.questions, folds)
     found = np.empty(len(answers.cases))

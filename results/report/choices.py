@@ -73,8 +73,8 @@ def by_second(run: Run, samples: pd.DataFrame, second: Run) -> pd.DataFrame:
         same = [one for one in second.tasks.values() if asked and one.data.get(FINGERPRINT) == asked]
         if len(same) != 1:
             raise UserError(
-                f"{len(same)} tasks of the run {second.name} have the questions of {name}: give a run that has "
-                "ended, of the same questions."
+                f"{len(same)} tasks of the run {second.name} have the questions of {name}: give a run that "
+                "has ended, of the same questions."
             )
         table = outcomes(same[0]).table[["doc_id", "macro", "nll_macro"]]
         parts.append(table.rename(columns={"macro": "other", "nll_macro": "nll_other"}).assign(task=name))
@@ -123,7 +123,11 @@ def prompts_of(folder: Path, second: Path) -> dict[str, dict[str, Row]]:
     run's own macro answers."""
     run = load_run(folder)
     both = by_second(run, answers(folder), load_run(second))
-    ways = {"second": both["other"], "lower perplexity": both["lower"], "DualFocus": by_rule(run, both, "ppl")}
+    ways = {
+        "second": both["other"],
+        "lower perplexity": both["lower"],
+        "DualFocus": by_rule(run, both, "ppl"),
+    }
     return {way: by_kind(both, scores, both["macro"]) for way, scores in ways.items()}
 
 

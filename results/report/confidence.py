@@ -29,8 +29,8 @@ def reliability(samples: pd.DataFrame) -> Table:
         if len(right)
     ]
     note = (
-        "Confidence: 1/PPL, the geometric mean of an answer's token probabilities. Right: a score of at least "
-        f"{RIGHT:.0f}. ECE, the expected calibration error: the difference of both in {BINS} bins of equal "
+        "Confidence: 1/PPL, the geometric mean of token probabilities. Right: a score of at least "
+        f"{RIGHT:.0f}. ECE, the expected calibration error: by how much both differ in {BINS} bins of equal "
         "width, weighted by their answers, in points; 0 is calibrated. Of micro the answers that there are."
     )
     return Table("reliability", "Confidence", pd.DataFrame(rows), note, {"too confident by": "{:+.2f}"})
@@ -95,8 +95,9 @@ def by_b(samples: pd.DataFrame, fitted: Mapping[str, Any] | None = None) -> Tabl
             row |= {f"score, {label}": scores_by_b(some, [b])[0] for label, b in bs.items() if b is not None}
             rows.append(row | {"oracle": some["oracle"].mean(), "best b": best})
     note = (
-        "Macro wins where ln PPL(macro) < ln PPL(micro) + b; b = 0 is the paper's eq. 8. Best b: on these very "
-        "samples, so that its score is more than a b that is fitted elsewhere gives (`dualfocus calibrate`). "
+        "Macro wins where ln PPL(macro) < ln PPL(micro) + b; b = 0 is the paper's eq. 8. Best b: on these "
+        "very samples, so that its score is more than a b that is fitted elsewhere gives (`dualfocus "
+        "calibrate`). "
         "Choice matters: samples where both answers are worth different scores."
     )
     if own is not None:
@@ -110,7 +111,7 @@ def own_b(fitted: Mapping[str, Any] | None) -> float | None:
 
 
 def grid(samples: pd.DataFrame, own: float | None = None, points: int = 401) -> NDArray[np.float64]:
-    """(points,): values of b that show the curve: 98% of the differences between both answers, 0, and `own`."""
+    """(points,): values of b that show the curve: 98% of the differences of both answers, 0, and `own`."""
     surer, gains = _surer_and_gains(samples)
     known = surer[~np.isnan(surer) & (gains != 0)]
     low, high = np.quantile(known, (0.01, 0.99))
