@@ -110,12 +110,17 @@ def _difference(samples: pd.DataFrame, now: pd.Series, before: pd.Series) -> Row
     }
 
 
-def rules_of(folder: Path, rules: Sequence[str]) -> dict[str, dict[str, Row]]:
-    """What each rule gives on a run's questions, against eq. 8, by its name: of a file the last part."""
+def rules_of(folder: Path, rules: Sequence[str]) -> dict[str, dict[str, dict[str, Row]]]:
+    """What each rule gives on a run's questions, by its name, of a file the last part: against eq. 8 and
+    against macro alone."""
     run, samples = load_run(folder), answers(folder)
-    plain = by_rule(run, samples, "ppl")
-    labels = {name: f"{name.partition(':')[0]}:{Path(name).name}" if ":" in name else name for name in rules}
-    return {label: by_kind(samples, by_rule(run, samples, name), plain) for name, label in labels.items()}
+    others = {"against eq. 8": by_rule(run, samples, "ppl"), "against macro": samples["macro"]}
+    found = {}
+    for name in rules:
+        scores = by_rule(run, samples, name)
+        label = f"{name.partition(':')[0]}:{Path(name).name}" if ":" in name else name
+        found[label] = {other: by_kind(samples, scores, before) for other, before in others.items()}
+    return found
 
 
 def prompts_of(folder: Path, second: Path) -> dict[str, dict[str, Row]]:
@@ -135,13 +140,14 @@ def written(found: Mapping[str, Any]) -> str:
     """The tables, as Markdown."""
     parts = []
     rows = [
-        [run, name, kind, f"{row['n']:,}", f"{row['before']:.1f}", f"{row['now']:.1f}", gain_text(row)]
+        [run, name, kind, f"{row['n']:,}", f"{row['before']:.1f}", f"{row['now']:.1f}"]
+        + [gain_text(row), gain_text(gains["against macro"][kind])]
         for run, rules in found["rules"].items()
-        for name, kinds in rules.items()
-        for kind, row in kinds.items()
+        for name, gains in rules.items()
+        for kind, row in gains["against eq. 8"].items()
     ]
     if rows:
-        names = ["run", "select", "questions", "n", "eq. 8", "score", "gain over eq. 8"]
+        names = ["run", "select", "questions", "n", "eq. 8", "score", "score - eq. 8", "score - macro"]
         parts.append(markdown(rows, names))
     if found["prompts"]:
         rows = [

@@ -60,5 +60,5 @@ def test_a_run_with_a_fitted_rule(run: Any, tiny_checkpoint: Path, tmp_path: Pat
     args = f"pretrained={tiny_checkpoint},trace={tmp_path / 'again'},select="
     refused = run(*asked, model_args=args + name)
     assert refused.returncode == 2
-    assert "df_pope_random (test)" in refused.stderr
+    assert "fitted on the questions of df_pope_random (" in refused.stderr
     assert read_traces(tmp_path / "again") == ([], [])

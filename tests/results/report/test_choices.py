@@ -89,7 +89,7 @@ def test_a_page_gets_its_tables(runs: list[Path], tmp_path: Path, monkeypatch, c
     assert "| first | calibrated:b.json | all         | 120 |" in text
     assert capsys.readouterr().out.strip() in text
     found = json.loads(figures.read_text())
-    row = found["rules"]["first"]["calibrated:b.json"]["all"]
+    row = found["rules"]["first"]["calibrated:b.json"]["against eq. 8"]["all"]
     assert row["value"] == pytest.approx(100 * (row["gained"] - row["lost"]) / 120)
     assert row["now"] - row["before"] == pytest.approx(row["value"])
     assert found["prompts"]["second"]["DualFocus"]["all"]["now"] == pytest.approx(row["before"])
