@@ -140,8 +140,10 @@ def written(found: Mapping[str, Any]) -> str:
     """The tables, as Markdown."""
     parts = []
     rows = [
-        [run, name, kind, f"{row['n']:,}", f"{row['before']:.1f}", f"{row['now']:.1f}"]
-        + [gain_text(row), gain_text(gains["against macro"][kind])]
+        [
+            *(run, name, kind, f"{row['n']:,}", f"{row['before']:.1f}", f"{row['now']:.1f}"),
+            *(gain_text(row), gain_text(gains["against macro"][kind])),
+        ]
         for run, rules in found["rules"].items()
         for name, gains in rules.items()
         for kind, row in gains["against eq. 8"].items()
