@@ -90,7 +90,7 @@ def fit_logistic(answers: Answers, rows: Rows) -> Logistic | None:
 def scores(answers: Answers, choice: Choice, rows: Rows | None = None) -> NDArray[np.float64]:
     """(n,) or (rows,): the scores of what a rule chooses."""
     places = np.arange(len(answers.cases)) if rows is None else np.flatnonzero(rows)
-    micro = [_chooses_micro(choice, answers.cases[place]) for place in places]
+    micro = [_chooses_micro(choice, answers.cases[place]) for place in places.tolist()]
     return np.where(micro, answers.micro[places], answers.macro[places])
 
 
