@@ -268,7 +268,9 @@ def _trace(sample: Sample, settings: Settings) -> Trace:
         prompts=prompts,
         image_size=question.image.size,
         image_hash=question.image_hash or image_hash(question.image),
-        selection=select(settings.rule_name, settings.rule, macro, micro, settings.count_eos, sample.judged),
+        selection=select(
+            settings.rule_name, settings.rule, macro, micro, settings.count_eos, sample.judged, sample.box
+        ),
         macro=macro,
         locate=sample.locate,
         micro=micro,

@@ -58,7 +58,7 @@ def with_fingerprint(docs: Any) -> Any:
     return docs.add_column(FINGERPRINT, [questions_fingerprint(docs)] * len(docs))
 
 
-def _known_fingerprint(docs: Any) -> str:
+def known_fingerprint(docs: Any) -> str:
     """`questions_fingerprint`, read from the column of `with_fingerprint` where it exists."""
     if FINGERPRINT in getattr(docs, "column_names", ()) and len(docs):
         return docs[FINGERPRINT][0]
@@ -95,7 +95,7 @@ def write_data(folder: str | Path, documents: Mapping[str, Any]) -> None:
     for name, described in describe_data(read_traces(folder)[0]).items():
         data.setdefault(name, {}).update(described)
     for name, docs in documents.items():
-        about = {"questions": len(docs), FINGERPRINT: _known_fingerprint(docs)}
+        about = {"questions": len(docs), FINGERPRINT: known_fingerprint(docs)}
         data.setdefault(name, {}).update(about)
     path = Path(folder) / DATA_FILE
     try:

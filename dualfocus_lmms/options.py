@@ -195,8 +195,9 @@ class FlowChoices(Options):
         None,
         unset="the protocol's",
         help="rule that picks the answer: `ppl`, `ppl_tie_macro`, `release`, `micro_context`, `macro`, "
-        "`micro`, or one of another package. `release` and `micro_context` [score both answers under "
-        "one context](docs/tasks.md#both-answers-under-one-context)",
+        "`micro`, one of another package, or `calibrated:FILE`, [fitted on a run](docs/calibration.md). "
+        "`release` and `micro_context` [score both answers under one "
+        "context](docs/tasks.md#both-answers-under-one-context)",
     )
     prompts: Annotated[Text, one_of((*PROMPTS, NATIVE))] | None = option(
         None,

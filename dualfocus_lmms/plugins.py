@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
+from dualfocus_lmms import calibrated
 from dualfocus_lmms.errors import UserError, choose
 
 if TYPE_CHECKING:
@@ -21,8 +23,10 @@ def names(group: str) -> list[str]:
 
 
 def load_rule(name: str) -> Rule:
-    """The selection rule called `name`; UserError lists the known ones."""
-    return _load(RULES, "selection rule", name)  # type: ignore[return-value]
+    """The selection rule called `name`, or in the file that it names; UserError lists the known ones."""
+    if calibrated.is_calibrated(name):
+        return calibrated.load(name)
+    return _load(RULES, "selection rule", name, calibrated.NAMES)  # type: ignore[return-value]
 
 
 def load_family(name: str) -> Family:
@@ -44,10 +48,11 @@ def family_for(model_type: str) -> Family:
     )
 
 
-def _load(group: str, what: str, name: str) -> object:
+def _load(group: str, what: str, name: str, others: Sequence[str] = ()) -> object:
+    """What is registered as `name`. others: names of other things of that kind, for the message."""
     found = entry_points(group=group, name=name)
     if not found:
-        raise choose(what, name, names(group))
+        raise choose(what, name, [*names(group), *others])
     if len({entry.value for entry in found}) > 1:
         packages = ", ".join(sorted(entry.dist.name for entry in found if entry.dist))
         raise UserError(f"More than one package brings a {what} {name!r}: {packages}. Remove all but one.")

@@ -1,17 +1,20 @@
 """Selection rules: each takes the macro and the micro answer and returns the final one.
 
 A rule of your own is one function, registered as an entry point of the group `dualfocus_lmms.rules`. The
-rules that compare both answers under one context are in `joint_rules`.
+rules that compare both answers under one context are in `joint_rules`, those with fitted numbers in
+`calibrated`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from dualfocus_lmms.boxes import Box
+from dualfocus_lmms.calibrated import CalibratedRule, Case
 from dualfocus_lmms.joint_rules import JointRule
 from dualfocus_lmms.types import Answer, JointScores, Selection
 
-Rule = Callable[[Answer, Answer, bool], Answer] | JointRule
+Rule = Callable[[Answer, Answer, bool], Answer] | JointRule | CalibratedRule
 
 
 def ppl(macro: Answer, micro: Answer, count_eos: bool) -> Answer:
@@ -41,10 +44,12 @@ def select(
     micro: Answer | None,
     count_eos: bool,
     judged: JointScores | None = None,
+    box: Box | None = None,
 ) -> Selection:
     """Apply `rule`; without a micro answer (skipped, or no readable box) the answer is macro.
 
-    judged: what a `JointRule` compares. ValueError where that rule is given none of its own.
+    judged: what a `JointRule` compares. ValueError where that rule is given none of its own. box: the located
+    region, which a `CalibratedRule` may look at.
     """
     if micro is None:
         return Selection("macro", macro.text, rule_name)
@@ -52,6 +57,10 @@ def select(
         if judged is None or judged.rule != rule_name:
             raise ValueError(f"The rule {rule_name} compares scores that were not computed.")
         return _select_joint(rule, macro, micro, count_eos, judged)
+    if isinstance(rule, CalibratedRule):
+        compared = rule.choice.compare(Case(macro, micro, box, count_eos))
+        chosen = macro if compared[0] < compared[1] else micro
+        return Selection(chosen.pathway, chosen.text, rule_name, compared[1] - compared[0], compared)
     chosen = rule(macro, micro, count_eos)
     margin = micro.nll(count_eos) - macro.nll(count_eos)
     return Selection(chosen.pathway, chosen.text, rule_name, margin)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NoReturn
 
+from dualfocus_lmms.calibrated import CalibratedRule
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.grounding import Grounder, detector_for, load_grounding
 from dualfocus_lmms.joint_rules import JointRule
@@ -87,6 +88,9 @@ class Settings:
                 f"select={rule_name} scores both answers after the region and the crop, and with "
                 "subimage=patch there is no such conversation. Choose another rule, such as ppl."
             )
+        count_eos = chosen.count_eos if given.count_eos is None else given.count_eos
+        if isinstance(rule, CalibratedRule):
+            rule.check_count_eos(rule_name, count_eos)
         return cls(
             protocol=chosen,
             pathway=given.pathway,  # type: ignore[arg-type]
@@ -94,7 +98,7 @@ class Settings:
             rule=rule,
             skip_confidence=given.skip_confidence,
             box_margin=chosen.margin if given.box_margin is None else given.box_margin,
-            count_eos=chosen.count_eos if given.count_eos is None else given.count_eos,
+            count_eos=count_eos,
             grounding=given.grounding,
             grounder=load_grounding(given.grounding),
             grounding_checkpoint=detector_for(given.grounding, given.grounding_checkpoint),
@@ -109,7 +113,11 @@ class Settings:
         return self.pathway == "both" and self.skip_confidence < 1
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings as plain values, all defaults filled in."""
+        """The settings as plain values, all defaults filled in.
+
+        calibration: what the file of a calibrated rule says; only with such a rule.
+        """
+        fitted = {"calibration": self.rule.to_dict()} if isinstance(self.rule, CalibratedRule) else {}
         return {
             "protocol": self.protocol.name,
             "pathway": self.pathway,
@@ -122,4 +130,5 @@ class Settings:
             "box_shift": self.box_shift,
             "prompts": self.prompts,
             "subimage": self.subimage,
+            **fitted,
         }

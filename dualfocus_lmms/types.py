@@ -193,7 +193,9 @@ class Selection:
 
     margin: log PPL(micro) - log PPL(macro) in nats, of the perplexities that the rule compares; positive
     where macro is the more certain one; None when nothing was compared. compared: the logarithms of both
-    (macro, micro) where a joint rule computed them; None where they are those of the answers' own pathways.
+    (macro, micro) where a joint rule computed them; the two numbers that a calibrated rule compares, of which
+    the lower wins; None where they are the log-perplexities of the answers' own pathways. margin is their
+    difference, whatever they are.
     """
 
     pathway: Stage

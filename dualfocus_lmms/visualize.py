@@ -15,6 +15,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from dualfocus_lmms.boxes import Box
+from dualfocus_lmms.calibrated import is_calibrated
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.images import rgb
 from dualfocus_lmms.prompts import PROMPTS, bare_question
@@ -120,6 +121,12 @@ def verdict(trace: Trace) -> str:
         return f"{answer}: {reason(trace)}"
     if chosen.margin is None:
         return f"{answer}, chosen by the rule {chosen.rule}"
+    if is_calibrated(chosen.rule) and chosen.compared is not None:
+        macro, micro = chosen.compared
+        return (
+            f"{answer}, chosen by the rule {chosen.rule}; it compares {macro:.3f} (macro) with {micro:.3f} "
+            "(micro): the lower wins"
+        )
     comparison = "micro is surer" if chosen.margin < 0 else "macro is surer" if chosen.margin > 0 else "a tie"
     return (
         f"{answer}, chosen by the rule {chosen.rule}; "

@@ -61,6 +61,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "results": ("tasks.common",),
     "results.report": ("results", "tasks.common"),
+    "results.calibration": ("results", "results.report", "tasks.common"),
     "results.gate": ("results", "tasks.common"),
     "results.leaderboard": ("results",),
 }

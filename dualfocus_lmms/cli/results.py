@@ -1,4 +1,4 @@
-"""`dualfocus check`, `report` and `leaderboard`: comparing runs."""
+"""`dualfocus calibrate`, `check`, `report` and `leaderboard`: what runs tell."""
 
 from __future__ import annotations
 
@@ -67,6 +67,32 @@ def report(
     logger.remove()  # the host's own command line does the same
     logger.add(sys.stderr, level="WARNING")
     print(report(runs, out, pictures, traces).text())
+
+
+def calibrate(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            help="Finished runs, not of the test split: the --output_path of each, or its traces."
+        ),
+    ],
+    out: Annotated[str, typer.Option(help="File for the rule: select=calibrated:FILE.")],
+    rule: Annotated[
+        str, typer.Option(help="bias, one number, or logistic, which is compared with it.")
+    ] = "bias",
+    folds: Annotated[int, typer.Option(help="Parts of the cross-validation, 2 or more.")] = 10,
+    traces: Annotated[
+        str | None, typer.Option(help="Traces of a single run.", show_default="the folder that the run names")
+    ] = None,
+) -> None:
+    """Fit on runs how much surer micro must be, say what that is worth, and write it as a selection rule."""
+    from loguru import logger
+
+    from dualfocus_lmms.results.calibration.build import calibrate
+
+    logger.remove()  # the host's own command line does the same
+    logger.add(sys.stderr, level="WARNING")
+    print(calibrate(runs, out, rule, folds, traces).text)
 
 
 def leaderboard(

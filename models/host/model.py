@@ -5,7 +5,7 @@ lmms-eval --model dualfocus --model_args pretrained=CHECKPOINT --tasks df_pope
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, NoReturn
@@ -18,15 +18,17 @@ from lmms_eval.api.model import lmms
 from loguru import logger
 
 from dualfocus_lmms._version import __version__
+from dualfocus_lmms.calibrated import CalibratedRule
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.images import set_up_pillow
-from dualfocus_lmms.integrity import write_data
+from dualfocus_lmms.integrity import known_fingerprint, write_data
 from dualfocus_lmms.models.checkpoint.loading import fingerprint, load_checkpoint, torch_device, torch_dtype
 from dualfocus_lmms.models.engines.registry import make_engine
 from dualfocus_lmms.models.grounding.bind import bind_grounding
 from dualfocus_lmms.models.host.options import ModelOptions, parse_model_args
 from dualfocus_lmms.models.host.requests import ONLY_GENERATE_UNTIL, read_request
 from dualfocus_lmms.models.run.runner import Runner, open_traces
+from dualfocus_lmms.settings import Settings
 from dualfocus_lmms.trace import Trace, TraceWriter, claim_folder
 
 
@@ -58,6 +60,18 @@ class SampleExtras(TokenCounts):
         return {**super().to_dict(), "dualfocus": self.dualfocus}
 
 
+def check_unseen(
+    settings: Settings, documents: Mapping[str, Mapping[str, Any]], asked: Iterable[tuple[str, str]]
+) -> None:
+    """UserError where a calibrated rule was fitted on the questions that are asked.
+
+    documents: by task and split, as the host's `task_dict`. asked: tasks and their splits.
+    """
+    if isinstance(settings.rule, CalibratedRule):
+        questions = {(task, split): known_fingerprint(documents[task][split]) for task, split in asked}
+        settings.rule.check_unseen(settings.rule_name, questions)
+
+
 class GenerateOnly(lmms):
     """Refuses what is no single question with a generated answer."""
 
@@ -87,7 +101,9 @@ class Answering(GenerateOnly):
         if self._runner is None:
             raise RuntimeError("This model was cleaned up by the host: make a new one.")
         read = [read_request(instance, self.task_dict, chat=not self.is_simple) for instance in requests]
-        self._asked |= {(request.key["task"], request.key["split"]) for request in read}
+        asked = {(request.key["task"], request.key["split"]) for request in read}
+        check_unseen(self._runner.settings, self.task_dict, asked)
+        self._asked |= asked
         traces = self._runner.run(read, show_progress=self._rank == 0)
         return [GenerationResult(trace.selection.text, SampleExtras.of(trace)) for trace in traces]
 

@@ -17,11 +17,13 @@ from lmms_eval.api.instance import GenerationResult
 from loguru import logger
 from pydantic import field_validator
 
+from dualfocus_lmms.boxes import Box
+from dualfocus_lmms.calibrated import CalibratedRule
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.flow import perplexities, skip_reason
 from dualfocus_lmms.integrity import FINGERPRINT, questions_fingerprint, read_data
 from dualfocus_lmms.joint_rules import JointRule
-from dualfocus_lmms.models.host.model import GenerateOnly, SampleExtras
+from dualfocus_lmms.models.host.model import GenerateOnly, SampleExtras, check_unseen
 from dualfocus_lmms.models.host.options import parse_model_args
 from dualfocus_lmms.models.host.requests import read_request
 from dualfocus_lmms.models.run.request import Request
@@ -94,7 +96,19 @@ class ReplayOptions(Options):
                 )
             values["select"] = "macro"
         given = {name: value for name, value in self.model_dump().items() if value is not None}
-        return Settings.of(**values | {name: given[name] for name in _FROM_RUN if name in given})
+        settings = Settings.of(**values | {name: given[name] for name in _FROM_RUN if name in given})
+        if self.select is None and isinstance(settings.rule, CalibratedRule):
+            _check_calibration(self.trace, settings, run.get("calibration"))
+        return settings
+
+
+def _check_calibration(folder: str, settings: Settings, then: Mapping[str, Any] | None) -> None:
+    """UserError where the file of the run's own rule is not what it was. then: what it was."""
+    if settings.to_dict().get("calibration") != then:
+        raise UserError(
+            f"The file of select={settings.rule_name} has changed since the run in {folder}: put the old one "
+            f"back, or give select={settings.rule_name} to choose by the new one."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +280,9 @@ def _choose(trace: Trace, settings: Settings) -> Trace:
         trace = _with_micro(trace, None, Fallback.SKIPPED.value)
     answers = [trace.macro] if trace.micro is None else [trace.macro, trace.micro]
     judged = trace.judged if isinstance(settings.rule, JointRule) else None
-    chosen = select(settings.rule_name, settings.rule, trace.macro, trace.micro, settings.count_eos, judged)
+    box = None if trace.box is None else Box(*trace.box)
+    name, rule = settings.rule_name, settings.rule
+    chosen = select(name, rule, trace.macro, trace.micro, settings.count_eos, judged, box)
     return replace(trace, selection=chosen, judged=judged, ppl=perplexities(answers, settings))
 
 
@@ -316,6 +332,7 @@ class Replay(GenerateOnly):
         questions = {
             (task, split): questions_fingerprint(self.task_dict[task][split]) for task, split in sorted(asked)
         }
+        check_unseen(self._settings, self.task_dict, asked)
         traces = find(self._run, read, questions)
         if self._second is not None:
             seconds = find_second(self._second, traces, questions)

@@ -21,7 +21,7 @@ from dualfocus_lmms.files import atomic_write, writable
 from dualfocus_lmms.images import open_image, set_up_pillow
 from dualfocus_lmms.results.outcomes import Outcomes, outcomes
 from dualfocus_lmms.results.report import accuracy as right
-from dualfocus_lmms.results.report import comparison, gallery, page, plots, tables
+from dualfocus_lmms.results.report import comparison, confidence, gallery, page, plots, tables
 from dualfocus_lmms.results.report.tables import Table
 from dualfocus_lmms.results.runs import Run, load_run
 
@@ -235,7 +235,7 @@ def _tiles(samples: pd.DataFrame) -> list[page.Tile]:
 
 
 def _sections(shown: Shown) -> list[page.Section]:
-    samples = shown.samples
+    samples, fitted = shown.samples, shown.run.settings.get("calibration")
     found = [
         page.Section(
             "pathways",
@@ -255,6 +255,19 @@ def _sections(shown: Shown) -> list[page.Section]:
             [tables.perplexities(samples)],
             plots.perplexities(samples),
             "Answers of a pathway by perplexity. The highest hundredth stands in the last bin.",
+        ),
+        page.Section(
+            "reliability",
+            "Confidence",
+            [confidence.reliability(samples)],
+            plots.reliability(samples),
+            "Dashed: calibrated, as many right answers as the confidence says. Larger points: more answers.",
+        ),
+        page.Section(
+            "bias",
+            "How much surer micro must be",
+            [confidence.by_b(samples, fitted)],
+            plots.by_b(samples, confidence.own_b(fitted)),
         ),
         page.Section("kinds", "Kinds of questions", [tables.dimensions(samples)], plots.kinds(samples)),
         page.Section("cost", "Cost", [tables.stages(samples)]),

@@ -155,7 +155,7 @@ def kinds_table(run: Mapping[str, Any]) -> str:
         for kind, row in run["kinds"].items()
     ]
     names = ["questions", "n", "macro", "micro", "selected", "oracle", "one correct", "AUROC"]
-    return _markdown(rows, [*names, "box IoU", "above 0.5"])
+    return markdown(rows, [*names, "box IoU", "above 0.5"])
 
 
 def claims_table(runs: Mapping[str, Mapping[str, Any]]) -> str:
@@ -163,17 +163,17 @@ def claims_table(runs: Mapping[str, Mapping[str, Any]]) -> str:
     texts = {name: _claims(run) for name, run in runs.items()}
     claims = list(next(iter(texts.values())))
     rows = [[*claim, *(found[claim] for found in texts.values())] for claim in claims]
-    return _markdown(rows, ["claim", "wanted", *texts])
+    return markdown(rows, ["claim", "wanted", *texts])
 
 
 def _claims(run: Mapping[str, Any]) -> dict[tuple[str, str], str]:
     whole, detail, everything = (run["kinds"][kind] for kind in ("global", "detail", "all"))
     existing, near = (run["existence"][kind] for kind in ("all", "near misses"))
     return {
-        ("all: selected - macro", "p < 0.01"): _gain(everything["against macro"]),
-        ("all: selected - micro", "p < 0.01"): _gain(everything["against micro"]),
+        ("all: selected - macro", "p < 0.01"): gain_text(everything["against macro"]),
+        ("all: selected - micro", "p < 0.01"): gain_text(everything["against micro"]),
         ("counts and relations: macro", "88"): _within(whole["macro"]),
-        ("counts and relations: selected - macro", "above -1"): _gain(whole["against macro"]),
+        ("counts and relations: selected - macro", "above -1"): gain_text(whole["against macro"]),
         ("digits: micro", "90"): _within(detail["micro"]),
         ("digits: macro", "10, chance"): _within(detail["macro"]),
         ("AUROC, counts and relations", "70"): _auroc(whole),
@@ -195,14 +195,14 @@ def regions_table(runs: Mapping[str, Mapping[str, Any]]) -> str:
             f"{other['difference']:+.2f} ({other['low']:+.2f} to {other['high']:+.2f})" if other else "-"
         )
         rows.append([name, f"{row['n']:,}", *cells, changed])
-    return _markdown(rows, ["run", "n", "macro", "micro", "selected", "selected, against the first"])
+    return markdown(rows, ["run", "n", "macro", "micro", "selected", "selected, against the first"])
 
 
 def _within(share: Mapping[str, float]) -> str:
     return f"{share['value']:.1f} ({share['low']:.1f}-{share['high']:.1f})"
 
 
-def _gain(gain: Mapping[str, Any]) -> str:
+def gain_text(gain: Mapping[str, Any]) -> str:
     within = f"({gain['low']:+.2f} to {gain['high']:+.2f})"
     p = f"p = {gain['p']:.2g}" if gain["p"] > 0 else "p < 1e-300"
     return f"{gain['value']:+.2f} {within}, {gain['gained']:,} : {gain['lost']:,}, {p}"
@@ -217,7 +217,7 @@ def _auroc(row: Mapping[str, Any]) -> str:
     return f"{row['AUROC']:.1f} (micro correct in {row['contested, micro correct']} of {row['contested']})"
 
 
-def _markdown(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> str:
+def markdown(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> str:
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from dualfocus_lmms.results.report import tables
+from dualfocus_lmms.results.report import confidence, tables
 from dualfocus_lmms.visualize import MACRO_COLOR, MICRO_COLOR
 
 if TYPE_CHECKING:
@@ -113,6 +113,44 @@ def _perplexity_ticks(most: float) -> tuple[list[float], list[str]]:
         if step <= most and np.log(step / ticks[-1]) >= 0.1 * np.log(most):
             ticks.append(step)
     return ticks, [f"{tick:g}" for tick in ticks]
+
+
+def by_b(samples: pd.DataFrame, own: float | None) -> str | None:
+    """The score over b, with eq. 8 at 0 and the run's own b marked; None where no choice matters."""
+    if confidence.by_b(samples).frame.empty:
+        return None
+    values = confidence.grid(samples, own)
+    with _style():
+        figure, (axis,) = _figure((7.6, 2.8), 1)
+        axis.plot(values, confidence.scores_by_b(samples, values), color=INK)
+        marks = [(0.0, "eq. 8, b = 0", SOFT)]
+        marks += [] if own is None else [(own, f"this run, b = {own:+.2f}", INK)]
+        for b, label, color in marks:
+            axis.axvline(b, color=color, linewidth=1, linestyle=(0, (4, 3)), label=label)
+        axis.set(xlabel="b: how much surer micro must be, nats", ylabel="score", xlim=(values[0], values[-1]))
+        axis.grid(axis="y")
+        axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0)
+        return _svg(figure, "bias")
+
+
+def reliability(samples: pd.DataFrame) -> str:
+    """The share of right answers over their confidence, each pathway in a panel; points are larger where more
+    answers lie."""
+    with _style():
+        figure, axes = _figure((7.6, 3.2), 2, sharey=True)
+        for axis, way in zip(axes, ("macro", "micro"), strict=True):
+            confidences, right = confidence.confident(samples, way)
+            bins = confidence.binned(confidences, right)
+            error = 100 * confidence.calibration_error(confidences, right)
+            axis.plot((0, 100), (0, 100), color=SOFT, linewidth=1, linestyle=(0, (4, 3)))
+            axis.plot(100 * bins["confidence"], 100 * bins["right"], color=COLORS[way], linewidth=1)
+            sizes = 8 + 200 * bins["samples"] / max(len(right), 1)
+            axis.scatter(100 * bins["confidence"], 100 * bins["right"], s=sizes, color=COLORS[way])
+            title = f"{way} answers, ECE {error:.1f}" if len(right) else f"no {way} answer"
+            axis.set(title=title, xlabel="confidence, 1/PPL, %", xlim=(-3, 103), ylim=(-3, 103))
+            axis.grid()
+        axes[0].set_ylabel("right answers, %")
+        return _svg(figure, "reliability")
 
 
 def kinds(samples: pd.DataFrame) -> str | None:

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from dualfocus_lmms import Answer, Settings, Trace, UserError, answer_batch, read_traces
-from dualfocus_lmms.integrity import write_data
+from dualfocus_lmms.integrity import questions_fingerprint, write_data
 from dualfocus_lmms.models.host.replay import Replay, ReplayOptions
 from dualfocus_lmms.models.host.requests import read_request
 from dualfocus_lmms.options import table
@@ -174,6 +174,52 @@ def test_scores_that_were_not_recorded_are_refused(finish: Any) -> None:
     assert replay(f"trace={plain},select=release,skip_confidence=0") == named("aaaaaa")
     with pytest.raises(UserError, match=r"6 .*t/test/0"):
         replay(f"trace={joint},second={plain}")
+
+
+def calibration(folder: Path, b: float, docs: Any = None, name: str = "b.json") -> str:
+    """A rule's name; docs: the questions that it was fitted on."""
+    asked = "another" if docs is None else questions_fingerprint(docs)
+    fitted_on = [{"task": "fitted", "split": "test", "questions_fingerprint": asked, "samples": 6}]
+    data = {"format": "dualfocus-calibration", "version": 1, "rule": "bias", "count_eos": False, "b": b}
+    (folder / name).write_text(json.dumps(data | {"fitted_on": fitted_on}))
+    return f"calibrated:{folder / name}"
+
+
+@pytest.mark.parametrize(
+    ("b", "expected"), [(-0.5, "iiiiia"), (0.0, "aiaiaa"), (0.3, "aiaiaa"), (0.5, "aaaaaa")]
+)
+def test_a_fitted_rule_chooses_as_a_run_with_it_does(
+    finish: Any, tmp_path: Path, b: float, expected: str
+) -> None:
+    """Micro is surer by 0.4 nats in 1 and 3."""
+    name = calibration(tmp_path, b)
+    assert replay(f"trace={finish('first')},select={name}") == named(expected)
+    again, _ = read_traces(finish("again", select=name))
+    assert [trace.selection.text for trace in again] == named(expected)
+    assert {trace.selection.rule for trace in again} == {name}
+    assert replay(f"trace={tmp_path / 'again'}") == named(expected)
+
+
+def test_a_fitted_rule_that_has_changed_since_the_run_is_refused(finish: Any, tmp_path: Path) -> None:
+    name = calibration(tmp_path, -0.5)
+    first = finish("first", select=name)
+    calibration(tmp_path, 0.5)
+    with pytest.raises(UserError, match="changed"):
+        replay(f"trace={first}")
+    assert replay(f"trace={first},select={name}") == named("aaaaaa")
+    (tmp_path / "b.json").unlink()
+    with pytest.raises(UserError, match=r"b\.json"):
+        replay(f"trace={first}")
+
+
+def test_a_fitted_rule_is_refused_on_its_own_questions(finish: Any, tmp_path: Path) -> None:
+    name, first = calibration(tmp_path, -0.5, DOCS), finish("first")
+    with pytest.raises(UserError, match=r"t \(test\)"):
+        replay(f"trace={first},select={name}")
+    in_sample = name.replace("calibrated:", "calibrated_in_sample:")
+    assert replay(f"trace={first},select={in_sample}") == named("iiiiia")
+    with pytest.raises(UserError, match="count_eos"):
+        replay(f"trace={first},select={in_sample},count_eos=True")
 
 
 def test_a_run_of_macro_alone_has_nothing_to_choose_from(finish: Any) -> None:

@@ -1,0 +1,1 @@
+"""`dualfocus calibrate`: selection rules with numbers that are fitted on the traces of runs."""
