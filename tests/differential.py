@@ -210,7 +210,7 @@ def _count(seen: Counter[str], traces: Sequence[Trace], own_boxes: bool) -> None
 
 def tables(result: Result) -> str:
     """What was compared, and what the questions were, as Markdown."""
-    totals = list(result.tallies.items())
+    totals = sorted(result.tallies.items(), key=lambda item: FAMILIES.index(item[0][0]))
     compared = [
         [family, engine, f"{tally.compared:,}", tally.ties, tally.different, f"{tally.gap:.0e}"]
         for (family, engine), tally in totals
