@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -52,6 +53,12 @@ class Box:
     def from_corners(cls, xa: float, ya: float, xb: float, yb: float) -> Box:
         """The box between two opposite corners, given in any order."""
         return cls(min(xa, xb), min(ya, yb), max(xa, xb), max(ya, yb))
+
+    @classmethod
+    def around(cls, boxes: Iterable[Box]) -> Box:
+        """The smallest box around one or more boxes."""
+        x0, y0, x1, y1 = zip(*(box.xyxy for box in boxes), strict=True)
+        return cls(min(x0), min(y0), max(x1), max(y1))
 
     @property
     def xyxy(self) -> tuple[float, float, float, float]:

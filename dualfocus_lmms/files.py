@@ -39,6 +39,16 @@ def atomic_write(path: str | Path, data: str | bytes, sync: bool = False) -> Non
         temporary.write_bytes(content)
 
 
+def save_text(path: str | Path, text: str, what: str) -> None:
+    """Write a file that a user named and the folders above it, see `atomic_write`. UserError that says `what`
+    could not be written where that fails."""
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(path, text, sync=True)
+    except OSError as error:
+        raise UserError(f"Cannot write the {what} to {path}: {error}. Give another file.") from error
+
+
 @contextmanager
 def replacing(path: str | Path, sync: bool = False) -> Iterator[Path]:
     """A temporary name in the folder of `path`; the file written to it becomes `path` when the block ends.

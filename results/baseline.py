@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dualfocus_lmms.errors import UserError
-from dualfocus_lmms.files import atomic_write
+from dualfocus_lmms.files import save_text
 from dualfocus_lmms.results.outcomes import ACCURACY, number
 from dualfocus_lmms.results.runs import Run, TaskRun, read_json
 
@@ -84,7 +84,7 @@ class Baseline:
         """Write it as JSON; the scores of a task stand on one line."""
         text = json.dumps(asdict(self), indent=1, sort_keys=True, allow_nan=False)
         text = _NUMBERS.sub(lambda found: "[" + "".join(found[1].split()) + "]", text)
-        write_text(path, text + "\n", "baseline")
+        save_text(path, text + "\n", "baseline")
 
     @classmethod
     def load(cls, path: str | Path) -> Baseline:
@@ -108,16 +108,6 @@ class Baseline:
 def _read_task(values: Mapping[str, Any]) -> TaskScores:
     figures = {name: Figure(**figure) for name, figure in values["metrics"].items()}
     return TaskScores(**{**values, "metrics": figures})
-
-
-def write_text(path: str | Path, text: str, what: str) -> None:
-    """Write a file and the folders above it; UserError when that cannot be done."""
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, text, sync=True)
-    except OSError as error:
-        raise UserError(f"Cannot write the {what} to {path}: {error}. Give another file.") from error
 
 
 def _task_scores(task: TaskRun, results: Mapping[str, Any]) -> TaskScores:

@@ -30,7 +30,8 @@ def check(
     summary: Annotated[str | None, typer.Option(help="Write Markdown.", show_default="none")] = None,
 ) -> None:
     """Fail with exit code 1 when a run is worse than the baseline, lacks samples or has other data."""
-    from dualfocus_lmms.results.baseline import Baseline, write_text
+    from dualfocus_lmms.files import save_text
+    from dualfocus_lmms.results.baseline import Baseline
     from dualfocus_lmms.results.gate import check as gate
     from dualfocus_lmms.results.gate import report as gate_report
     from dualfocus_lmms.results.runs import load_run
@@ -43,9 +44,9 @@ def check(
     text = gate_report.markdown(result)
     print(text, end="")
     if summary is not None:
-        write_text(summary, text, "summary")
+        save_text(summary, text, "summary")
     if junit is not None:
-        write_text(junit, gate_report.junit(result), "JUnit file")
+        save_text(junit, gate_report.junit(result), "JUnit file")
     raise typer.Exit(1 if result.all_failures else 0)
 
 

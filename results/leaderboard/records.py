@@ -18,7 +18,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dualfocus_lmms.errors import UserError
-from dualfocus_lmms.results.baseline import FINGERPRINTS, Baseline, Figure, TaskScores, write_text
+from dualfocus_lmms.files import save_text
+from dualfocus_lmms.results.baseline import FINGERPRINTS, Baseline, Figure, TaskScores
 from dualfocus_lmms.results.runs import Run, read_json
 
 FOLDER = Path(__file__).parents[1] / "data"  # the package's own numbers: read anywhere, written in a checkout
@@ -334,5 +335,5 @@ def add(measured: Measured, folder: Path | None = None) -> Path:
     path = (folder or own_folder()) / RUNS / f"{measured.name}.json"
     if path.exists():
         raise UserError(f"{path} exists: this run was added before, and what was measured is never changed.")
-    write_text(path, measured.model_dump_json(indent=1) + "\n", "record")
+    save_text(path, measured.model_dump_json(indent=1) + "\n", "record")
     return path

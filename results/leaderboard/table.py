@@ -15,7 +15,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from dualfocus_lmms.errors import UserError, choose
-from dualfocus_lmms.results.baseline import write_text
+from dualfocus_lmms.files import save_text
 from dualfocus_lmms.results.leaderboard import records
 from dualfocus_lmms.results.leaderboard.records import (
     COUNTS,
@@ -266,5 +266,5 @@ def _source(published: Published) -> str:
 def write(folder: Path | None = None) -> Path:
     """Write README.md of a folder anew. None: of results/, in a checkout alone (see `records.own_folder`)."""
     path = (folder or records.own_folder().parent) / "README.md"
-    write_text(path, readme(folder), "leaderboard")
+    save_text(path, readme(folder), "leaderboard")
     return path

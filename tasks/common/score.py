@@ -21,7 +21,7 @@ from tabulate import tabulate
 
 from dualfocus_lmms._version import __version__
 from dualfocus_lmms.errors import UserError, choose
-from dualfocus_lmms.files import atomic_write
+from dualfocus_lmms.files import save_text
 from dualfocus_lmms.integrity import fingerprint, questions_fingerprint
 from dualfocus_lmms.tasks.common.scoring import NO_ANSWER
 from dualfocus_lmms.tasks.common.sources import (
@@ -107,10 +107,7 @@ def save_scores(scores: dict[str, Any], path: str | Path) -> None:
     """Write the fields of scores as JSON, with the versions of this package and of lmms-eval."""
     versions = {"dualfocus_lmms": __version__, "lmms_eval": version("lmms_eval")}
     text = json.dumps({**scores, "versions": versions}, indent=2, ensure_ascii=False)
-    try:
-        atomic_write(path, text + "\n")
-    except OSError as error:
-        raise UserError(f"Cannot write the scores to {path}: {error}. Give another file.") from error
+    save_text(path, text + "\n", "scores")
 
 
 def _number(error: float | None) -> str:

@@ -218,3 +218,11 @@ def test_impossible_corners(corners: tuple[float, float, float, float]) -> None:
 
 def test_area() -> None:
     assert Box(0.25, 0.5, 0.75, 1).area == pytest.approx(0.25)
+
+
+def test_the_smallest_box_around_others() -> None:
+    boxes = [Box(0.2, 0.3, 0.4, 0.5), Box(-0.1, 0.4, 0.3, 0.45), Box(0.35, 0.1, 1.2, 0.2)]
+    assert Box.around(boxes) == Box(-0.1, 0.1, 1.2, 0.5)
+    assert Box.around(iter(boxes[:1])) == boxes[0]
+    with pytest.raises(ValueError, match="unpack"):
+        Box.around([])

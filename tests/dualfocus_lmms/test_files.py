@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dualfocus_lmms import UserError
-from dualfocus_lmms.files import atomic_write, replacing, writable
+from dualfocus_lmms.files import atomic_write, replacing, save_text, writable
 
 
 def test_a_missing_folder_is_made_and_stays_empty(tmp_path):
@@ -90,3 +90,10 @@ def test_links_and_devices_stay_what_they_are(tmp_path: Path):
     assert (tmp_path / "target").read_text() == "text"
     atomic_write(os.devnull, "text")
     assert Path(os.devnull).is_char_device()
+
+
+def test_a_file_that_a_user_names_is_written_with_its_folders_or_named(tmp_path: Path):
+    save_text(tmp_path / "new" / "one.txt", "größer\n", "summary")
+    assert (tmp_path / "new" / "one.txt").read_text(encoding="utf-8") == "größer\n"
+    with pytest.raises(UserError, match=r"summary.*one\.txt"):
+        save_text(tmp_path / "new" / "one.txt" / "two.txt", "", "summary")

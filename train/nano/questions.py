@@ -101,8 +101,7 @@ def _short(question: str) -> str:
 
 def _write_box(*things: Sequence[float]) -> str:
     """The box that holds them."""
-    x0, y0, x1, y1 = zip(*(thing[3:7] for thing in things), strict=True)
-    return LLAVA.box_format.write(Box(min(x0), min(y0), max(x1), max(y1)), (1, 1))
+    return LLAVA.box_format.write(Box.around(Box(*thing[3:7]) for thing in things), (1, 1))
 
 
 def _locate(things: Things) -> list[Choice]:

@@ -115,12 +115,6 @@ def share(inner: Box, outer: Box) -> float:
     return max(width, 0.0) * max(height, 0.0) / inner.area if inner.area else 0.0
 
 
-def union(boxes: Sequence[Box]) -> Box:
-    """The smallest box around one or more boxes."""
-    x0, y0, x1, y1 = zip(*(box.xyxy for box in boxes), strict=True)
-    return Box(min(x0), min(y0), max(x1), max(y1))
-
-
-def union_of(things: Sequence[Thing]) -> Box:
+def box_around(things: Iterable[Thing]) -> Box:
     """The smallest box around one or more things."""
-    return union([thing.box for thing in things])
+    return Box.around(thing.box for thing in things)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from dualfocus_lmms.boxes import WHOLE, Box
-from dualfocus_lmms.train.vg.objects import Scene, Thing, has_both_forms, share, union, union_of
+from dualfocus_lmms.train.vg.objects import Scene, Thing, box_around, has_both_forms, share
 from dualfocus_lmms.train.vg.phrases import Mention, Reading, needed_from_answer, read
 
 
@@ -95,7 +95,7 @@ def ground(question: str, answer: str, scene: Scene, hints: Hints | None = None)
     if reply == "no" and re.match("(is|are) there ", bare):
         if hints.question:  # the region that shows that there is none
             names, ids = zip(*((thing.names[0], thing.id) for thing in hints.question), strict=True)
-            return Grounded(union([thing.box for thing in hints.question]), "given", names, ids)
+            return Grounded(box_around(hints.question), "given", names, ids)
         # Only the whole image shows it.
         return Grounded(WHOLE, "whole") if config.whole_image else Dropped(Reason.GLOBAL)
     try:
@@ -142,7 +142,7 @@ class _Search:
         if self.hints.region is not None:
             boxes, how = [*boxes, self.hints.region], "region" if how == "matched" else how
         names = tuple(thing.names[0] for thing in self.found.values())
-        return Grounded(union(boxes), how, names, tuple(self.found))
+        return Grounded(Box.around(boxes), how, names, tuple(self.found))
 
     def _refuse_words(self) -> None:
         """Fail at a word that compares ("the other man") or asks for a scene ("the house behind the car").
@@ -233,7 +233,7 @@ class _Search:
         self, mention: Mention, name: str, clusters: list[list[Thing]], owner: list[Thing], ambiguous: Reason
     ) -> list[Thing]:
         """All of the things that a plural means."""
-        if owner and (inside := [c for c in clusters if self._inside(union_of(c), owner)]):
+        if owner and (inside := [c for c in clusters if self._inside(box_around(c), owner)]):
             clusters = inside
         clusters = self._narrow_color(mention, clusters) or clusters
         clusters = self._on_side(mention, clusters) or clusters
@@ -263,7 +263,7 @@ class _Search:
         if colored is not None:
             clusters, narrowed = colored, True
         if owner:
-            inside = [cluster for cluster in clusters if self._inside(union_of(cluster), owner)]
+            inside = [cluster for cluster in clusters if self._inside(box_around(cluster), owner)]
             if len(inside) == 1:
                 clusters, narrowed = inside, True
         if mention.side:
@@ -274,7 +274,7 @@ class _Search:
         """The clusters whose middle is in the half of the image that a mention names, if it names one."""
         if mention.side is None:
             return clusters
-        boxes = [(cluster, union_of(cluster)) for cluster in clusters]
+        boxes = [(cluster, box_around(cluster)) for cluster in clusters]
         return [cluster for cluster, box in boxes if (box.x0 + box.x1 < 1) == (mention.side == "left")]
 
     def _narrow_color(self, mention: Mention, clusters: list[list[Thing]]) -> list[list[Thing]] | None:
@@ -323,7 +323,7 @@ class _Search:
         return first.box.iou(second.box) >= self.config.same_object_iou
 
     def _inside(self, box: Box, owner: Sequence[Thing]) -> bool:
-        return share(box, union([thing.box for thing in owner])) >= self.config.part_inside
+        return share(box, box_around(owner)) >= self.config.part_inside
 
     def _distinct(self, things: Sequence[Thing], given: Thing) -> None:
         """_DropError unless a given object is the only one of its name, or a group."""

@@ -9,7 +9,7 @@ import pytest
 from dualfocus_lmms.boxes import WHOLE, Box
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.train.vg.config import VGConfig
-from dualfocus_lmms.train.vg.objects import Scene, Thing, is_group, share, union
+from dualfocus_lmms.train.vg.objects import Scene, Thing, is_group, share
 from dualfocus_lmms.train.vg.phrases import read
 from dualfocus_lmms.train.vg.question_grounding import Dropped, Grounded, Hints, Reason, ground
 from dualfocus_lmms.train.vg.records import Annotations, outcomes
@@ -44,7 +44,7 @@ SCENE = Scene(STREET, ["two dogs play", "a bench", "cars on the road"], CONFIG)
 
 
 def box_of(*numbers: int) -> Box:
-    return union([thing.box for thing in STREET if thing.id in numbers])
+    return Box.around(thing.box for thing in STREET if thing.id in numbers)
 
 
 @pytest.mark.parametrize(
