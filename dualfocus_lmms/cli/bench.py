@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from dualfocus_lmms.cli.output import show
+
 
 def bench(
     size: Annotated[
@@ -71,4 +73,4 @@ def bench(
         cuda_graphs,
         seconds,
     )
-    print(bench(Source(size, pretrained, family, device, dtype), plan, out, profile))
+    show(bench(Source(size, pretrained, family, device, dtype), plan, out, profile))
