@@ -16,6 +16,15 @@ import openai
 from loguru import logger
 
 from dualfocus_lmms._version import __version__
+from dualfocus_lmms.chat_client import (
+    KEY,
+    check_url,
+    connect,
+    has_password,
+    public,
+    read_json,
+    server_errors,
+)
 from dualfocus_lmms.errors import GenerationError, UserError, choose
 from dualfocus_lmms.family import Family
 from dualfocus_lmms.joint_rules import JointRule
@@ -24,13 +33,14 @@ from dualfocus_lmms.models.grounding.bind import bind_grounding
 from dualfocus_lmms.models.host.model import Answering
 from dualfocus_lmms.models.host.options import FlowOptions, known_values, parse_model_args
 from dualfocus_lmms.models.run.runner import Runner
-from dualfocus_lmms.models.server.client import ServerBackend, answer_each, server_errors
+from dualfocus_lmms.models.server.client import ServerBackend, answer_each
 from dualfocus_lmms.models.server.images import InputSize, load_input_size
 from dualfocus_lmms.plugins import FAMILIES, load_family, names
 from dualfocus_lmms.settings import Settings
+from dualfocus_lmms.text_output import excerpt
 from dualfocus_lmms.trace import Trace, TraceWriter, claim_folder
 
-KEY = "OPENAI_API_KEY"
+URL = "OPENAI_BASE_URL"
 # Questions that the runner hands over at a time, for each that is under way. Only at the end of a batch are
 # fewer under way than may be.
 _BATCH = 8
@@ -40,15 +50,16 @@ _BATCH = 8
 class ServerOptions(FlowOptions):
     """Everything a user can set with `--model_args`. None is the default of the protocol.
 
-    base_url: of the server, with /v1. model: its name there. family: of that model, which decides how a box
-    is written and how images are sent. api_key: None is $OPENAI_API_KEY, where it is set. concurrency:
-    questions, and requests, under way at once. retries: of a request that was refused (429), failed (5xx) or
-    got no reply, with growing pauses. timeout: seconds to wait for a reply. guided_box: the server forces the
-    box's notation. processor: folder or hub name of the checkpoint, for its image processor alone, where the
-    family's boxes refer to the resized image.
+    base_url: of the server, with /v1; one with a password stands in $OPENAI_BASE_URL instead. model: its name
+    there. family: of that model, which decides how a box is written and how images are sent. api_key: None is
+    $OPENAI_API_KEY, where it is set. concurrency: questions, and requests, under way at once. retries: of a
+    request that was refused (429), failed (5xx) or got no reply, with growing pauses. timeout: seconds from a
+    request to the end of its reply. guided_box: the server forces the box's notation. processor: folder or
+    hub name of the checkpoint, for its image processor alone, where the family's boxes refer to the resized
+    image.
     """
 
-    base_url: str
+    base_url: str = field(repr=False)
     model: str
     family: str
     api_key: str | None = field(default=None, repr=False)
@@ -62,8 +73,18 @@ class ServerOptions(FlowOptions):
     def of(cls, given: Mapping[str, Any]) -> ServerOptions:
         """Options from what the user gave. UserError for an unknown name or an impossible value."""
         values = known_values(cls, given, "model argument of dualfocus_server")
+        if values.get("base_url"):
+            values["base_url"] = str(values["base_url"])
+            check_url(values["base_url"], "base_url")
+            if has_password(values["base_url"]):
+                raise UserError(
+                    "base_url holds a user or a password, and lmms-eval writes model arguments into its "
+                    f"results: export {URL}=http://USER:PASSWORD@HOST:PORT/v1 and leave base_url out."
+                )
+        elif os.environ.get(URL):
+            values["base_url"] = os.environ[URL]
         for name in ("base_url", "model", "family"):
-            if not given.get(name):
+            if not values.get(name):
                 raise UserError(
                     f"No {name}: give --model_args base_url=http://HOST:PORT/v1,model=NAME,family=FAMILY. "
                     f"NAME is what the server calls its model and FAMILY one of {', '.join(names(FAMILIES))}."
@@ -73,8 +94,7 @@ class ServerOptions(FlowOptions):
         return options
 
     def _check(self) -> None:
-        if not self.base_url.startswith(("http://", "https://")):
-            raise UserError(f"base_url is {self.base_url!r}: give a URL such as http://localhost:8000/v1.")
+        check_url(self.base_url, "base_url")
         for name, least in (("concurrency", 1), ("retries", 0)):
             value = getattr(self, name)
             if type(value) is not int or value < least:
@@ -105,11 +125,11 @@ class Server(Answering):
             raise UserError("One process keeps a server busy: give concurrency=..., and leave torchrun out.")
         options = ServerOptions.of(given)
         settings = options.settings()
-        client = openai.OpenAI(
-            base_url=options.base_url,
-            api_key=options.api_key or os.environ.get(KEY) or "none",  # the client insists on one
-            max_retries=options.retries,
-            timeout=options.timeout,
+        client = connect(
+            options.base_url,
+            options.api_key or os.environ.get(KEY),
+            options.retries,
+            options.timeout,
         )
         family = load_family(options.family)
         backend = ServerBackend(
@@ -142,7 +162,7 @@ class Server(Answering):
             finished,
             answerer=partial(answer_each, concurrency=options.concurrency),
         )
-        logger.info(f"DualFocus on {options.base_url}: {identity}")
+        logger.info(f"DualFocus on {public(options.base_url)}: {identity}")
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: dict | None = None) -> Server:
@@ -162,14 +182,29 @@ class ServerSimple(Server):
 def served(client: openai.OpenAI, model: str) -> str | None:
     """Which weights the server says `model` has; None where it does not say. UserError where there is no
     such server or model."""
+    url = public(str(client.base_url))
     try:
-        with server_errors(str(client.base_url)):
-            listed = {entry.id: entry for entry in client.models.list()}
+        with server_errors(client):
+            reply = client.models.with_raw_response.list()
+        listed = _models(read_json(reply.http_response, url), url)
     except GenerationError as error:
-        raise UserError(f"No server that answers at base_url={client.base_url}: {error}") from error
+        raise UserError(f"No server that answers at base_url={url}: {error}") from error
     if model not in listed:
-        raise choose("model on the server", model, sorted(listed))
-    return (listed[model].model_extra or {}).get("root")
+        raise choose("model on the server", model, sorted(map(excerpt, listed)))
+    return listed[model]
+
+
+def _models(reply: dict[str, Any], url: str) -> dict[str, str | None]:
+    """What /models lists: the weights of each model by its name, None where they are not told."""
+    entries = reply.get("data")
+    if not isinstance(entries, list) or not all(
+        isinstance(entry, dict)
+        and isinstance(entry.get("id"), str)
+        and isinstance(entry.get("root"), str | None)
+        for entry in entries
+    ):
+        raise GenerationError(f"{url}/models lists no models: {excerpt(reply)}")
+    return {entry["id"]: entry.get("root") for entry in entries}
 
 
 def _input_size(processor: str | None, family: Family) -> InputSize | None:
