@@ -26,7 +26,7 @@ _ENTITY = re.compile(r"&(?=[#\w])")
 _LINK = re.compile(r"(?<=:)(?=//)|(?<=\bwww)(?=\.)|(?<=\bmailto)(?=:)|(?<=\bxmpp)(?=:)|(?<=@)", re.IGNORECASE)
 _JOINER = "\u2060"  # has no width; what GitHub links by itself is cut by it
 _IN_URLS = ":/?#@!$&'*+,;=%~"  # left as they are in the target of a link
-_FORMULA = tuple("=+-@\t\r\n")
+_FORMULA = tuple("=+-@\t\n")
 
 
 def terminal(text: str) -> str:
@@ -72,10 +72,12 @@ def link(text: str, target: str) -> str:
 
 
 def csv_cell(value: Value) -> Value | str:
-    """A cell that a spreadsheet does not compute: an apostrophe precedes what would be a formula."""
-    if isinstance(value, str) and value.lstrip(" ").startswith(_FORMULA) and not _number(value):
-        return f"'{value}"
-    return value
+    """A cell that a spreadsheet does not compute: an apostrophe precedes what would be a formula. Its line
+    breaks are those that a cell may have."""
+    if not isinstance(value, str):
+        return value
+    text = value.replace("\r\n", "\n").replace("\r", "\n")
+    return f"'{text}" if text.lstrip(" ").startswith(_FORMULA) and not _number(text) else text
 
 
 def csv_text(frame: pd.DataFrame) -> str:

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+
 from dualfocus_lmms import Answer, GenerationError, StopCriteria
 from dualfocus_lmms.models.server.reply import Source, read_reply
 
@@ -104,7 +105,7 @@ def test_a_closing_token_is_no_stop_string(reason):
 
 
 def test_tokens_without_ids_are_negative_and_equal_where_their_texts_are():
-    first, second, third = (read(completion([a, b, "</s>"], a + b)) for a, b in (("a", "b"), ("a", "c"), ("a", "b")))
+    first, second, third = (read(completion([*text, "</s>"], text)) for text in ("ab", "ac", "ab"))
     assert all(token < 0 for token in first.tokens + second.tokens)
     assert first.tokens[0] == second.tokens[0]
     assert first.tokens[1] != second.tokens[1]
