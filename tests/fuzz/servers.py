@@ -263,7 +263,7 @@ def wrong(answer: Answer, body: bytes) -> str | None:
 
 
 def fuzz(count: int, seed: int) -> Counter[str]:
-    """How many of `count` random replies became answers and messages. AssertionError with one that did neither."""
+    """How many of `count` random replies became answers and messages. AssertionError with any other."""
     rng, ends = random.Random(seed), Counter[str]()
     with FaultyServer() as server:
         backend = server.backend()
