@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 from os import PathLike
 from typing import BinaryIO
 
-from PIL import Image, ImageFile, ImageOps
+from PIL import EpsImagePlugin, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from dualfocus_lmms.errors import UserError
 
@@ -18,9 +18,28 @@ Source = str | PathLike[str] | BinaryIO | Image.Image
 # What Pillow raises for a file that is no image or a broken one.
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
+# The formats that are opened, as far as Pillow was built with them. No file reaches the code for others.
+# MPO is what Pillow calls a JPEG of some cameras.
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "HEIF")
+_OTHERS = {  # how files begin that are taken for images
+    b"%!PS": "EPS or PostScript",
+    b"\xc5\xd0\xd3\xc6": "EPS",
+    b"%PDF": "PDF",
+    b"8BPS": "PSD",
+    b"\x00\x00\x01\x00": "ICO",
+    b"\x00\x00\x00\x0cjP": "JPEG 2000",
+    b"\xff\x4f\xff\x51": "JPEG 2000",
+    b"<": "HTML, SVG or XML",
+    b"{": "JSON",
+    b"PK\x03\x04": "a ZIP archive",
+    b"\x1f\x8b": "gzip",
+    b"version https://git-lfs": "a pointer of git-lfs",
+}
+
 MAX_PIXELS = "DUALFOCUS_MAX_PIXELS"  # the environment variable that replaces the limit
 DEFAULT_MAX_PIXELS = 2**30  # 32,768 x 32,768; in memory Pillow takes 4 bytes for each
 
+_ALLOWED = f"and {', '.join(FORMATS)} are read"
 _WHITE = 2**16 - 1  # of 16-bit grey, which older versions of Pillow read into 32 bits (mode I)
 
 
@@ -35,10 +54,13 @@ def open_image(source: Source) -> Image.Image:
 
 @contextmanager
 def opened(source: Source) -> Iterator[Image.Image]:
-    """The image before it is decoded: its size and format. One of UNREADABLE for what is no image, and for
-    one of more pixels than `max_pixels`."""
+    """The image before it is decoded: its size and format. One of UNREADABLE for what is no image of FORMATS,
+    and for one of more pixels than `max_pixels`."""
     set_up_pillow()
-    with nullcontext(source) if isinstance(source, Image.Image) else Image.open(source) as image:
+    with nullcontext(source) if isinstance(source, Image.Image) else _open(source) as image:
+        kind = getattr(image, "format", None)  # None: made here
+        if kind is not None and kind not in FORMATS:
+            raise UnidentifiedImageError(f"its format is {kind}, {_ALLOWED}")
         most = max_pixels()
         if image.width * image.height > most:
             raise Image.DecompressionBombError(
@@ -50,11 +72,34 @@ def opened(source: Source) -> Iterator[Image.Image]:
 def set_up_pillow() -> None:
     """Give Pillow our limits, for images that other code opens as well.
 
-    Files that end too early raise OSError; lmms-eval has Pillow fill the rest with grey. And images of up to
-    `max_pixels` are opened, and crops of them made; Pillow's own limit is 179 million.
+    Files that end too early raise OSError; lmms-eval has Pillow fill the rest with grey. Images of up to
+    `max_pixels` are opened, and crops of them made; Pillow's own limit is 179 million. And no PostScript in a
+    file that is called an image runs: Ghostscript is never started.
     """
+    EpsImagePlugin.gs_binary = False
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     Image.MAX_IMAGE_PIXELS = max_pixels()
+
+
+def _open(source: str | PathLike[str] | BinaryIO) -> Image.Image:
+    """A file of one of FORMATS. UnidentifiedImageError that says what else it is."""
+    Image.init()
+    try:
+        return Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN])
+    except UnidentifiedImageError as error:
+        head = _head(source)
+        known = (name for start, name in _OTHERS.items() if head.startswith(start))
+        what = "the file is empty" if not head else f"it is {next(known, f'no image: {head[:8]!r}...')}"
+        raise UnidentifiedImageError(f"{what}, {_ALLOWED}") from error
+
+
+def _head(source: str | PathLike[str] | BinaryIO) -> bytes:
+    """How a file begins, without the white space before it."""
+    if isinstance(source, (str, PathLike)):
+        with open(source, "rb") as file:
+            return file.read(64).lstrip()
+    source.seek(0)
+    return source.read(64).lstrip()
 
 
 def max_pixels() -> int:

@@ -65,7 +65,17 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "results.gate": ("results", "tasks.common"),
     "results.leaderboard": ("results",),
 }
-METHOD_LIBRARIES = {"PIL", "numpy", "pandas", "tabulate", "matplotlib", "jinja2", "tqdm", "pydantic"}
+METHOD_LIBRARIES = {
+    "PIL",
+    "numpy",
+    "pandas",
+    "tabulate",
+    "matplotlib",
+    "jinja2",
+    "tqdm",
+    "pydantic",
+    "openai",
+}
 TOP = re.compile(rf"{PACKAGE}\.(__main__|api|cli(\..+)?)")
 TOP_LIBRARIES = METHOD_LIBRARIES | {"typer"}
 

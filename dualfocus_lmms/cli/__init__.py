@@ -5,7 +5,6 @@ dualfocus ask photo.jpg "What is on the sign?" --pretrained CHECKPOINT --save an
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -13,6 +12,7 @@ import typer
 from dualfocus_lmms._version import __version__
 from dualfocus_lmms.cli import ask, bench, checkpoints, data, results, train
 from dualfocus_lmms.cli import eval as evaluation
+from dualfocus_lmms.cli.output import show
 from dualfocus_lmms.errors import GenerationError, UserError
 
 app = typer.Typer(
@@ -55,13 +55,13 @@ def main() -> None:
 
 
 def _stop(error: Exception, code: int) -> None:
-    print(f"Error: {error}", file=sys.stderr)
+    show(f"Error: {error}", error=True)
     raise SystemExit(code)
 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(__version__)
+        show(__version__)
         raise typer.Exit
 
 

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dualfocus_lmms.cli.output import show
 from dualfocus_lmms.cli.shared import flag
+from dualfocus_lmms.text_output import json_text
 
 if TYPE_CHECKING:
     from dualfocus_lmms.trace import Trace
@@ -58,7 +60,7 @@ def ask(
         prompts=prompts,
     )
     trace = model.ask(opened, question, instruction, max_new_tokens)
-    print(trace.to_json() if as_json else report(trace))
+    show(json_text(trace.to_json()) if as_json else report(trace))
     if save is not None:
         visualize.save(visualize.draw(opened, trace), save)
 

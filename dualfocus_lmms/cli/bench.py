@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from dualfocus_lmms.cli.output import show
 from dualfocus_lmms.cli.shared import flag
 
 
@@ -74,4 +75,4 @@ def bench(
         seconds=seconds,
     )
     source = Source(size=size, pretrained=pretrained, family=family, device=device, dtype=dtype)
-    print(bench(source, plan, out, profile))
+    show(bench(source, plan, out, profile))

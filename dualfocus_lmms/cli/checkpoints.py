@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from dualfocus_lmms.cli.output import show
 from dualfocus_lmms.errors import UserError
 
 
@@ -43,7 +44,7 @@ def tiny(
         from dualfocus_lmms.models.tiny.families import save_tiny_family
 
         save_tiny_family(folder, family, seed)
-    print(f"{folder}: a {kind} checkpoint of size {size}. Its weights are random, its answers mean nothing.")
+    show(f"{folder}: a {kind} checkpoint of size {size}. Its weights are random, its answers mean nothing.")
 
 
 def convert(
@@ -65,12 +66,12 @@ def convert(
     from dualfocus_lmms.models.convert.llava import convert
 
     conversion = convert(source, target, vision_tower, dtype, revision)
-    print(conversion.table())
-    print(f"\n{target}: give it with pretrained={target}. What became of each weight: conversion.json in it.")
+    show(conversion.table())
+    show(f"\n{target}: give it with pretrained={target}. What became of each weight: conversion.json in it.")
 
 
 def families() -> None:
     """The model families that are installed, as a Markdown table."""
     from dualfocus_lmms.families import table
 
-    print(table())
+    show(table())

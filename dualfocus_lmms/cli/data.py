@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from dualfocus_lmms.cli.output import show
 from dualfocus_lmms.errors import UserError
 
 data = typer.Typer(help="Make DualFocus training data.", no_args_is_help=True, rich_markup_mode=None)
@@ -33,7 +34,7 @@ def vg(
     from dualfocus_lmms.train.vg.visual_genome import build
 
     report = build(root, out, config, workers or os.cpu_count() or 1, limit, protocol, annotations_only, seed)
-    print(report.markdown())
+    show(report.markdown())
     if not report.kept:
         raise UserError(
             f"No question was kept, so there are no samples: see {os.path.join(out, 'report.md')}."
@@ -52,7 +53,7 @@ def scenes(
     from dualfocus_lmms.train.data.scene_files import write_visual_genome
 
     write_visual_genome(out, list(make_scenes(split, seed, count)))
-    print(f"{out}: {count} scenes. Next: dualfocus data vg --root {out} --out SAMPLES")
+    show(f"{out}: {count} scenes. Next: dualfocus data vg --root {out} --out SAMPLES")
 
 
 @data.command()
@@ -78,7 +79,7 @@ def export(
 
     instruction = SHORT_ANSWER if instruction is None else instruction
     box_format = load_family(family).box_format
-    print(write(read_samples(samples), out, form, protocol, box_format, instruction))
+    show(write(read_samples(samples), out, form, protocol, box_format, instruction))
 
 
 @data.command()
@@ -125,5 +126,5 @@ def gqa_mcq(
         price_out=price_out,
         limit=limit,
     )
-    print(report.text())
+    show(report.text())
     raise typer.Exit(1 if report.failures else 0)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dualfocus_lmms.cli.output import show, warnings_only
 from dualfocus_lmms.errors import choose
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def arguments(
     """The model arguments (--model_args of eval), as a Markdown table."""
     from dualfocus_lmms.options import table
 
-    print(table(_options(model)))
+    show(table(_options(model)))
 
 
 def _options(model: str) -> type[Options]:
@@ -59,13 +59,10 @@ def score(
     ] = None,
 ) -> None:
     """Score answers from elsewhere with the code of a task. No image and no model is needed."""
-    from loguru import logger
-
     from dualfocus_lmms.tasks.common.score_group import score_any
 
-    logger.remove()  # the host's own command line does the same
-    logger.add(sys.stderr, level="WARNING")
+    warnings_only()
     scores = score_any(task, answers, include_path)
-    print(scores.markdown())
+    show(scores.markdown())
     if out is not None:
         scores.save(out)

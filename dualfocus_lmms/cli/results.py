@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from dualfocus_lmms.cli.output import show, warnings_only
 
 
 def check(
@@ -38,11 +39,11 @@ def check(
 
     found = load_run(run, traces)
     if update:
-        print(gate.update(found, baseline))
+        show(gate.update(found, baseline))
         return
     result = gate.check(found, Baseline.load(baseline), max_drop, alpha)
     text = gate_report.markdown(result)
-    print(text, end="")
+    show(text, end="")
     if summary is not None:
         save_text(summary, text, "summary")
     if junit is not None:
@@ -61,13 +62,10 @@ def report(
     ] = None,
 ) -> None:
     """Show the results of runs: tables, plots and every sample, on one page that needs no network."""
-    from loguru import logger
-
     from dualfocus_lmms.results.report.build import report
 
-    logger.remove()  # the host's own command line does the same
-    logger.add(sys.stderr, level="WARNING")
-    print(report(runs, out, pictures, traces).text())
+    warnings_only()
+    show(report(runs, out, pictures, traces).text())
 
 
 def calibrate(
@@ -124,21 +122,18 @@ def leaderboard(
     ] = None,
 ) -> None:
     """Published and measured numbers, task by task; --add records a run, --write writes the page."""
-    from loguru import logger
-
     from dualfocus_lmms.results.leaderboard import records
     from dualfocus_lmms.results.leaderboard import table as board
     from dualfocus_lmms.results.runs import load_run
 
-    logger.remove()  # the host's own command line does the same
-    logger.add(sys.stderr, level="WARNING")
+    warnings_only()
     where = None if folder is None else Path(folder)
     if add is not None:
         where = where or records.own_folder()  # an error comes before the work
         path = records.add(records.record(load_run(add, traces), hardware, pathways), where)
         there = "" if folder is None else f" --folder {shlex.quote(folder)}"
-        print(f"{path}\nNext: dualfocus leaderboard --write{there}")
+        show(f"{path}\nNext: dualfocus leaderboard --write{there}")
     elif write:
-        print(board.write(where))
+        show(board.write(where))
     else:
-        print(board.render(board.leaderboard(where or records.FOLDER, task), form), end="")
+        show(board.render(board.leaderboard(where or records.FOLDER, task), form), end="")

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from dualfocus_lmms.cli.output import show
+
 
 def train(
     recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of one of ours.")],
@@ -19,4 +21,4 @@ def train(
 
     result = run(recipe, overrides or [])
     if os.environ.get("RANK", "0") == "0":
-        print(result)
+        show(result)

@@ -1,16 +1,26 @@
-"""What a checkpoint's folder is, before it is loaded: an adapter, another format, pointers to files."""
+"""What a checkpoint's folder is, before it is loaded: an adapter, another format, pointers to files; and why
+one cannot be loaded. Code of a checkpoint never runs."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
-from transformers import PreTrainedConfig
+from safetensors import SafetensorError
+from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from dualfocus_lmms.errors import UserError
 
 ADAPTER = "adapter_config.json"
+# What transformers raises for a checkpoint that cannot be loaded. RuntimeError: weights of another shape than
+# config.json says.
+LOAD_ERRORS = (OSError, ValueError, ImportError, RuntimeError, SafetensorError, UnpicklingError)
+_NO_CODE = (
+    "Code of a checkpoint never runs. Give the same model in transformers' own format, whose name often ends "
+    "with -hf, as that of OpenGVLab/InternVL3-8B-hf does."
+)
 _POINTER = b"version https://git-lfs"
 
 
@@ -66,13 +76,24 @@ def model_type(pretrained: str, revision: str | None) -> str:
             f"{pretrained!r} has no config.json with a model_type, so it is no checkpoint of transformers: "
             "give the folder or hub name of one."
         )
-    if found == "internvl_chat":
+    if found not in CONFIG_MAPPING and (settings.get("auto_map") or found == "internvl_chat"):
         raise UserError(
-            f"The checkpoint {pretrained!r} needs code of its own (model type {found!r}), which never runs. "
-            "Give the same model in transformers' format: its name ends with -hf, as that of "
-            "OpenGVLab/InternVL3-8B-hf does."
+            f"The checkpoint {pretrained!r} needs code of its own (model type {found!r}). {_NO_CODE}"
         )
     return found
+
+
+def load_error(error: Exception) -> str:
+    """Why a checkpoint cannot be loaded, without the advice of libraries to run what is in it."""
+    text = str(error)
+    if "trust_remote_code" in text:
+        return f"it needs code of its own. {_NO_CODE}"
+    if isinstance(error, UnpicklingError) or "weights_only" in text:
+        return (
+            "a file of pickled weights (.bin, .pt) is damaged, or holds more than tensors, such as code, "
+            "which never runs. Give the checkpoint as .safetensors files, as the hub has most of them."
+        )
+    return text or type(error).__name__
 
 
 def with_adapter(model: Any, pretrained: str) -> Any:
@@ -81,5 +102,5 @@ def with_adapter(model: Any, pretrained: str) -> Any:
 
     try:
         return PeftModel.from_pretrained(model, pretrained).merge_and_unload()
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        raise UserError(f"Cannot load the adapter {pretrained!r} on its base: {error}") from error
+    except (*LOAD_ERRORS, KeyError, TypeError) as error:
+        raise UserError(f"Cannot load the adapter {pretrained!r} on its base: {load_error(error)}") from error

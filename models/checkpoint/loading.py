@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoImageProcessor,
     AutoModelForImageTextToText,
@@ -21,7 +20,14 @@ from transformers import (
 
 from dualfocus_lmms.errors import UserError, choose
 from dualfocus_lmms.family import Family
-from dualfocus_lmms.models.checkpoint.folder import adapter_base, check_folder, model_type, with_adapter
+from dualfocus_lmms.models.checkpoint.folder import (
+    LOAD_ERRORS,
+    adapter_base,
+    check_folder,
+    load_error,
+    model_type,
+    with_adapter,
+)
 from dualfocus_lmms.models.checkpoint.image_inputs import complete_processor
 from dualfocus_lmms.models.checkpoint.shipped import resolve_path
 from dualfocus_lmms.models.qwen_vl import QwenVLConfig, load_qwen_image_processor
@@ -92,20 +98,20 @@ def load_checkpoint(
             attn_implementation=attn_implementation,
             device_map=device_map,
             output_loading_info=True,
+            trust_remote_code=False,
         )
         model, loaded = both
         processor = _processor(pretrained, revision) if kind.image == "as_is" else None
         if processor is None:
-            tokenizer = AutoTokenizer.from_pretrained(pretrained, revision=revision)
+            tokenizer = AutoTokenizer.from_pretrained(pretrained, revision=revision, trust_remote_code=False)
             image_processor = _image_processor(pretrained, revision, type_)
         else:
             complete_processor(processor, model.config)
             tokenizer, image_processor = processor.tokenizer, processor.image_processor
-    # RuntimeError: weights of another shape than config.json says.
-    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+    except LOAD_ERRORS as error:
         looked = "" if Path(pretrained).exists() else "There is no such folder, so the hub was asked. "
         raise UserError(
-            f"Cannot load the checkpoint {pretrained!r}: {error}\n{looked}"
+            f"Cannot load the checkpoint {pretrained!r}: {load_error(error)}\n{looked}"
             "Give a folder or hub name with config.json, weights, tokenizer and preprocessor_config.json."
         ) from error
     missing = sorted(loaded["missing_keys"])
@@ -149,12 +155,14 @@ def _check_vocabulary(pretrained: str, tokenizer: Any) -> None:
 def _image_processor(pretrained: str, revision: str | None, model_type: str) -> Any:
     if model_type == QwenVLConfig.model_type:  # published without a preprocessor_config.json
         return load_qwen_image_processor(pretrained, revision)
-    return AutoImageProcessor.from_pretrained(pretrained, revision=revision, backend="pil")
+    return AutoImageProcessor.from_pretrained(
+        pretrained, revision=revision, backend="pil", trust_remote_code=False
+    )
 
 
 def _processor(pretrained: str, revision: str | None) -> Any | None:
     """The checkpoint's own processor, None where it has only a tokenizer and an image processor."""
-    processor = AutoProcessor.from_pretrained(pretrained, revision=revision)
+    processor = AutoProcessor.from_pretrained(pretrained, revision=revision, trust_remote_code=False)
     return processor if isinstance(processor, ProcessorMixin) else None
 
 

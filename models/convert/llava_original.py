@@ -241,7 +241,7 @@ def _with_blanks(template: str) -> str:
 def image_processor(tower: Path | None, config: Any) -> Any:
     """What resizes and normalises images: the vision tower's own, else CLIP's at the tower's size."""
     if tower is not None and (tower / "preprocessor_config.json").is_file():
-        return AutoImageProcessor.from_pretrained(tower, backend="pil")
+        return AutoImageProcessor.from_pretrained(tower, backend="pil", trust_remote_code=False)
     side = config.vision_config.image_size
     return CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
 

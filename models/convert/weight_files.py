@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.files import atomic_write
+from dualfocus_lmms.models.checkpoint.folder import load_error
 
 INDEX = "model.safetensors.index.json"
 _INDICES = (INDEX, "pytorch_model.bin.index.json")
@@ -82,7 +83,7 @@ def open_weights(file: Path) -> _Safetensors | _Pickled:
     try:
         return _Safetensors(file) if file.suffix == ".safetensors" else _Pickled(file)
     except _BROKEN as error:
-        reason = str(error).strip().partition("\n")[0]
+        reason = load_error(error).strip().partition("\n")[0]
         raise UserError(
             f"Cannot read the weights in {str(file)!r}: {reason}\n"
             "Is it complete, and not the pointer that git leaves without LFS? Download it again."

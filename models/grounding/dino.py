@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForZeroShotObjectDetection, AutoProcessor
 
 from dualfocus_lmms.boxes import Box
 from dualfocus_lmms.errors import GenerationError, UserError, choose
 from dualfocus_lmms.images import rgb
+from dualfocus_lmms.models.checkpoint.folder import LOAD_ERRORS, load_error
 from dualfocus_lmms.types import Question
 
 # Checkpoints whose boxes come with one score for each word of a text.
@@ -67,17 +67,16 @@ def enclosing(boxes: torch.Tensor) -> Box | None:
 def _load(checkpoint: str) -> tuple[Any, Any]:
     """(model, processor)."""
     try:
-        kind = AutoConfig.from_pretrained(checkpoint).model_type
+        kind = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False).model_type
         if kind not in MODEL_TYPES:
             raise choose(f"model type of the grounding checkpoint {checkpoint!r},", kind, MODEL_TYPES)
         both: Any = AutoModelForZeroShotObjectDetection.from_pretrained(
-            checkpoint, dtype=torch.float32, output_loading_info=True
+            checkpoint, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
         )
-        processor = AutoProcessor.from_pretrained(checkpoint)
-    # RuntimeError: weights of another shape than config.json says.
-    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+        processor = AutoProcessor.from_pretrained(checkpoint, trust_remote_code=False)
+    except LOAD_ERRORS as error:
         raise UserError(
-            f"Cannot load the grounding checkpoint {checkpoint!r}: {error}\n"
+            f"Cannot load the grounding checkpoint {checkpoint!r}: {load_error(error)}\n"
             "Give grounding_checkpoint=<folder or hub name of a GroundingDINO>, with config.json, weights, "
             "tokenizer and preprocessor_config.json."
         ) from error

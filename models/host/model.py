@@ -29,6 +29,7 @@ from dualfocus_lmms.models.host.options import ModelOptions, parse_model_args
 from dualfocus_lmms.models.host.requests import ONLY_GENERATE_UNTIL, read_request
 from dualfocus_lmms.models.run.runner import Runner, open_traces
 from dualfocus_lmms.settings import Settings
+from dualfocus_lmms.text_output import log_patcher
 from dualfocus_lmms.trace import Trace, TraceWriter, claim_folder
 
 
@@ -74,6 +75,10 @@ def check_unseen(
 
 class GenerateOnly(lmms):
     """Refuses what is no single question with a generated answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        logger.configure(patcher=log_patcher)
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> NoReturn:
         raise UserError("DualFocus answers one question at a time: multi-round tasks are not supported.")

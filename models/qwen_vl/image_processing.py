@@ -19,6 +19,9 @@ def load_qwen_image_processor(pretrained: str, revision: str | None = None) -> A
     """The checkpoint's own image processor, or, in the published layout, which has none, the one of its
     configuration."""
     try:
-        return AutoImageProcessor.from_pretrained(pretrained, revision=revision, backend="pil")
+        return AutoImageProcessor.from_pretrained(
+            pretrained, revision=revision, backend="pil", trust_remote_code=False
+        )
     except OSError:  # no preprocessor_config.json
-        return qwen_image_processor(AutoConfig.from_pretrained(pretrained, revision=revision))
+        config = AutoConfig.from_pretrained(pretrained, revision=revision, trust_remote_code=False)
+        return qwen_image_processor(config)

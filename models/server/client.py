@@ -6,7 +6,6 @@ earlier stage goes back to it as text, which the server tokenises anew: exact to
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,14 +20,16 @@ import openai
 from PIL import Image
 
 from dualfocus_lmms.boxes import Box, BoxFormat
+from dualfocus_lmms.chat_client import public, read_json, server_errors
 from dualfocus_lmms.conversation import Conversation, Turn
 from dualfocus_lmms.errors import GenerationError, UserError
 from dualfocus_lmms.family import Family
 from dualfocus_lmms.flow import answer_batch
 from dualfocus_lmms.grounding import Grounder
 from dualfocus_lmms.models.server.images import DataUrls, InputSize
-from dualfocus_lmms.models.server.reply import read_reply
+from dualfocus_lmms.models.server.reply import Source, read_reply
 from dualfocus_lmms.settings import Settings
+from dualfocus_lmms.text_output import excerpt
 from dualfocus_lmms.trace import Trace
 from dualfocus_lmms.types import Answer, Backend, Prompt, Question, Stage, StopCriteria
 
@@ -94,10 +95,12 @@ class ServerBackend:
 
     def _answer(self, stage: Stage, conversation: Conversation, limits: StopCriteria) -> Answer:
         body = self._body(stage, conversation, limits)
-        with self._clock.share() as seconds, server_errors(str(self._client.base_url)):
-            reply = self._client.chat.completions.create(**body)
+        with self._clock.share() as seconds, server_errors(self._client):
+            raw = self._client.chat.completions.with_raw_response.create(**body)
+        source = Source(public(str(self._client.base_url)), stage)
+        reply = read_json(raw.http_response, source.url)
         images = len(conversation.images)
-        answer = read_reply(stage, reply, limits, self._count_eos, images, seconds())
+        answer = read_reply(source, reply, limits, self._count_eos, images, seconds())
         if stage == "locate":
             self._check_guided(answer)
         return answer
@@ -129,8 +132,8 @@ class ServerBackend:
         """GenerationError where the server has not forced a reply that it was asked to force."""
         if self._guide is not None and reply.ended and not re.fullmatch(self._guide, reply.text):
             raise GenerationError(
-                f"The server let the model say {reply.text[:80]!r} in spite of guided_box=True: it does not "
-                "offer structured output by regular expression. Leave guided_box out."
+                f"The server let the model say {excerpt(reply.text, 80)!r} in spite of guided_box=True: "
+                "it does not offer structured output by regular expression. Leave guided_box out."
             )
 
 
@@ -226,19 +229,3 @@ def box_pattern(box_format: BoxFormat) -> str:
             decimals = re.fullmatch(r"\.(\d+)f", spec or "")
             pattern += rf"{whole}\.\d{{{decimals[1]}}}" if decimals else whole
     return pattern
-
-
-@contextmanager
-def server_errors(url: str) -> Iterator[None]:
-    """Errors of the client in our words: UserError where the server at `url` refuses, GenerationError where
-    it fails or does not answer."""
-    try:
-        yield
-    except openai.APIStatusError as error:
-        said = f"{url} answered {error.status_code}: {error.message}"
-        if error.status_code < 500 and error.status_code != 429:
-            raise UserError(f"{said}. Check base_url (it ends with /v1), model, api_key.") from error
-        raise GenerationError(f"{said}. It was asked again and again: see the server's log.") from error
-    except (openai.APIError, json.JSONDecodeError) as error:
-        why = error.__cause__ or error
-        raise GenerationError(f"{url} gave no reply that can be read: {why}. Does the server run?") from error

@@ -15,6 +15,15 @@ from loguru import logger
 from pydantic import Field, field_validator
 
 from dualfocus_lmms._version import __version__
+from dualfocus_lmms.chat_client import (
+    KEY,
+    check_url,
+    connect,
+    has_password,
+    public,
+    read_json,
+    server_errors,
+)
 from dualfocus_lmms.errors import GenerationError, UserError, choose
 from dualfocus_lmms.family import Family
 from dualfocus_lmms.joint_rules import JointRule
@@ -23,14 +32,15 @@ from dualfocus_lmms.models.grounding.bind import bind_grounding
 from dualfocus_lmms.models.host.model import Answering
 from dualfocus_lmms.models.host.options import FlowOptions, parse_model_args
 from dualfocus_lmms.models.run.runner import Runner
-from dualfocus_lmms.models.server.client import ServerBackend, answer_each, server_errors
+from dualfocus_lmms.models.server.client import ServerBackend, answer_each
 from dualfocus_lmms.models.server.images import InputSize, load_input_size
 from dualfocus_lmms.options import FamilyName, Folder, Switch, Text, must_be, option
 from dualfocus_lmms.plugins import FAMILIES, load_family, names
 from dualfocus_lmms.settings import Settings
+from dualfocus_lmms.text_output import excerpt
 from dualfocus_lmms.trace import Trace, TraceWriter, claim_folder
 
-KEY = "OPENAI_API_KEY"
+URL = "OPENAI_BASE_URL"
 # Questions that the runner hands over at a time, for each that is under way. Only at the end of a batch are
 # fewer under way than may be.
 _BATCH = 8
@@ -39,7 +49,11 @@ _BATCH = 8
 class ServerOptions(FlowOptions):
     """Everything a user can set with `--model_args`."""
 
-    base_url: Text = option(decides=False, help="of the server, with `/v1`")
+    base_url: Text = option(
+        decides=False,
+        secret=True,
+        help="of the server, with `/v1`; one with a password stands in the environment, as OPENAI_BASE_URL",
+    )
     model: Text = option(help="the model's name there (`--served-model-name`, or what `/v1/models` lists)")
     family: FamilyName = option(
         help="the model's family, which a server does not tell: how it writes a box, and how pictures are "
@@ -65,7 +79,7 @@ class ServerOptions(FlowOptions):
         "or when the server says",
     )
     timeout: Annotated[float, Field(strict=True, gt=0), must_be("a number of seconds above 0")] = option(
-        600.0, decides=False, help="seconds to wait for one reply"
+        600.0, decides=False, help="seconds from a request to the end of its reply"
     )
     processor: Folder | None = option(
         None,
@@ -82,9 +96,18 @@ class ServerOptions(FlowOptions):
     @field_validator("base_url")
     @classmethod
     def _is_url(cls, url: str) -> str:
-        if not url.startswith(("http://", "https://")):
-            raise ValueError(f"base_url is {url!r}: give a URL such as http://localhost:8000/v1.")
+        check_url(url, "base_url")
         return url
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> ServerOptions:
+        url = given.get("base_url")
+        if url and has_password(str(url)):
+            raise UserError(
+                "base_url holds a user or a password, and lmms-eval writes model arguments into its "
+                f"results: export {URL}=http://USER:PASSWORD@HOST:PORT/v1 and leave base_url out."
+            )
+        return super().of({**given, "base_url": url or os.environ.get(URL)})
 
     @classmethod
     def kind(cls) -> str:
@@ -117,11 +140,11 @@ class Server(Answering):
             raise UserError("One process keeps a server busy: give concurrency=..., and leave torchrun out.")
         options = ServerOptions.of(given)
         settings = options.settings()
-        client = openai.OpenAI(
-            base_url=options.base_url,
-            api_key=options.api_key or os.environ.get(KEY) or "none",  # the client insists on one
-            max_retries=options.retries,
-            timeout=options.timeout,
+        client = connect(
+            options.base_url,
+            options.api_key or os.environ.get(KEY),
+            options.retries,
+            options.timeout,
         )
         family = load_family(options.family)
         backend = ServerBackend(
@@ -154,7 +177,7 @@ class Server(Answering):
             finished,
             answerer=partial(answer_each, concurrency=options.concurrency),
         )
-        logger.info(f"DualFocus on {options.base_url}: {identity}")
+        logger.info(f"DualFocus on {public(options.base_url)}: {identity}")
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: dict | None = None) -> Server:
@@ -174,14 +197,29 @@ class ServerSimple(Server):
 def served(client: openai.OpenAI, model: str) -> str | None:
     """Which weights the server says `model` has; None where it does not say. UserError where there is no
     such server or model."""
+    url = public(str(client.base_url))
     try:
-        with server_errors(str(client.base_url)):
-            listed = {entry.id: entry for entry in client.models.list()}
+        with server_errors(client):
+            reply = client.models.with_raw_response.list()
+        listed = _models(read_json(reply.http_response, url), url)
     except GenerationError as error:
-        raise UserError(f"No server that answers at base_url={client.base_url}: {error}") from error
+        raise UserError(f"No server that answers at base_url={url}: {error}") from error
     if model not in listed:
-        raise choose("model on the server", model, sorted(listed))
-    return (listed[model].model_extra or {}).get("root")
+        raise choose("model on the server", model, sorted(map(excerpt, listed)))
+    return listed[model]
+
+
+def _models(reply: dict[str, Any], url: str) -> dict[str, str | None]:
+    """What /models lists: the weights of each model by its name, None where they are not told."""
+    entries = reply.get("data")
+    if not isinstance(entries, list) or not all(
+        isinstance(entry, dict)
+        and isinstance(entry.get("id"), str)
+        and isinstance(entry.get("root"), str | None)
+        for entry in entries
+    ):
+        raise GenerationError(f"{url}/models lists no models: {excerpt(reply)}")
+    return {entry["id"]: entry.get("root") for entry in entries}
 
 
 def _input_size(processor: str | None, family: Family) -> InputSize | None:

@@ -13,6 +13,7 @@ from transformers import AutoImageProcessor
 
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.images import rgb
+from dualfocus_lmms.models.checkpoint.folder import load_error
 from dualfocus_lmms.models.checkpoint.image_inputs import grid_size
 from dualfocus_lmms.models.checkpoint.shipped import resolve_path
 from dualfocus_lmms.zoom import pad_to_square
@@ -73,10 +74,12 @@ def load_input_size(processor: str) -> InputSize:
     or where it does not resize an image to a grid of patches.
     """
     try:
-        image_processor = AutoImageProcessor.from_pretrained(resolve_path(processor), backend="pil")
+        image_processor = AutoImageProcessor.from_pretrained(
+            resolve_path(processor), backend="pil", trust_remote_code=False
+        )
     except (OSError, ValueError, ImportError) as error:
         raise UserError(
-            f"Cannot load an image processor from {processor!r}: {error}\n"
+            f"Cannot load an image processor from {processor!r}: {load_error(error)}\n"
             "Give processor=<folder or hub name of the checkpoint that the server runs>, with its "
             "preprocessor_config.json."
         ) from error

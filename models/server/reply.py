@@ -1,131 +1,239 @@
 """From a server's chat completion to an `Answer`. Knows nothing about requests.
 
 What servers differ in is settled here: which tokens they list, whether the closing one is among them, what
-ended a reply, whether they tell token ids.
+ended a reply, whether they tell token ids. Whether the tokens spell the text: `spelling.py`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NoReturn
 from zlib import crc32
 
 from dualfocus_lmms.errors import GenerationError
+from dualfocus_lmms.models.server.spelling import Piece, begins, is_closing, is_special, spells, tail
+from dualfocus_lmms.text_output import excerpt
 from dualfocus_lmms.types import Answer, Stage, StopCriteria, Usage
 
 _MISSING = -9999.0  # what servers write in place of a log-probability that they do not have
+_ROUNDING = 1e-3  # nats above 0 that a log-probability may have
+_NUMBER = (int, float)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Which server a reply came from, and in which stage."""
+
+    url: str
+    stage: Stage
+
+    def refuse(self, came: str, needed: str) -> NoReturn:
+        """GenerationError: what came, and what is needed instead."""
+        raise GenerationError(f"{self.url} replied in the {self.stage} stage with {came}. Needed: {needed}.")
+
+    def field(self, holder: dict[str, Any], name: str, kind: Any, place: str, needed: bool = True) -> Any:
+        """An entry of a JSON object. None where it is absent or null and not `needed`."""
+        value = holder.get(name)
+        if value is None and not needed:
+            return None
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        if type(value) not in kinds:
+            came = f"no {place}" if value is None else f"{place} {excerpt(repr(value), 60)}"
+            self.refuse(came, f"a chat completion, where it is of type {kinds[0].__name__}")
+        return value
+
+    def text(self, holder: dict[str, Any], name: str, place: str, needed: bool = True) -> Any:
+        """A text of a JSON object, without half a character."""
+        value = self.field(holder, name, str, place, needed)
+        if value is not None and any("\ud800" <= letter <= "\udfff" for letter in value):
+            self.refuse(f"half a character in {place}, {ascii(value)[:60]}", "whole characters")
+        return value
 
 
 def read_reply(
-    stage: Stage, completion: Any, limits: StopCriteria, needs_end: bool, images: int, seconds: float
+    source: Source,
+    completion: dict[str, Any],
+    limits: StopCriteria,
+    needs_end: bool,
+    images: int,
+    seconds: float,
 ) -> Answer:
-    """The answer in a chat completion of the openai client.
+    """The answer in a chat completion, which is a JSON object.
 
     needs_end: refuse a server that does not list the closing token. images: how many the request carried.
     Tokens are the server's ids; where it tells none they are negative, one number for each text.
-    GenerationError when the log-probabilities are missing, unusable or not those of the reply.
+    GenerationError when the object is no whole completion of one reply, when its log-probabilities are
+    missing, unusable or not those of the reply.
     """
-    choice = _choice(completion, stage)
-    listed = _listed(choice, stage)
-    pieces = [entry.token for entry in listed]
-    said = completion.usage.completion_tokens
-    if said - len(listed) not in (0, 1):
-        raise GenerationError(
-            f"The server lists {len(listed)} log-probabilities for {said} tokens in the {stage} stage: "
-            "switch its reasoning or tool parser off."
+    choice = _choice(source, completion)
+    usage, spoken = _usage(source, completion, images, seconds)
+    pieces, logprobs = _listed(source, choice, limits)
+    text = _content(source, choice)
+    if spoken - len(pieces) not in (0, 1):
+        source.refuse(
+            f"{len(pieces)} log-probabilities for {spoken} tokens", f"one for each token; {_PARSER}"
         )
-    count, ended, text = len(listed), False, choice.message.content or ""
-    stop = _stop_string(choice, pieces, limits.stop)
+    ids = _token_ids(source, choice, pieces, spoken)
+    stop = _stop_string(source, choice, pieces, limits.stop)
     if stop is not None:
+        text, count = text.partition(stop)[0], _before(source, pieces, stop)
+        if not begins(pieces[:count], pieces[count:], text):
+            _not_spelled(source, pieces, text)
         # An answer of nothing but a stop string keeps its first token: its perplexity must stay defined.
-        count, text = max(count - _tail(pieces, stop), 1), text.partition(stop)[0]
-    elif choice.finish_reason == "stop":
-        ended = said == len(listed)
-        count -= ended
-        if needs_end and not ended:
-            raise GenerationError(
-                "The server does not list the log-probability of the closing token, which count_eos=True and "
-                "protocol=release need: use vLLM or SGLang, or set count_eos=False."
+        kept, ended = max(count, 1), False
+    else:
+        ended = _ended(source, choice, pieces, text, spoken)
+        kept = len(pieces) - ended
+        if needs_end and not ended and choice["finish_reason"] == "stop":
+            source.refuse(
+                "no log-probability of the closing token",
+                "that one, for count_eos=True and protocol=release: use vLLM or SGLang, or count_eos=False",
             )
-    logprobs = tuple(entry.logprob for entry in listed[: count + ended])
-    tokens = _token_ids(choice, pieces)[:count]
-    return Answer(stage, text.strip(), tokens, logprobs, ended, _usage(completion.usage, images, seconds))
+    return Answer(source.stage, text.strip(), ids[:kept], tuple(logprobs[: kept + ended]), ended, usage)
 
 
-def _choice(completion: Any, stage: Stage) -> Any:
+_PARSER = "start the server without a reasoning or tool parser"
+
+
+def _choice(source: Source, completion: dict[str, Any]) -> dict[str, Any]:
     """The one reply of a completion, which must have come to its end."""
-    choices = getattr(completion, "choices", None)
-    if not choices or getattr(completion, "usage", None) is None:
-        raise GenerationError(f"The server's reply is no chat completion: {str(completion)[:200]}")
-    if choices[0].finish_reason not in ("stop", "length"):
-        raise GenerationError(
-            f"The server broke off a reply in the {stage} stage: finish_reason {choices[0].finish_reason!r}."
-        )
-    return choices[0]
+    choices = source.field(completion, "choices", list, "choices")
+    if len(choices) != 1 or not isinstance(choices[0], dict):
+        source.refuse(f"{len(choices)} choices, {excerpt(choices, 80)}", "one, an object")
+    choice: dict[str, Any] = choices[0]
+    finish = source.text(choice, "finish_reason", "choices[0].finish_reason")
+    if finish not in ("stop", "length"):
+        source.refuse(f"a reply that broke off: finish_reason {excerpt(finish)!r}", "'stop' or 'length'")
+    return choice
 
 
-def _listed(choice: Any, stage: Stage) -> list[Any]:
-    """The tokens with their log-probabilities."""
-    listed = choice.logprobs.content if choice.logprobs is not None else None
+def _content(source: Source, choice: dict[str, Any]) -> str:
+    """The text of a reply. SGLang writes null for an empty one."""
+    message = source.field(choice, "message", dict, "choices[0].message")
+    for name in ("reasoning_content", "reasoning", "refusal", "tool_calls", "function_call"):
+        if message.get(name):
+            source.refuse(f"a text and, apart from it, {name} {excerpt(message[name], 60)!r}", _PARSER)
+    content: str | None = source.text(message, "content", "choices[0].message.content", needed=False)
+    return content or ""
+
+
+def _listed(source: Source, choice: dict[str, Any], limits: StopCriteria) -> tuple[list[Piece], list[float]]:
+    """The tokens, and the log-probability of each in nats."""
+    holder = source.field(choice, "logprobs", dict, "choices[0].logprobs", needed=False) or {}
+    listed = source.field(holder, "content", list, "choices[0].logprobs.content", needed=False)
     if not listed:
-        raise GenerationError(
-            f"The server gave no log-probabilities in the {stage} stage, without which nothing can be "
-            "selected. vLLM and SGLang give them; vLLM must not be started with a reasoning parser or "
-            "--max-logprobs 0."
+        source.refuse(
+            "no log-probabilities",
+            "logprobs, without which nothing can be selected. vLLM and SGLang give them; vLLM must not be "
+            "started with a reasoning parser or --max-logprobs 0",
         )
-    for position, entry in enumerate(listed, 1):
-        if entry.logprob is None or not math.isfinite(entry.logprob) or entry.logprob <= _MISSING:
-            raise GenerationError(
-                f"The server's log-probability of token {position} in the {stage} stage is {entry.logprob}: "
-                "check its --dtype and the checkpoint's weights."
+    if len(listed) > limits.max_new_tokens:
+        source.refuse(f"{len(listed)} tokens", f"{limits.max_new_tokens} at most, as requested")
+    pieces, values = [], []
+    for number, entry in enumerate(listed):
+        place = f"choices[0].logprobs.content[{number}]"
+        if not isinstance(entry, dict):
+            source.refuse(f"{place} {excerpt(entry, 60)!r}", "an object")
+        pieces.append(_piece(source, entry, place))
+        value = source.field(entry, "logprob", _NUMBER, f"{place}.logprob")
+        if not _MISSING < value <= _ROUNDING:  # nor what is no number
+            source.refuse(
+                f"{place}.logprob {excerpt(value, 60)}",
+                f"the logarithm of a probability, {_MISSING:g} to 0: check its --dtype and the weights",
             )
-    return listed
+        values.append(min(float(value), 0.0))
+    return pieces, values
 
 
-def _stop_string(choice: Any, pieces: Sequence[str], stops: Sequence[str]) -> str | None:
-    """The stop string that ended a reply. vLLM names it in stop_reason and SGLang in matched_stop, where a
-    closing token is a number or null; of another server's reply it is found in the tokens."""
-    if choice.finish_reason != "stop":
-        return None
-    for name in ("stop_reason", "matched_stop"):
-        if name in (choice.model_extra or {}):
-            reason = choice.model_extra[name]
-            return reason if isinstance(reason, str) else None
-    text = "".join(pieces)
-    return next((stop for stop in stops if stop and stop in text), None)
+def _piece(source: Source, entry: dict[str, Any], place: str) -> Piece:
+    token = source.field(entry, "token", str, f"{place}.token")
+    given = source.field(entry, "bytes", list, f"{place}.bytes", needed=False)
+    if given is None:
+        return Piece.of(token)
+    if not all(type(byte) is int and 0 <= byte < 256 for byte in given):
+        source.refuse(f"{place}.bytes {excerpt(given, 60)}", "whole numbers from 0 to 255")
+    return Piece.of(token, bytes(given))
 
 
-def _tail(pieces: Sequence[str], stop: str) -> int:
-    """How many tokens at the end hold the stop string. GenerationError when none do.
+def _ended(source: Source, choice: dict[str, Any], pieces: Sequence[Piece], text: str, spoken: int) -> bool:
+    """Whether the last token is the closing one. GenerationError where the tokens do not spell the text."""
+    if choice["finish_reason"] == "stop" and spoken == len(pieces) and spells(pieces[:-1], text):
+        return True
+    # All listed tokens are the reply's: a closing one is not listed, or the reply ran into its limit.
+    last = pieces[-1].text.strip()
+    left_out = is_closing(last) or (is_special(last) and not text.rstrip().endswith(last))
+    if (choice["finish_reason"] == "stop" and left_out) or not spells(pieces, text):
+        _not_spelled(source, pieces, text)
+    return False
 
-    Some tokenizers' tokens lose their blanks one by one, so it is looked for without blanks too.
-    """
-    for form in (str, _without_blanks):
-        wanted = form(stop)
-        for count in range(1, len(pieces) + 1 if wanted else 0):
-            if wanted in form("".join(pieces[-count:])):
-                return count
-    raise GenerationError(
-        f"The server stopped at {stop!r}, which is not in the tokens that it lists ({pieces[-5:]}): start it "
-        "without --return-tokens-as-token-ids."
+
+def _not_spelled(source: Source, pieces: Sequence[Piece], text: str) -> NoReturn:
+    listed = "".join(piece.text for piece in pieces)
+    source.refuse(
+        f"the text {excerpt(text, 80)!r} and tokens that spell {excerpt(listed, 80)!r}",
+        f"the tokens of the text, or the perplexity is that of another: {_PARSER}, without "
+        "--return-tokens-as-token-ids, and with special tokens left out of texts",
     )
 
 
-def _without_blanks(text: str) -> str:
-    return "".join(text.split())
+def _stop_string(
+    source: Source, choice: dict[str, Any], pieces: Sequence[Piece], stops: Sequence[str]
+) -> str | None:
+    """The stop string that ended a reply. vLLM names it in stop_reason and SGLang in matched_stop, where a
+    closing token is a number or null; of another server's reply it is found in the tokens."""
+    if choice["finish_reason"] != "stop":
+        return None
+    for name in ("stop_reason", "matched_stop"):
+        if name in choice:
+            reason = choice[name]
+            if reason is not None and type(reason) not in (int, str):
+                source.refuse(f"{name} {excerpt(repr(reason), 60)}", "a text, a whole number or null")
+            if isinstance(reason, str) and reason not in stops and not is_special(reason):
+                source.refuse(
+                    f"{name} {excerpt(reason, 60)!r}", f"one of the stop strings sent, {list(stops)}"
+                )
+            return reason if isinstance(reason, str) and reason in stops else None
+    text = "".join(piece.text for piece in pieces)
+    return next((stop for stop in stops if stop and stop in text), None)
 
 
-def _token_ids(choice: Any, pieces: Sequence[str]) -> tuple[int, ...]:
+def _before(source: Source, pieces: Sequence[Piece], stop: str) -> int:
+    """How many tokens stand before those that hold the stop string."""
+    held = tail(pieces, stop)
+    if held is None:
+        last = [piece.text for piece in pieces[-5:]]
+        source.refuse(
+            f"the stop string {stop!r} and without it in its last tokens, {excerpt(last, 80)}",
+            "the texts of tokens: start the server without --return-tokens-as-token-ids",
+        )
+    return len(pieces) - held
+
+
+def _token_ids(
+    source: Source, choice: dict[str, Any], pieces: Sequence[Piece], spoken: int
+) -> tuple[int, ...]:
     """The ids that vLLM tells; else a negative number made of each token's text, which equals no id."""
-    ids = (choice.model_extra or {}).get("token_ids")
-    if ids is not None and len(ids) == len(pieces):
-        return tuple(ids)
-    return tuple(-1 - crc32(piece.encode("utf-8", "backslashreplace")) for piece in pieces)
+    ids = source.field(choice, "token_ids", list, "choices[0].token_ids", needed=False)
+    if not ids:
+        return tuple(-1 - crc32(piece.text.encode("utf-8", "backslashreplace")) for piece in pieces)
+    if len(ids) not in (len(pieces), spoken) or not all(type(one) is int and one >= 0 for one in ids):
+        source.refuse(f"token_ids {excerpt(ids, 60)}", f"{len(pieces)} whole numbers, 0 or more")
+    return tuple(ids[: len(pieces)])
 
 
-def _usage(usage: Any, images: int, seconds: float) -> Usage:
-    """encodes counts the images sent: a server does not report whether it encoded one again."""
-    cached = getattr(usage.prompt_tokens_details, "cached_tokens", None) or 0
-    computed = usage.prompt_tokens - cached + max(usage.completion_tokens - 1, 0)
-    return Usage(computed, images, seconds)
+def _usage(source: Source, completion: dict[str, Any], images: int, seconds: float) -> tuple[Usage, int]:
+    """(what the reply cost, how many tokens the server counts in it). encodes counts the images sent: a
+    server does not report whether it encoded one again."""
+    usage = source.field(completion, "usage", dict, "usage")
+    prompt, spoken = (source.field(usage, f"{name}_tokens", int, f"usage.{name}_tokens") for name in _COUNTED)
+    details = source.field(usage, "prompt_tokens_details", dict, "usage.prompt_tokens_details", needed=False)
+    cached = source.field(details or {}, "cached_tokens", int, "cached_tokens", needed=False) or 0
+    if min(prompt, spoken, cached) < 0 or cached > prompt:
+        source.refuse(
+            f"usage {excerpt(usage, 120)}", "numbers of tokens, 0 or more, no more cached than sent"
+        )
+    return Usage(prompt - cached + max(spoken - 1, 0), images, seconds), spoken
+
+
+_COUNTED = ("prompt", "completion")

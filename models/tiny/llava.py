@@ -189,7 +189,7 @@ def load_tokenizer(source: str) -> Any:
     if (folder / "tokenizer.model").exists() and not (folder / "tokenizer_config.json").exists():
         return read_tokenizer(folder, vocabulary=0)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"Cannot load a tokenizer from {source!r}: {error}") from error
     tokenizer.add_special_tokens({"pad_token": tokenizer.pad_token or "<pad>"})

@@ -9,6 +9,8 @@ from xml.etree import ElementTree
 from tabulate import tabulate
 
 from dualfocus_lmms.results.gate.check import Check, Comparison, Flip, TaskCheck
+from dualfocus_lmms.text_output import markdown as plain
+from dualfocus_lmms.text_output import terminal
 
 _CELL = 80  # characters of a text in a table
 
@@ -17,13 +19,13 @@ def markdown(check: Check) -> str:
     """The verdict, every comparison, and the answers that changed."""
     failures = check.all_failures
     verdict = f"failed, {len(failures)} times" if failures else "passed"
-    blocks = [f"## {check.run} against {check.baseline}: {verdict}"]
+    blocks = [f"## {plain(check.run)} against {plain(check.baseline)}: {verdict}"]
     if failures:
-        blocks.append("\n".join(f"- {failure}" for failure in failures))
+        blocks.append("\n".join(f"- {plain(failure)}" for failure in failures))
     blocks.append(_comparisons(check.tasks, bound=check.max_drop is not None))
     blocks.append(_rule(check))
     if check.new:
-        blocks.append(f"Not in the baseline: {', '.join(check.new)}.")
+        blocks.append(f"Not in the baseline: {plain(', '.join(check.new))}.")
     blocks += [_flips(task) for task in check.tasks if task.flips]
     return "\n\n".join(blocks) + "\n"
 
@@ -43,15 +45,17 @@ def _rule(check: Check) -> str:
     if check.max_drop is not None:
         said.append(f"A drop of more than {check.max_drop:g} fails (--max-drop), significant or not.")
     elif untested:
-        said.append(f"Not judged, for want of a standard error: {', '.join(untested)}. --max-drop would.")
+        said.append(
+            f"Not judged, for want of a standard error: {plain(', '.join(untested))}. --max-drop would."
+        )
     return " ".join(said)
 
 
 def _comparisons(tasks: Sequence[TaskCheck], bound: bool) -> str:
     rows = [
         [
-            task.task,
-            item.metric,
+            plain(task.task),
+            plain(item.metric),
             _number(item.before),
             _number(item.now),
             _number(item.gain, "+"),
@@ -93,25 +97,19 @@ def _flips(task: TaskCheck) -> str:
             str(flip.doc_id),
             f"{flip.before:g}",
             f"{flip.now:g}",
-            _cell(flip.question),
-            _cell(flip.target),
-            _cell(flip.answer),
+            plain(flip.question, _CELL),
+            plain(flip.target, _CELL),
+            plain(flip.answer, _CELL),
         ]
         for flip in sorted(task.flips, key=_lost_first)
     ]
     headers = ["sample", "before", "now", "question", "right", "answer now"]
     table = tabulate(rows, headers, tablefmt="github", disable_numparse=True)
-    return f"### {task.task}: {task.lost} answers score less, {task.gained} more\n\n{table}"
+    return f"### {plain(task.task)}: {task.lost} answers score less, {task.gained} more\n\n{table}"
 
 
 def _lost_first(flip: Flip) -> tuple[bool, int]:
     return flip.now > flip.before, flip.doc_id
-
-
-def _cell(text: str) -> str:
-    """A text on one line that ends no cell."""
-    line = " ".join(text.split()).replace("|", "\\|")
-    return line if len(line) <= _CELL else line[: _CELL - 3] + "..."
 
 
 def junit(check: Check) -> str:
@@ -123,7 +121,8 @@ def junit(check: Check) -> str:
     for name in ("tests", "failures"):
         root.set(name, str(sum(int(suite.get(name, 0)) for suite in suites)))
     ElementTree.indent(root)
-    return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+    text = ElementTree.tostring(root, encoding="unicode", xml_declaration=True)
+    return terminal(text) + "\n"  # XML has no control characters
 
 
 def _cases(task: TaskCheck) -> Iterator[tuple[str, list[str]]]:

@@ -27,6 +27,7 @@ from dualfocus_lmms.results.leaderboard.records import (
     read_measured,
     read_published,
 )
+from dualfocus_lmms.text_output import csv_text, link, markdown
 
 FORMATS = ("md", "csv", "html")
 LEFT, RIGHT = ["task", "model", "method"], ["n", "questions", "source", "reference", "link"]
@@ -169,11 +170,11 @@ def render(table: pd.DataFrame, form: str = "md") -> str:
     if form not in FORMATS:
         raise choose("format", form, FORMATS)
     if form == "csv":
-        return table.to_csv(index=False, lineterminator="\n")
+        return csv_text(table)
     parts = [(str(task), _cells(part)) for task, part in table.groupby("task", sort=False)]
     if form == "html":
         return _page(parts)
-    return "\n".join(f"## {_markdown(task)}\n\n{_markdown_table(cells)}\n" for task, cells in parts)
+    return "\n".join(f"## {markdown(task)}\n\n{_markdown_table(cells)}\n" for task, cells in parts)
 
 
 def _cells(table: pd.DataFrame) -> pd.DataFrame:
@@ -207,27 +208,18 @@ def _size(n: float | None, questions: float | None) -> str:
 
 
 def _markdown_table(cells: pd.DataFrame) -> str:
-    shown = cells.map(_markdown)
-    shown["source"] = [
-        f"[{source}]({link})" for source, link in zip(shown["source"], cells["link"], strict=True)
-    ]
+    shown = cells.map(markdown)
+    shown["source"] = list(map(link, cells["source"], cells["link"]))
     texts = ("model", "method", "source", "reference")
     shown = shown.drop(columns="link")
     aligned = ["left" if name in texts else "right" for name in shown.columns]
     return tabulate(
         shown.values.tolist(),
-        [_markdown(name) for name in shown.columns],
+        [markdown(name) for name in shown.columns],
         tablefmt="github",
         colalign=aligned,
         disable_numparse=True,
     )
-
-
-def _markdown(text: str) -> str:
-    """A text that Markdown shows as it is, in a table too."""
-    for mark in "\\|*[]`":
-        text = text.replace(mark, "\\" + mark)
-    return text.replace("<", "&lt;").replace("\n", " ")
 
 
 def _page(parts: Sequence[tuple[str, pd.DataFrame]]) -> str:
@@ -258,7 +250,7 @@ def readme(folder: Path | None = None) -> str:
 def _source(published: Published) -> str:
     """A paper with its notes, as a list item."""
     paper = published.paper
-    lines = [f"- {_markdown(paper.title)} ({paper.year}), <{paper.url}>. {paper.note}".rstrip()]
+    lines = [f"- {markdown(paper.title)} ({paper.year}), {link(paper.url, paper.url)}. {paper.note}".rstrip()]
     lines += [f"  - {table.table}: {table.note}" for table in published.tables if table.note]
     return "\n".join(lines)
 

@@ -24,6 +24,7 @@ from dualfocus_lmms.results.report import accuracy as right
 from dualfocus_lmms.results.report import comparison, confidence, gallery, page, plots, tables
 from dualfocus_lmms.results.report.tables import Table
 from dualfocus_lmms.results.runs import Run, load_run
+from dualfocus_lmms.text_output import csv_text, markdown
 
 if TYPE_CHECKING:
     from lmms_eval.api.task import ConfigurableTask
@@ -336,17 +337,15 @@ def _write_tables(
     folder: Path, shown: Sequence[Shown], pages: Sequence[page.RunPage], compared: Sequence[Table]
 ) -> None:
     for table in compared:
-        atomic_write(folder / f"{table.name}.csv", table.frame.to_csv(index=False))
+        atomic_write(folder / f"{table.name}.csv", csv_text(table.frame))
     for number, (one, its_page) in enumerate(zip(shown, pages, strict=True)):
         prefix = _prefix(number, len(shown))
         for section in its_page.sections:
             for table in section.tables:
-                atomic_write(folder / f"{prefix}{table.name}.csv", table.frame.to_csv(index=False))
+                atomic_write(folder / f"{prefix}{table.name}.csv", csv_text(table.frame))
             if section.plot is not None:
                 atomic_write(folder / f"{prefix}{section.name}.svg", _alone(section.plot))
-        atomic_write(
-            folder / f"{prefix}samples.csv", one.samples.drop(columns=NOT_IN_CSV).to_csv(index=False)
-        )
+        atomic_write(folder / f"{prefix}samples.csv", csv_text(one.samples.drop(columns=NOT_IN_CSV)))
 
 
 def _prefix(number: int, runs: int) -> str:
@@ -360,13 +359,15 @@ def _alone(svg: str) -> str:
 
 
 def _markdown(folder: Path, title: str, pages: Sequence[page.RunPage], compared: Sequence[Table]) -> str:
-    lines = [f"# {title}", ""]
+    lines = [f"# {markdown(title)}", ""]
     for table in compared:
         lines += _table_lines(table, "##")
     for number, one in enumerate(pages):
-        lines += [f"## {one.name}", ""] if len(pages) > 1 else []
-        lines += [line for notice in one.notices for line in (f"**{notice}**", "")]
-        lines += [", ".join(f"{name} {value}" for name, value in one.facts), ""] if one.facts else []
+        lines += [f"## {markdown(one.name)}", ""] if len(pages) > 1 else []
+        lines += [line for notice in one.notices for line in (f"**{markdown(notice)}**", "")]
+        lines += (
+            [markdown(", ".join(f"{name} {value}" for name, value in one.facts)), ""] if one.facts else []
+        )
         for section in one.sections:
             lines += [f"## {section.title}" if len(pages) == 1 else f"### {section.title}", ""]
             if section.plot is not None:

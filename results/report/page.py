@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from markupsafe import Markup
 
 from dualfocus_lmms.results.report.gallery import Pictures
 from dualfocus_lmms.results.report.tables import Table
+from dualfocus_lmms.text_output import script_json
 
 FOLDER = Path(__file__).parent / "page"
 
@@ -74,17 +74,11 @@ def render(
         samples=len(rows["id"]),
         style=_part("report.css"),
         script=_part("report.js"),
-        rows=_json(rows),
-        pictures=_json({"photos": pictures.photos, "crops": pictures.crops}),
+        rows=Markup(script_json(rows)),
+        pictures=Markup(script_json({"photos": pictures.photos, "crops": pictures.crops})),
         svg=Markup,
     )
 
 
 def _part(name: str) -> Markup:
     return Markup((FOLDER / name).read_text(encoding="utf-8"))
-
-
-def _json(value: Any) -> Markup:
-    """JSON that can stand in a `<script>` element: nothing in it ends the element."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=str)
-    return Markup(text.replace("<", "\\u003c"))

@@ -29,6 +29,7 @@ MOST_KINDS = 40  # rows of the plot by kind
 LONGEST_TAIL = 0.99  # of the perplexities, the share that is shown
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
+    "text.parse_math": False,  # names come from data
     "font.family": "sans-serif",
     "font.size": 10,
     "axes.edgecolor": LINE,

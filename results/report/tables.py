@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from tabulate import tabulate
 
 from dualfocus_lmms.results.report import by_question
+from dualfocus_lmms.text_output import markdown
 from dualfocus_lmms.trace import Trace
 from dualfocus_lmms.types import Fallback
 
@@ -74,8 +75,9 @@ class Table:
 
     def markdown(self) -> str:
         aligned = ["right" if number else "left" for number in self.numeric]
-        rows = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in self.cells()]
-        return tabulate(rows, self.headers, tablefmt="github", colalign=aligned, disable_numparse=True)
+        rows = [[markdown(cell) for cell in row] for row in self.cells()]
+        headers = [markdown(name) for name in self.headers]
+        return tabulate(rows, headers, tablefmt="github", colalign=aligned, disable_numparse=True)
 
 
 def from_traces(traces: Iterable[Trace]) -> dict[str, NDArray[np.float64]]:

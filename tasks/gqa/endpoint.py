@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
 
-import openai
-
-from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.chat_client import KEY, check_url, connect, public, read_json, server_errors
+from dualfocus_lmms.errors import GenerationError, UserError
 from dualfocus_lmms.tasks.gqa.distractors import DISTRACTORS, GqaQuestion, NoDistractorsError, unlike
+from dualfocus_lmms.text_output import excerpt
 
-KEY = "OPENAI_API_KEY"
 ATTEMPTS = 3  # replies requested until one can be parsed
 TIMEOUT = 60.0  # seconds a reply may take
 
@@ -39,11 +38,14 @@ class Spent:
 
     def add(self, usage: Any) -> None:
         """Count one reply. usage: that of the reply; None when the endpoint gave none."""
+        given = usage if isinstance(usage, dict) else {}
+        counted = [given.get(f"{name}_tokens") for name in ("prompt", "completion")]
+        known = all(type(count) is int and count >= 0 for count in counted)
         with self._lock:
             self.replies += 1
-            self.uncounted += usage is None
-            self.prompt_tokens += getattr(usage, "prompt_tokens", None) or 0
-            self.completion_tokens += getattr(usage, "completion_tokens", None) or 0
+            self.uncounted += not known
+            self.prompt_tokens += counted[0] if known else 0
+            self.completion_tokens += counted[1] if known else 0
 
 
 class ChatEndpoint:
@@ -55,48 +57,54 @@ class ChatEndpoint:
     """
 
     def __init__(self, url: str, model: str, retries: int = 5) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise UserError(f"The endpoint is {url!r}: give a URL such as http://localhost:8000/v1.")
-        self.url, self.model, self.spent = url, model, Spent()
-        # The client insists on a key, endpoints of one's own do not.
-        key = os.environ.get(KEY) or "none"
-        self._client = openai.OpenAI(base_url=url, api_key=key, max_retries=retries, timeout=TIMEOUT)
+        check_url(url, "--endpoint")
+        self.url, self.model, self.spent = public(url), model, Spent()
+        self._client = connect(url, os.environ.get(KEY), retries, TIMEOUT)
 
     def __call__(self, question: GqaQuestion) -> list[str]:
         for _ in range(ATTEMPTS):
-            reply = self._ask(PROMPT.format(question=question.text, answer=question.answer))
+            reply, shown = self._ask(PROMPT.format(question=question.text, answer=question.answer))
             chosen = unlike(question.answer, read_list(reply, question.answer))
             if len(chosen) == DISTRACTORS:
                 return chosen
         raise NoDistractorsError(
-            f"{ATTEMPTS} replies without {DISTRACTORS} usable answers, the last: {reply[:200]!r}"
+            f"{ATTEMPTS} replies without {DISTRACTORS} usable answers, the last: {shown!r}"
         )
 
-    def _ask(self, prompt: str) -> str:
+    def _ask(self, prompt: str) -> tuple[str, str]:
+        """(the text of a reply, what is shown of it): an unreadable reply has no text."""
         try:
-            completion = self._client.chat.completions.create(
-                model=self.model, messages=[{"role": "user", "content": prompt}]
-            )
-        except (openai.AuthenticationError, openai.NotFoundError) as error:
-            raise UserError(
-                f"{self.url} answered {error.status_code} for the model {self.model!r}: check --endpoint, "
-                f"--model and the key in {KEY}."
-            ) from error
-        except (openai.APIError, json.JSONDecodeError) as error:
-            raise NoDistractorsError(f"{type(error).__name__}: {error}") from error
-        self.spent.add(getattr(completion, "usage", None))
-        return _content(completion)
+            with server_errors(self._client):
+                raw = self._client.chat.completions.with_raw_response.create(
+                    model=self.model, messages=[{"role": "user", "content": prompt}]
+                )
+        except UserError as error:
+            code = getattr(error.__cause__, "status_code", 0)
+            if code in (401, 404) or code < 400:  # the key, the model, the address: of all questions
+                raise UserError(f"{error} Check --endpoint, --model and the key in {KEY}.") from error
+            raise NoDistractorsError(str(error)) from error
+        except GenerationError as error:
+            raise NoDistractorsError(str(error)) from error
+        try:
+            completion = read_json(raw.http_response, self.url)
+        except GenerationError as error:
+            self.spent.add(None)
+            return "", str(error)
+        self.spent.add(completion.get("usage"))
+        text = _content(completion)
+        return text, excerpt(text)
 
     def close(self) -> None:
         """Give the connections back."""
         self._client.close()
 
 
-def _content(completion: Any) -> str:
+def _content(completion: dict[str, Any]) -> str:
     """The text of a reply; empty when it has none (a body in another form, a reply that was held back)."""
-    choices = getattr(completion, "choices", None)
-    message = getattr(choices[0], "message", None) if choices else None
-    return getattr(message, "content", None) or ""
+    match completion:
+        case {"choices": [{"message": {"content": str(text)}}, *_]}:
+            return text
+    return ""
 
 
 def read_list(reply: str, answer: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import httpx
@@ -74,38 +75,27 @@ def test_fields_of_the_servers_own_go_into_the_body(client: Callable[..., Any]) 
     assert {name: body.get(name) for name in given} == given, "extra_body"
 
 
-def test_what_a_server_adds_is_kept(client: Callable[..., Any]) -> None:
-    """The reader of replies: `model_extra` holds what ended a reply, and the ids of its tokens."""
-    choice = asked(client(replying())).choices[0]
-    assert choice.model_extra == {"stop_reason": 7, "token_ids": [11, 12]}, "Choice.model_extra"
-    (entry,) = choice.logprobs.content
-    assert (entry.token, entry.logprob) == ("yes", -0.5), "Choice.logprobs.content"
+def test_a_reply_comes_as_it_was_sent(client: Callable[..., Any]) -> None:
+    """The reader of replies checks the body itself: the client's own types check nothing."""
+    messages = [{"role": "user", "content": "red?"}]
+    asking = client(replying()).chat.completions.with_raw_response
+    response = asking.create(model="m", messages=messages).http_response
+    assert json.loads(response.content) == REPLY, "with_raw_response.http_response.content"
+    assert response.headers["Content-Type"] == "application/json", "http_response.headers"
+    listed = {"object": "list", "data": [{"id": "m", "root": "w"}]}
+    models = client(lambda _: httpx.Response(200, json=listed)).models.with_raw_response
+    assert json.loads(models.list().http_response.content) == listed, "models.with_raw_response.list"
 
 
-def test_what_a_server_leaves_out_is_none(client: Callable[..., Any]) -> None:
-    """The reader of replies tells what is missing; an AttributeError would tell nothing."""
-    choice = {name: CHOICE[name] for name in ("index", "finish_reason", "message")}
-    reply = asked(client(replying(choices=[choice])))
-    assert reply.choices[0].logprobs is None, "Choice.logprobs"
-    assert reply.usage.prompt_tokens_details is None, "CompletionUsage.prompt_tokens_details"
-    other = asked(client(lambda _: httpx.Response(200, json={"a": 1})))
-    assert getattr(other, "choices", None) is None, "ChatCompletion.choices"
-
-
-def test_cached_tokens_are_told(client: Callable[..., Any]) -> None:
-    """The reader of replies leaves them out of what was computed."""
-    reply = asked(client(replying(usage={**USAGE, "prompt_tokens_details": {"cached_tokens": 3}})))
-    assert reply.usage.prompt_tokens_details.cached_tokens == 3, "CompletionUsage.prompt_tokens_details"
-
-
-def test_models_are_listed_with_what_the_server_adds(client: Callable[..., Any]) -> None:
-    """The model class for servers: vLLM tells under `root` which weights a name has."""
-    listed = {
-        "object": "list",
-        "data": [{"id": "m", "object": "model", "created": 0, "owned_by": "", "root": "w"}],
-    }
-    (entry,) = client(lambda _: httpx.Response(200, json=listed)).models.list()
-    assert (entry.id, entry.model_extra) == ("m", {"root": "w"}), "models.list"
+def test_the_clients_own_http_can_be_limited(foreign: LookUp) -> None:
+    """`chat_client` subclasses it, and finds the library that it stands on: httpx, or httpx2 from 3.x."""
+    kind = foreign("openai:DefaultHttpxClient")
+    library = import_module(kind.__mro__[1].__module__.partition(".")[0])
+    assert issubclass(kind, library.Client), "DefaultHttpxClient"
+    assert issubclass(library.ReadTimeout, library.HTTPError), "ReadTimeout"
+    assert kind(timeout=1.0, follow_redirects=False).follow_redirects is False, "follow_redirects"
+    made = library.Response(200, headers=[("a", "b")], content=b"c", request=library.Request("GET", URL))
+    assert (made.content, made.headers["a"]) == (b"c", "b"), "Response"
 
 
 @pytest.mark.parametrize("code", [429, 500])

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile
+from PIL import EpsImagePlugin, Image, ImageFile, UnidentifiedImageError
 
 from dualfocus_lmms import UserError
 from dualfocus_lmms.images import (
+    FORMATS,
     MAX_PIXELS,
     UNREADABLE,
     image_hash,
@@ -182,3 +183,51 @@ def test_a_limit_that_is_no_number_of_pixels_is_refused(given: str, monkeypatch:
     monkeypatch.setenv(MAX_PIXELS, given)
     with pytest.raises(UserError, match=rf"{MAX_PIXELS}.* got '{given}'"):
         max_pixels()
+
+
+POSTSCRIPT = (
+    b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(/tmp/x) (w) file closefile\nshowpage\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (POSTSCRIPT, "EPS"),
+        (b"\xc5\xd0\xd3\xc6" + bytes(40), "EPS"),
+        (b"%PDF-1.7\n", "PDF"),
+        (b"\n <svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
+        (b'{"image": 1}', "JSON"),
+        (b"\x1f\x8b" + bytes(40), "gzip"),
+        (saved(Image.new("RGB", (16, 16)), "ICO").getvalue(), "ICO"),
+        (b"", "empty"),
+        (bytes(99), "no image"),
+    ],
+)
+def test_other_formats_are_named_whatever_a_file_is_called(
+    content: bytes, found: str, tmp_path: Path
+) -> None:
+    (tmp_path / "a.jpg").write_bytes(content)
+    for source in (tmp_path / "a.jpg", str(tmp_path / "a.jpg"), io.BytesIO(content)):
+        with pytest.raises(UnidentifiedImageError) as caught:
+            open_image(source)
+        assert found in str(caught.value)
+        assert "WEBP" in str(caught.value)
+        assert isinstance(caught.value, UNREADABLE)
+
+
+@pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"])
+def test_the_formats_of_photos_and_drawings_are_read(name: str) -> None:
+    assert name in FORMATS
+    assert open_image(saved(Image.new("RGB", (9, 9), "red"), name)).size == (9, 9)
+
+
+def test_no_postscript_runs_in_an_image_that_others_have_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library of data sets opens images with all of Pillow's formats and decodes them later."""
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", "/bin/false")
+    image = Image.open(io.BytesIO(POSTSCRIPT))
+    with pytest.raises(UnidentifiedImageError, match="EPS"):
+        open_image(image)
+    assert EpsImagePlugin.gs_binary is False
+    with pytest.raises(OSError, match="Ghostscript"):
+        image.load()

@@ -85,9 +85,11 @@ def ours(model: str, samples: str, steps: int, batch: int) -> dict[str, float]:
 def plain(model: str, samples: str, steps: int, batch: int) -> dict[str, float]:
     """A loop of torch and transformers alone, on the samples in the same order."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    processor = AutoProcessor.from_pretrained(model)
-    complete_processor(processor, AutoConfig.from_pretrained(model))
-    network: Any = AutoModelForImageTextToText.from_pretrained(model, dtype=torch.float32)
+    processor = AutoProcessor.from_pretrained(model, trust_remote_code=False)
+    complete_processor(processor, AutoConfig.from_pretrained(model, trust_remote_code=False))
+    network: Any = AutoModelForImageTextToText.from_pretrained(
+        model, dtype=torch.float32, trust_remote_code=False
+    )
     network = network.to(device).train()
     network.model.vision_tower.requires_grad_(False)
     learning = [parameter for parameter in network.parameters() if parameter.requires_grad]

@@ -135,7 +135,7 @@ def write_checkpoint(trainer: Trainer, recipe: Recipe, checkpoint: Checkpoint, f
 
 def _write_processor(checkpoint: Checkpoint, folder: Path) -> None:
     """The processor with which plain transformers reads this checkpoint."""
-    processor = AutoProcessor.from_pretrained(folder)
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
     complete_processor(processor, checkpoint.model.config)
     if isinstance(processor, ProcessorMixin):
         processor.save_pretrained(folder)

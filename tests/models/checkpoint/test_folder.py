@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import pytest
@@ -12,7 +14,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from dualfocus_lmms import UserError
+from dualfocus_lmms.models.checkpoint.folder import load_error
 from dualfocus_lmms.models.checkpoint.loading import load_checkpoint
+from dualfocus_lmms.models.convert.weight_files import open_weights
 
 
 @pytest.fixture
@@ -80,3 +84,62 @@ def test_a_tokenizer_without_a_vocabulary_is_refused(copy: Path):
 def test_published_checkpoints_that_no_family_handles_say_what_to_do(name: str, shared_data: Path):
     with pytest.raises(UserError, match=r"family=generic|-hf"):
         load_checkpoint(str(shared_data / "checkpoints" / name), device="cpu")
+
+
+class Planted:
+    """What a pickle makes a reader call."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.file,)
+
+
+def test_pickled_code_never_runs_and_nothing_advises_it(copy: Path, tmp_path: Path):
+    (copy / "model.safetensors").unlink()
+    torch.save({"weight": Planted(tmp_path / "ran")}, copy / "pytorch_model.bin")
+    with pytest.raises(UserError, match="safetensors") as caught:
+        load_checkpoint(str(copy), device="cpu")
+    assert "weights_only" not in str(caught.value)
+    assert not (tmp_path / "ran").exists()
+    with pytest.raises(UserError, match="safetensors") as caught:
+        open_weights(copy / "pytorch_model.bin")
+    assert "weights_only" not in str(caught.value)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "kind"),
+    [
+        ("config.json", "AutoModelForImageTextToText", "own"),
+        ("processor_config.json", "AutoProcessor", "llava"),
+    ],
+)
+def test_code_of_a_checkpoint_never_runs_and_nothing_asks(
+    copy: Path, tmp_path: Path, file: str, key: str, kind: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    (copy / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Own: pass\n")
+    path = copy / file
+    settings = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    code = {"auto_map": {"AutoConfig": "own.Own", key: "own.Own"}, "processor_class": "Own"}
+    path.write_text(json.dumps(settings | code | ({"model_type": kind} if file == "config.json" else {})))
+    if file == "config.json":
+        with pytest.raises(UserError, match="-hf") as caught:
+            load_checkpoint(str(copy), device="cpu", family="generic")
+        assert "trust_remote_code" not in str(caught.value)
+    else:
+        with suppress(UserError):
+            load_checkpoint(str(copy), device="cpu")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("set the option `trust_remote_code=True` to remove this error"), UnpicklingError("x")],
+)
+def test_advice_to_run_what_is_in_a_file_is_not_repeated(error: Exception):
+    assert "True" not in load_error(error)
+    assert "never runs" in load_error(error)
+    assert load_error(ValueError("no such file")) == "no such file"

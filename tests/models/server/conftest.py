@@ -19,6 +19,7 @@ from aiohttp import web
 from PIL import Image
 
 from dualfocus_lmms import Conversation, StopCriteria
+from dualfocus_lmms.chat_client import connect
 from dualfocus_lmms.types import Prompt
 
 MODEL = "tiny"
@@ -183,7 +184,7 @@ def stub(served_engine: Any) -> Iterator[StubServer]:
 @pytest.fixture
 def client(stub: StubServer) -> Callable[..., openai.OpenAI]:
     """A client of it that tries once, unless it is told otherwise."""
-    return lambda retries=0: openai.OpenAI(base_url=stub.url, api_key="secret", max_retries=retries)
+    return lambda retries=0: connect(stub.url, "secret", retries, 60)
 
 
 @pytest.fixture

@@ -327,7 +327,12 @@ def test_the_pattern_of_a_guided_box_is_the_notation_of_the_family(box_format, w
 
 def test_a_server_that_ignores_the_guide_is_found_out(stub, backend):
     def talk(reply):
-        reply["choices"][0]["message"]["content"] = "over there"
+        choice = reply["choices"][0]
+        choice["message"]["content"] = "over there"
+        entries = choice["logprobs"]["content"]
+        entries[:-1] = [entries[0] | {"token": "over there", "bytes": list(b"over there")}]
+        choice["token_ids"] = [7] * len(entries)
+        reply["usage"]["completion_tokens"] = len(entries)
         return reply
 
     stub.alter = talk

@@ -6,10 +6,9 @@ import json
 from typing import Any
 
 import pytest
-from openai.types.chat import ChatCompletion
 
 from dualfocus_lmms import Answer, GenerationError, StopCriteria
-from dualfocus_lmms.models.server.reply import read_reply
+from dualfocus_lmms.models.server.reply import Source, read_reply
 
 
 def completion(
@@ -19,7 +18,7 @@ def completion(
     spoken: int | None = None,
     values: list[Any] | None = None,
     **extra: Any,
-) -> ChatCompletion:
+) -> dict[str, Any]:
     """A completion of the tokens `pieces`, whose log-probabilities are -0.1, -0.2, ... unless given."""
     values = [-(n + 1) / 10 for n in range(len(pieces))] if values is None else values
     listed = [{"token": piece, "logprob": value} for piece, value in zip(pieces, values, strict=True)]
@@ -40,12 +39,11 @@ def completion(
         ],
         "usage": {"prompt_tokens": 7, "completion_tokens": spoken, "total_tokens": 7 + spoken},
     }
-    # As the client builds it: nothing is checked.
-    return ChatCompletion.construct(**json.loads(json.dumps(said)))
+    return json.loads(json.dumps(said))
 
 
 def read(reply: Any, stop: tuple[str, ...] = (), needs_end: bool = False) -> Answer:
-    return read_reply("macro", reply, StopCriteria(16, stop), needs_end, 1, 0.5)
+    return read_reply(Source("http://h/v1", "macro"), reply, StopCriteria(16, stop), needs_end, 1, 0.5)
 
 
 def test_a_reply_that_ends_by_itself_has_its_closing_token_last():
@@ -107,7 +105,7 @@ def test_a_closing_token_is_no_stop_string(reason):
 
 
 def test_tokens_without_ids_are_negative_and_equal_where_their_texts_are():
-    first, second, third = (read(completion([a, b, "</s>"])) for a, b in (("a", "b"), ("a", "c"), ("a", "b")))
+    first, second, third = (read(completion([*text, "</s>"], text)) for text in ("ab", "ac", "ab"))
     assert all(token < 0 for token in first.tokens + second.tokens)
     assert first.tokens[0] == second.tokens[0]
     assert first.tokens[1] != second.tokens[1]
@@ -127,8 +125,7 @@ def test_tokens_without_ids_are_negative_and_equal_where_their_texts_are():
         completion(["a"], finish="content_filter"),
         completion(["a"], finish="tool_calls"),
         completion(["token_id:5", "token_id:6"], "a", stop_reason="###"),
-        "<html>a page</html>",
-        ChatCompletion.construct(id="1", choices=[]),
+        {"id": "1", "choices": []},
     ],
 )
 def test_a_reply_without_usable_log_probabilities_is_a_failure(broken):
@@ -137,7 +134,7 @@ def test_a_reply_without_usable_log_probabilities_is_a_failure(broken):
 
 
 def test_usage_leaves_out_what_the_server_had_cached():
-    reply = completion(["a", "</s>"])
+    reply = completion(["a", "</s>"], "a")
     assert read(reply).usage.tokens == 7 + 1
-    reply.usage.prompt_tokens_details = type("Details", (), {"cached_tokens": 5})()
+    reply["usage"]["prompt_tokens_details"] = {"cached_tokens": 5}
     assert (read(reply).usage.tokens, read(reply).usage.encodes, read(reply).usage.seconds) == (3, 1, 0.5)

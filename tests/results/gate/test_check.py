@@ -7,11 +7,13 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 import yaml
+from markdown_it import MarkdownIt
 from typer.main import get_command
 
 from dualfocus_lmms import UserError, cli
@@ -357,6 +359,29 @@ def test_the_summary_has_every_comparison_and_flip(
     assert "corrected p" not in bound
     flips = [line for line in text.splitlines() if "no \\| maybe" in line]  # the bar would end the cell
     assert len(flips) == FLIPS_SHOWN
+
+
+def test_hostile_answers_are_text_in_the_summary_and_in_junit(checked: Callable[..., Check]) -> None:
+    texts = [
+        "<script>alert(1)</script> ![x](http://e.x/a.png)",
+        "a | b\n\n# c",
+        "[x](http://e.x) \x1b[31m `y",
+    ]
+    result = checked(WORSE)
+    (task,) = result.tasks
+    named = replace(task, task="<b>task|`", failures=(f"lacks {texts[0]}", "1. \n- item"))
+    flips = (replace(task.flips[0], question=texts[0], target=texts[1], answer=texts[2]),)
+    result = replace(result, run="<img src=x> ![y](z)", tasks=(replace(named, flips=flips),), new=("<b>",))
+    page = MarkdownIt("gfm-like", {"linkify": False}).enable("table").parse(markdown(result))
+    children = [child for block in page for child in block.children or []]
+    own = {"text", "text_special", "softbreak", "strong_open", "strong_close"}
+    assert {child.type for child in children} <= own
+    assert not {block.type for block in page} & {"html_block", "fence", "code_block", "hr"}
+    seen = ["".join(child.content for child in block.children or []) for block in page]
+    assert [text.replace("\u2060", "") for text in seen if "alert" in text][-1] == texts[0]
+    assert sum(block.type == "tr_open" for block in page) == 2 * 2
+    root = ElementTree.fromstring(junit(result).encode())
+    assert "<script>" in "".join(str(element.get("message")) for element in root.iter("failure"))
 
 
 def test_exit_codes(tmp_path: Path, write_run: WriteRun, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from markdown_it import MarkdownIt
 
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.results.report import build as reports
@@ -144,3 +145,26 @@ def test_thousands_of_samples_take_seconds(
     assert written.samples == 1501
     assert time.process_time() - start < 30
     assert (tmp_path / "out" / "report.html").stat().st_size < 1_500_000
+
+
+def test_hostile_names_are_text_in_the_files(tmp_path: Path, nano_scripts: Scripts, write_nano: WriteRun):
+    name = "<img src=x> ![y](z) `|"
+    settings = {"pretrained": "<b>*bold*</b> | [x](http:y)"}
+    write_nano(tmp_path / name, {kind: some[:2] for kind, some in nano_scripts.items()}, False, settings)
+    report([tmp_path / name], tmp_path / "out", pictures=0)
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert "<img src=x>" not in page
+    assert "&lt;img src=x&gt; ![y](z) `|" in page
+    blocks = MarkdownIt("gfm-like", {"linkify": False}).parse(
+        (tmp_path / "out" / "report.md").read_text("utf-8")
+    )
+    children = [child for block in blocks for child in block.children or []]
+    assert not {child.type for child in children} & {"html_inline", "link_open", "em_open", "code_inline"}
+    images = {child.attrs["src"] for child in children if child.type == "image"}
+    assert images == {path.name for path in (tmp_path / "out").glob("*.svg")}
+    assert "".join(child.content for child in blocks[1].children) == name
+    assert any("<b>*bold*</b> | [x](http:y)" in _text(block) for block in blocks)
+
+
+def _text(block: Any) -> str:
+    return "".join(child.content for child in block.children or [])
