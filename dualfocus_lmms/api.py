@@ -21,7 +21,7 @@ from dualfocus_lmms.images import UNREADABLE, open_image, unreadable
 from dualfocus_lmms.prompts import SHORT_ANSWER
 from dualfocus_lmms.settings import Settings
 from dualfocus_lmms.trace import Trace
-from dualfocus_lmms.types import Backend, Question, StopCriteria
+from dualfocus_lmms.types import Backend, Question, StopCriteria, Template
 
 Source = str | PathLike[str] | Image.Image
 
@@ -44,18 +44,20 @@ class DualFocusModel:
         engine: str | None = None,
         cuda_graphs: bool = False,
         family: str | None = None,
+        chat_template: Template = "auto",
         **settings: Any,
     ) -> None:
         """Load a checkpoint folder or hub name; UserError when that is impossible.
 
-        device_map: "auto" spreads the model over all GPUs, instead of a device.
+        device_map: "auto" spreads the model over all GPUs, instead of a device. chat_template: whose is used;
+        "auto" is the one that the checkpoint was trained with, as far as its files and family tell.
         """
         self.settings = Settings.of(**settings)
         from dualfocus_lmms.models.checkpoint.loading import load_checkpoint
         from dualfocus_lmms.models.engines.registry import make_engine
 
         checkpoint = load_checkpoint(
-            str(pretrained), revision, dtype, device, attn_implementation, family, device_map
+            str(pretrained), revision, dtype, device, attn_implementation, family, device_map, chat_template
         )
         self.backend: Backend = make_engine(engine, checkpoint, cuda_graphs)
         self.settings = _bind_grounding(self.settings, self.backend)

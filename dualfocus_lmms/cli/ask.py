@@ -56,6 +56,9 @@ def ask(
     family: Annotated[
         str | None, typer.Option(help="Model family.", show_default="the one for the checkpoint's type")
     ] = None,
+    chat_template: Annotated[
+        str, typer.Option(help="Whose chat template writes the prompts: auto, family or checkpoint.")
+    ] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the trace: one line of JSON.")] = False,
 ) -> None:
     """Ask one question about one image."""
@@ -70,6 +73,7 @@ def ask(
         device=device,
         dtype=dtype,
         family=family,
+        chat_template=chat_template,
         protocol=protocol,
         select=select,
         skip_confidence=skip_confidence,

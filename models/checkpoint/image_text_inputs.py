@@ -24,12 +24,16 @@ def reader(checkpoint: Checkpoint) -> tuple[Renderer, FixedSizeImages | Processo
     model, family, tokenizer = checkpoint.model, checkpoint.family, checkpoint.tokenizer
     processor = checkpoint.processor
     token: int = model.config.image_token_id
+    brought, asked = checkpoint.template, checkpoint.chat_template
     if processor is None:
         fixed = FixedSizeImages(family, checkpoint.image_processor, token, image_tokens(model.config))
-        return Renderer(tokenizer, family, token), fixed
+        texts = [tokenizer.convert_ids_to_tokens(token)]
+        template = choose_template(tokenizer, family, texts, brought, asked)
+        return Renderer(tokenizer, family, token, template), fixed
     known = [text for text in (getattr(processor, name, None) for name in _PLACEHOLDERS) if text]
-    template = choose_template(tokenizer, family, known, processor.chat_template)
-    image_text = next(text for text in known if text in apply_template(tokenizer, template, PROBE, True))
+    template = choose_template(tokenizer, family, known, brought or processor.chat_template, asked)
+    written = apply_template(tokenizer, template.text, PROBE, True)
+    image_text = next(text for text in known if text in written)
     renderer = Renderer(tokenizer, family, tokenizer.convert_tokens_to_ids(image_text), template)
     return renderer, ProcessorImages(processor, image_text)
 

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from dualfocus_lmms.errors import UserError, choose
+from dualfocus_lmms.models.checkpoint.chat_template import check_template_name
 from dualfocus_lmms.models.checkpoint.loading import check_placing
 from dualfocus_lmms.models.run.batches import AUTO, LARGEST_SIZE
 from dualfocus_lmms.settings import Settings
+from dualfocus_lmms.types import Template
 
 # Options that stay as they were written; the host makes numbers of digits.
 TEXTS = (
@@ -106,6 +108,7 @@ class ModelOptions(FlowOptions):
     pretrained, revision: checkpoint folder or hub name. subimage: see `Settings`. batch_size: questions
     answered together, or "auto" for as many as memory holds, max_batch_size at most. device_map: "auto"
     spreads one model over all GPUs. family, engine: names, None is what suits the checkpoint.
+    chat_template: whose is used, see `choose_template`.
     cuda_graphs: record decoding steps, see docs/speed.md.
     """
 
@@ -121,6 +124,7 @@ class ModelOptions(FlowOptions):
     cuda_graphs: bool = False
     revision: str | None = None
     family: str | None = None
+    chat_template: Template = "auto"
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> ModelOptions:
@@ -133,6 +137,7 @@ class ModelOptions(FlowOptions):
         options = cls(**values)
         options.check_traces()
         check_placing(options.device, options.device_map)
+        check_template_name(options.chat_template)
         return options
 
 

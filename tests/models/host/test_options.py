@@ -59,6 +59,7 @@ def test_the_release_brings_its_own_defaults_and_each_can_be_overridden():
         {"trace": ""},
         {"resume": "yes", "trace": "somewhere"},
         {"skip_confidences": 0.8},
+        {"chat_template": "vicuna_v1"},
         {"pretrained": ""},
     ],
 )
