@@ -205,6 +205,7 @@ def test_what_is_trained_is_asked_in_the_same_words(
         f"data.1.path={samples}",
         "evaluation=null",
         "steps=1",
+        "training.warmup_steps=0",
         "batch_size=2",
         "micro_batch_size=2",
         "max_length=2048",
