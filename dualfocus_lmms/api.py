@@ -44,6 +44,7 @@ class DualFocusModel:
         device_map: str | Mapping[str, Any] | None = None,
         attn_implementation: str | None = None,
         family: str | None = None,
+        chat_template: str = "auto",
         engine: str | None = None,
         cuda_graphs: bool = False,
         protocol: str = "paper",
@@ -64,6 +65,7 @@ class DualFocusModel:
             {
                 "pretrained": pretrained, "revision": revision, "dtype": dtype, "device": device,
                 "device_map": device_map, "attn_implementation": attn_implementation, "family": family,
+                "chat_template": chat_template,
                 "engine": engine, "cuda_graphs": cuda_graphs, "protocol": protocol, "pathway": pathway,
                 "select": select, "skip_confidence": skip_confidence, "box_margin": box_margin,
                 "count_eos": count_eos, "grounding": grounding, "grounding_checkpoint": grounding_checkpoint,
@@ -82,6 +84,7 @@ class DualFocusModel:
             given.attn_implementation,
             given.family,
             given.device_map,
+            given.chat_template,
         )
         self.backend: Backend = make_engine(given.engine, checkpoint, given.cuda_graphs)
         self.settings = _bind_grounding(settings, self.backend)

@@ -16,12 +16,13 @@ class Family:
 
     name: as users write it. model_types: the `model_type` values of config.json it handles. box_format: how
     it writes a box. image: "square" pads every image to a square with the encoder's mean colour before it
-    is resized, "as_is" hands it to the checkpoint's own processor. chat_template: Jinja, used only when the
-    checkpoint brings none. lora_targets: regular expression over module names that LoRA adapts.
-    native_locate: the wording by which the model learned to return a box before any DualFocus training, with
-    the placeholder {question}; None without one. local_patches: whether an image becomes tiles, so that the
-    sub-image can join them as one more (table 6). engine: "batched" where the engines that share
-    computed prefixes do not work for it.
+    is resized, "as_is" hands it to the checkpoint's own processor. chat_template: Jinja, used when the
+    checkpoint brings none or a rewording of it. reworded: what a rewording leaves out of the rendered text,
+    all of it; empty where no checkpoint's template is taken for one. lora_targets: regular expression over
+    module names that LoRA adapts. native_locate: the wording by which the model learned to return a box
+    before any DualFocus training, with the placeholder {question}; None without one. local_patches: whether
+    an image becomes tiles, so that the sub-image can join them as one more (table 6). engine: "batched" where
+    the engines that share computed prefixes do not work for it.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Family:
     image: Literal["square", "as_is"]
     chat_template: str
     lora_targets: str
+    reworded: tuple[str, ...] = ()
     native_locate: str | None = None
     local_patches: bool = False
     engine: Literal["tree", "batched", "naive"] = "tree"

@@ -23,7 +23,17 @@ from dualfocus_lmms.protocol import Protocol
 from dualfocus_lmms.selection import select
 from dualfocus_lmms.settings import NATIVE, Settings
 from dualfocus_lmms.trace import Trace
-from dualfocus_lmms.types import Answer, Backend, Fallback, JointScores, Keep, Prompt, Question, StopCriteria
+from dualfocus_lmms.types import (
+    Answer,
+    Backend,
+    Fallback,
+    JointScores,
+    Keep,
+    Prompt,
+    Question,
+    StopCriteria,
+    TemplateChoice,
+)
 from dualfocus_lmms.zoom import Rectangle
 
 
@@ -122,7 +132,7 @@ def run_zoom(backend: Backend, samples: Sequence[Sample], settings: Settings) ->
     zoomed = [(sample, sample.outcome) for sample in samples if isinstance(sample.outcome, Region)]
     for (sample, _), (answer, judged) in zip(zoomed, _micro(backend, zoomed, settings), strict=True):
         sample.micro, sample.judged = answer, judged
-    return [_trace(sample, settings) for sample in samples]
+    return [_trace(sample, settings, backend.template) for sample in samples]
 
 
 def _worded(settings: Settings, backend: Backend) -> Settings:
@@ -252,7 +262,7 @@ def _micro_conversation(sample: Sample, region: Region, settings: Settings) -> C
     return located.assistant(*turn).user(micro_prompt(question, settings.protocol), region.image)
 
 
-def _trace(sample: Sample, settings: Settings) -> Trace:
+def _trace(sample: Sample, settings: Settings, template: TemplateChoice | None) -> Trace:
     question, macro, micro = sample.question, sample.macro, sample.micro
     region = sample.outcome if isinstance(sample.outcome, Region) else None
     prompts = {"macro": question.prompt}
@@ -284,4 +294,6 @@ def _trace(sample: Sample, settings: Settings) -> Trace:
         shifted_box=sample.shifted.xyxy if sample.shifted else None,
         judged=sample.judged,
         stop=sample.limits.stop,
+        chat_template=template.asked if template else None,
+        chat_template_used=template.used if template else None,
     )

@@ -29,6 +29,7 @@ from dualfocus_lmms.plugins import load_family, load_rule
 from dualfocus_lmms.prompts import PROMPTS
 from dualfocus_lmms.protocol import load_protocol
 from dualfocus_lmms.settings import NATIVE, Pathway, Settings, Subimage
+from dualfocus_lmms.types import Template
 
 # --- kinds of values ---------------------------------------------------------------------------------------
 
@@ -287,6 +288,11 @@ class LoadingOptions(Options):
         None,
         unset="by the checkpoint's type",
         help="model family, [docs/families.md](docs/families.md); `generic` for models that none handles",
+    )
+    chat_template: Annotated[Text, one_of(get_args(Template))] = option(
+        "auto",
+        help="whose template writes the prompts: `checkpoint`, `family` or `auto`, the one of them that the "
+        "model was trained with: [docs/families.md](docs/families.md#chat-templates)",
     )
     engine: Annotated[Text, one_of(get_args(EngineName))] | None = option(
         None,

@@ -84,6 +84,7 @@ class FakeBackend:
         local_patches: bool = False,
     ) -> None:
         self.box_format = box_format
+        self.template = None
         self.native_locate = native_locate
         self.local_patches = local_patches
         self.calls: list[Call] = []

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.files import atomic_write
-from dualfocus_lmms.types import Answer, JointScores, Scores, Selection, Usage
+from dualfocus_lmms.types import Answer, JointScores, Scores, Selection, TemplateChoice, Usage
 
 try:
     import fcntl
@@ -24,6 +24,8 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 VERSION = 1
+# Settings that older runs did not write, with the value that stands for what they did.
+_ADDED = {"chat_template": "auto"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,9 @@ class Trace:
 
     ppl: the perplexities of the answers under their own pathways. judged: what decided where the rule
     compares them under one context, else None. stop: the strings at which an answer was cut.
+
+    chat_template, chat_template_used: whose template was requested and whose was used, see `TemplateChoice`;
+    None in traces that are older than the choice.
     """
 
     key: dict[str, Any]
@@ -62,6 +67,8 @@ class Trace:
     shifted_box: tuple[float, float, float, float] | None = None
     judged: JointScores | None = None
     stop: tuple[str, ...] = ()
+    chat_template: str | None = None
+    chat_template_used: str | None = None
     version: int = VERSION
 
     def to_json(self) -> str:
@@ -239,6 +246,25 @@ def claim_folder(folder: str | Path, settings: Mapping[str, Any], resume: bool) 
         raise UserError(f"Cannot make the trace folder {folder}: {error}. Give another folder.") from error
 
 
+def record_template(folder: str | Path, template: TemplateChoice) -> None:
+    """Write to `run.json` whose chat template a run uses, which only the loaded model tells.
+
+    Call it from one process only. UserError where its answers were given under another one.
+    """
+    folder, settings = Path(folder), read_settings(folder)
+    used = settings.get("chat_template_used")
+    if used is None and template.replaced and _answered(folder):
+        raise UserError(
+            f"The run in {folder} was begun before chat_template could be chosen, with the checkpoint's own "
+            f"template, and chat_template={template.asked} now means the family's. Give another folder."
+        )
+    now = settings | {"chat_template_used": template.used}
+    if used is None:
+        write_json(folder / "run.json", now)
+    else:
+        _compare(folder, settings, now)
+
+
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write an object of a trace folder (`run.json`, `data.json`), complete and on the disk at the return."""
     atomic_write(path, json.dumps(dict(values), indent=2, sort_keys=True) + "\n", sync=True)
@@ -259,9 +285,11 @@ def read_settings(folder: str | Path) -> dict[str, Any]:
 
 
 def _compare(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    before = {name: value for name, value in _ADDED.items() if name in now} | dict(before)
+    known = before.keys() - {"chat_template_used"} | now.keys()  # `record_template` compares that one
     differing = [
         f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
-        for name in sorted({*before, *now})
+        for name in sorted(known)
         if before.get(name) != now.get(name)
     ]
     if differing:
@@ -273,6 +301,11 @@ def _compare(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) ->
 
 def _no_answer(folder: Path) -> str:
     """What to do about a run that stopped, or was started, without any answer."""
-    if any(path.stat().st_size for path in folder.glob("rank*.jsonl")):
+    if _answered(folder):
         return ""
     return " (it has no answer yet: unless it is at work now, the folder may be deleted)"
+
+
+def _answered(folder: Path) -> bool:
+    """Whether a trace folder holds any answer."""
+    return any(path.stat().st_size for path in folder.glob("rank*.jsonl"))

@@ -19,6 +19,7 @@ from dualfocus_lmms.errors import UserError
 
 Stage = Literal["macro", "locate", "micro"]
 Keep = Literal["image", "conversation"]
+Template = Literal["auto", "family", "checkpoint"]  # whose chat template is requested
 
 
 class Fallback(str, Enum):
@@ -234,10 +235,24 @@ class Prompt:
         return [Prompt(stage, conversation, limit, keep, draft) for conversation, limit, draft in rows]
 
 
+@dataclass(frozen=True, slots=True)
+class TemplateChoice:
+    """Whose chat template writes the prompts.
+
+    asked: the model argument; None where it cannot be given. used: whose it is. replaced: whether the
+    family's stands in the place of one that the checkpoint brings.
+    """
+
+    asked: str | None
+    used: Literal["family", "checkpoint", "server"]
+    replaced: bool = False
+
+
 class Backend(Protocol):
     """What the flow needs from a model. `testing.FakeBackend` is a scripted one."""
 
     box_format: BoxFormat
+    template: TemplateChoice | None  # None where nothing is known of it
     local_patches: bool  # whether a sub-image can join the tiles of an image
     native_locate: str | None  # Q1 as the family was trained with, {question} in it; None: it has none
 

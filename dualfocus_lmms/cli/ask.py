@@ -37,6 +37,7 @@ def ask(
     device: Annotated[str | None, flag("device")] = None,
     dtype: Annotated[str, flag("dtype")] = "auto",
     family: Annotated[str | None, flag("family")] = None,
+    chat_template: Annotated[str, flag("chat_template")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the trace: one line of JSON.")] = False,
 ) -> None:
     """Ask one question about one image."""
@@ -51,6 +52,7 @@ def ask(
         device=device,
         dtype=dtype,
         family=family,
+        chat_template=chat_template,
         protocol=protocol,
         select=select,
         skip_confidence=skip_confidence,

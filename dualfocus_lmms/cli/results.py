@@ -85,13 +85,10 @@ def calibrate(
     ] = None,
 ) -> None:
     """Fit on runs how much surer micro must be, say what that is worth, and write it as a selection rule."""
-    from loguru import logger
-
     from dualfocus_lmms.results.calibration.build import calibrate
 
-    logger.remove()  # the host's own command line does the same
-    logger.add(sys.stderr, level="WARNING")
-    print(calibrate(runs, out, rule, folds, traces).text)
+    warnings_only()
+    show(calibrate(runs, out, rule, folds, traces).text)
 
 
 def leaderboard(

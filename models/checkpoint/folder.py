@@ -21,11 +21,17 @@ _NO_CODE = (
     "Code of a checkpoint never runs. Give the same model in transformers' own format, whose name often ends "
     "with -hf, as that of OpenGVLab/InternVL3-8B-hf does."
 )
+ORIGINAL_TYPES = ("llava", "llava_llama", "share4v")  # of checkpoints in LLaVA's original format
+_SETTINGS = (
+    "adapter_config", "chat_template", "config", "generation_config", "preprocessor_config",
+    "processor_config", "tokenizer_config",
+)  # fmt: skip
 _POINTER = b"version https://git-lfs"
 
 
 def check_folder(pretrained: str) -> None:
-    """UserError for a folder with files that stand for others: what git clones without git-lfs."""
+    """UserError for a folder with files that stand for others, as git leaves them without git-lfs, or with
+    damaged settings."""
     folder = Path(pretrained)
     if not folder.is_dir():
         return
@@ -35,11 +41,25 @@ def check_folder(pretrained: str) -> None:
             f"The files {', '.join(pointers)} of {pretrained!r} are pointers of git-lfs, not the files "
             f"themselves: run `git lfs pull` in that folder."
         )
+    for name in _SETTINGS:
+        file = folder / f"{name}.json"
+        if file.is_file() and not _is_object(file):
+            raise UserError(f"{str(file)!r} holds no JSON object: it is cut short or damaged. Get it anew.")
+    template = folder / "chat_template.json"
+    if template.is_file() and "chat_template" not in json.loads(template.read_text(encoding="utf-8-sig")):
+        raise UserError(f"{str(template)!r} holds no chat_template: write the template there, or delete it.")
 
 
 def _is_pointer(file: Path) -> bool:
     with file.open("rb") as opened:
         return opened.read(len(_POINTER)) == _POINTER
+
+
+def _is_object(file: Path) -> bool:
+    try:
+        return isinstance(json.loads(file.read_text(encoding="utf-8-sig")), dict)
+    except ValueError:
+        return False
 
 
 def adapter_base(pretrained: str) -> str | None:
@@ -65,7 +85,11 @@ def adapter_base(pretrained: str) -> str | None:
 def model_type(pretrained: str, revision: str | None) -> str:
     """The type that config.json says. UserError for a checkpoint that says none, or of another format."""
     settings, _ = PreTrainedConfig.get_config_dict(pretrained, revision=revision)
-    if "mm_vision_tower" in settings and "text_config" not in settings:
+    if (
+        "mm_vision_tower" in settings
+        and "text_config" not in settings
+        and settings.get("model_type") in ORIGINAL_TYPES
+    ):
         raise UserError(
             f"The checkpoint {pretrained!r} is in LLaVA's original format. Convert it first: "
             f"dualfocus convert {pretrained} FOLDER, then give pretrained=FOLDER."

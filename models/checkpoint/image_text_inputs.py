@@ -24,14 +24,29 @@ def reader(checkpoint: Checkpoint) -> tuple[Renderer, FixedSizeImages | Processo
     model, family, tokenizer = checkpoint.model, checkpoint.family, checkpoint.tokenizer
     processor = checkpoint.processor
     token: int = model.config.image_token_id
+    brought, asked = checkpoint.template, checkpoint.chat_template
     if processor is None:
         fixed = FixedSizeImages(family, checkpoint.image_processor, token, image_tokens(model.config))
-        return Renderer(tokenizer, family, token), fixed
+        placeholder = tokenizer.convert_ids_to_tokens(token)
+        _check_placeholder(tokenizer, placeholder or f"token {token}")
+        template = choose_template(tokenizer, family, [placeholder], brought, asked)
+        return Renderer(tokenizer, family, token, template), fixed
     known = [text for text in (getattr(processor, name, None) for name in _PLACEHOLDERS) if text]
-    template = choose_template(tokenizer, family, known, processor.chat_template)
-    image_text = next(text for text in known if text in apply_template(tokenizer, template, PROBE, True))
+    template = choose_template(tokenizer, family, known, brought or processor.chat_template, asked)
+    written = apply_template(tokenizer, template.text, PROBE, True)
+    image_text = next(text for text in known if text in written)
+    _check_placeholder(tokenizer, image_text)
     renderer = Renderer(tokenizer, family, tokenizer.convert_tokens_to_ids(image_text), template)
     return renderer, ProcessorImages(processor, image_text)
+
+
+def _check_placeholder(tokenizer: Any, placeholder: str) -> None:
+    """UserError where the vocabulary lacks what stands for an image: a base model's, or half of the files."""
+    if placeholder not in tokenizer.get_vocab():
+        raise UserError(
+            f"The checkpoint's tokenizer has no {placeholder!r}, which stands for an image: one of its files "
+            "is missing (tokenizer.json, added_tokens.json), or it is another model's. Give the whole folder."
+        )
 
 
 def token_types(model: Any) -> list[str]:

@@ -20,6 +20,7 @@ from transformers import (
 
 from dualfocus_lmms.errors import UserError, choose
 from dualfocus_lmms.family import Family
+from dualfocus_lmms.models.checkpoint.chat_template import check_template_name, read_template
 from dualfocus_lmms.models.checkpoint.folder import (
     LOAD_ERRORS,
     adapter_base,
@@ -45,6 +46,7 @@ class Checkpoint:
     inputs; where it is spread over several, it is the first one.
 
     processor: prepares images of a family "as_is"; None where every image has the same number of tokens.
+    template: what `read_template` found. chat_template: whose is to be used, see `choose_template`.
     """
 
     model: Any
@@ -52,6 +54,8 @@ class Checkpoint:
     image_processor: Any
     family: Family
     processor: Any = None
+    template: Any = None
+    chat_template: str = "auto"
 
     @property
     def device(self) -> torch.device:
@@ -66,6 +70,7 @@ def load_checkpoint(
     attn_implementation: str | None = None,
     family: str | None = None,
     device_map: str | Mapping[str, Any] | None = None,
+    chat_template: str = "auto",
 ) -> Checkpoint:
     """Load a checkpoint folder or hub name in the Hugging Face format, or one that is shipped.
 
@@ -74,9 +79,11 @@ def load_checkpoint(
     family: a family's name; None takes the one that handles the checkpoint's type. dtype "auto" is the
     checkpoint's own on a GPU and float32 on a CPU. device None is the first GPU if there is one.
     device_map: which parts go where, instead of a device; "auto" fills all GPUs, then the main memory.
+    chat_template: "auto", "family" or "checkpoint", see `choose_template`.
     UserError when the checkpoint is missing, of a type that no family handles, or cannot be placed.
     """
     check_placing(device, device_map)
+    check_template_name(chat_template)
     pretrained = resolve_path(pretrained)
     if revision is not None and Path(pretrained).is_dir():
         raise UserError(
@@ -84,8 +91,11 @@ def load_checkpoint(
         )
     check_folder(pretrained)
     if (base := adapter_base(pretrained)) is not None:
-        whole = load_checkpoint(base, None, dtype, device, attn_implementation, family, device_map)
-        return replace(whole, model=with_adapter(whole.model, pretrained).eval())
+        whole = load_checkpoint(
+            base, None, dtype, device, attn_implementation, family, device_map, chat_template
+        )
+        template = read_template(pretrained) or whole.template  # that of its training, where it is there
+        return replace(whole, model=with_adapter(whole.model, pretrained).eval(), template=template)
     target = torch_device(device)
     model_dtype = torch_dtype(dtype, target)
     try:
@@ -108,6 +118,7 @@ def load_checkpoint(
         else:
             complete_processor(processor, model.config)
             tokenizer, image_processor = processor.tokenizer, processor.image_processor
+        template = read_template(pretrained, revision)
     except LOAD_ERRORS as error:
         looked = "" if Path(pretrained).exists() else "There is no such folder, so the hub was asked. "
         raise UserError(
@@ -129,7 +140,7 @@ def load_checkpoint(
             f"The first layers of {pretrained!r} fit nowhere with device_map={device_map!r}: "
             "give dtype=bfloat16, or more memory."
         )
-    return Checkpoint(model.eval(), tokenizer, image_processor, kind, processor)
+    return Checkpoint(model.eval(), tokenizer, image_processor, kind, processor, template, chat_template)
 
 
 def check_placing(device: str | None, device_map: str | Mapping[str, Any] | None) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from dualfocus_lmms.conversation import Conversation, Turn
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.family import Family
-from dualfocus_lmms.models.checkpoint.chat_template import apply_template, choose_template
+from dualfocus_lmms.models.checkpoint.chat_template import ChatTemplate, apply_template, choose_template
 
 _ANCHORS = ("\n", "a", "1")
 _NO_REASONING = re.compile(r"<think>\s*</think>\s*")
@@ -44,12 +44,12 @@ class Renderer:
     """
 
     def __init__(
-        self, tokenizer: Any, family: Family, image_token_id: int, template: str | None = None
+        self, tokenizer: Any, family: Family, image_token_id: int, template: ChatTemplate | None = None
     ) -> None:
         self._tokenizer = tokenizer
         self._image_token_id = image_token_id
         self._image_token = tokenizer.convert_ids_to_tokens(image_token_id)
-        self._template = template or choose_template(tokenizer, family, [self._image_token])
+        self.template = template or choose_template(tokenizer, family, [self._image_token])
         bos = tokenizer.bos_token_id
         self._adds_bos = bos is not None and tokenizer("a").input_ids[:1] == [bos]
 
@@ -111,7 +111,7 @@ class Renderer:
         return self._template_text(Conversation(tuple(marked)), open_turn=True).split(marker)[-1]
 
     def _template_text(self, conversation: Conversation, open_turn: bool) -> str:
-        return apply_template(self._tokenizer, self._template, conversation, open_turn)
+        return apply_template(self._tokenizer, self.template.text, conversation, open_turn)
 
     def _tokens(self, text: str, first: bool) -> list[int]:
         """Ids of a piece of text; a piece that is not the first continues a text and opens with no blank."""

@@ -26,9 +26,9 @@ from transformers import (
 from transformers.convert_slow_tokenizer import generate_merges
 
 from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.models.checkpoint.folder import ORIGINAL_TYPES
 from dualfocus_lmms.models.families.llava import VICUNA_V1
 
-MODEL_TYPES = ("llava", "llava_llama", "share4v")
 IMAGE_TOKEN, PAD_TOKEN = "<image>", "<pad>"
 ROWS = 64  # the embedding's rows are a multiple of it
 
@@ -125,10 +125,10 @@ def read_settings(folder: Path) -> dict[str, Any]:
     if "text_config" in settings:
         raise UserError(f"{str(folder)!r} has the Hugging Face format already: use it as it is.")
     kind = settings.get("model_type")
-    if kind not in MODEL_TYPES or "mm_vision_tower" not in settings:
+    if kind not in ORIGINAL_TYPES or "mm_vision_tower" not in settings:
         raise UserError(
             f"{str(folder)!r} is no checkpoint in LLaVA's original format: its config.json needs "
-            f"mm_vision_tower and a model_type of {', '.join(MODEL_TYPES)}, and has {kind!r}."
+            f"mm_vision_tower and a model_type of {', '.join(ORIGINAL_TYPES)}, and has {kind!r}."
         )
     other = [
         f"{name} is {settings.get(name)!r} instead of {allowed[-1]!r}"

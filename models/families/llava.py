@@ -3,10 +3,14 @@
 from dualfocus_lmms.boxes import BoxFormat
 from dualfocus_lmms.family import Family
 
+SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+
 # vicuna_v1: system sentence, "USER: ... ASSISTANT: ...</s>", each picture on its own line before the text.
 VICUNA_V1 = (
-    "{{ bos_token }}A chat between a curious user and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the user's questions. "
+    "{{ bos_token }}" + SYSTEM + " "
     "{% for message in messages %}"
     "{% if message['role'] == 'user' %}USER: {% else %}ASSISTANT: {% endif %}"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
@@ -26,4 +30,6 @@ LLAVA = Family(
     image="square",
     chat_template=VICUNA_V1,
     lora_targets=LANGUAGE_MODEL,
+    # The hub's llava-1.5 checkpoints bring the same turns without these. The model was trained with them.
+    reworded=(SYSTEM, "</s>"),
 )

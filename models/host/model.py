@@ -30,7 +30,7 @@ from dualfocus_lmms.models.host.requests import ONLY_GENERATE_UNTIL, read_reques
 from dualfocus_lmms.models.run.runner import Runner, open_traces
 from dualfocus_lmms.settings import Settings
 from dualfocus_lmms.text_output import log_patcher
-from dualfocus_lmms.trace import Trace, TraceWriter, claim_folder
+from dualfocus_lmms.trace import Trace, TraceWriter, claim_folder, record_template
 
 
 @dataclass
@@ -159,9 +159,12 @@ class DualFocus(Answering):
             options.attn_implementation,
             options.family,
             options.device_map,
+            options.chat_template,
         )
         self.device = checkpoint.device
         backend = make_engine(options.engine, checkpoint, options.cuda_graphs)
+        if options.trace is not None and self._rank == 0:
+            record_template(options.trace, backend.template)
         settings = bind_grounding(settings, backend)
         self._runner = Runner(backend, settings, options.batch_size, writer, finished, options.max_batch_size)
         logger.info(f"DualFocus on {self.device}: {options.identity()}")

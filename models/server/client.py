@@ -31,7 +31,7 @@ from dualfocus_lmms.models.server.reply import Source, read_reply
 from dualfocus_lmms.settings import Settings
 from dualfocus_lmms.text_output import excerpt
 from dualfocus_lmms.trace import Trace
-from dualfocus_lmms.types import Answer, Backend, Prompt, Question, Stage, StopCriteria
+from dualfocus_lmms.types import Answer, Backend, Prompt, Question, Stage, StopCriteria, TemplateChoice
 
 # Not OpenAI's own; a server ignores the fields it does not know. A checkpoint's own repetition penalty would
 # change which token is the likeliest. Token ids are for the traces.
@@ -63,6 +63,7 @@ class ServerBackend:
                 "runs>: its image processor tells it, and no weights are loaded."
             )
         self.box_format = family.box_format
+        self.template = TemplateChoice(None, "server")
         self.native_locate = family.native_locate
         self.local_patches = False  # a server reads images, not tiles of one's own
         self._client = client

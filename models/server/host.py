@@ -6,6 +6,7 @@ lmms-eval --model dualfocus_server --model_args base_url=http://host:8000/v1,mod
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from functools import partial
 from importlib.metadata import version
 from typing import Annotated, Any

@@ -192,17 +192,16 @@ def record(run: Run, hardware: str, pathways: bool = False) -> Measured:
         raise UserError(f"The run {run.name} cannot be recorded: {error}") from error
 
 
+_USUAL = {"grounding": "model", "box_shift": 0, "skip_confidence": 1.0, "chat_template": "auto"}
+
+
 def method(settings: Mapping[str, Any]) -> str:
     """How the answers came about, from the settings in run.json: what is not the protocol's own is named."""
     if not settings:
         return "plain"
     if settings.get("pathway") == "macro":
         return "macro only"
-    extra = {
-        name: settings[name]
-        for name, usual in (("grounding", "model"), ("box_shift", 0), ("skip_confidence", 1.0))
-        if settings.get(name, usual) != usual
-    }
+    extra = {name: settings[name] for name, usual in _USUAL.items() if settings.get(name, usual) != usual}
     if settings.get("prompts", settings.get("protocol")) != settings.get("protocol"):
         extra["prompts"] = settings["prompts"]
     return ", ".join(

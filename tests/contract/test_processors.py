@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,25 @@ def test_a_processor_has_its_parts_and_its_words(foreign: LookUp, make_words: Ma
     assert processor.tokenizer.convert_tokens_to_ids("<|image_pad|>") > 4, "ProcessorMixin.tokenizer"
     assert processor.image_processor.patch_size == 14, "ProcessorMixin.image_processor.patch_size"
     assert processor.chat_template is None, "ProcessorMixin.chat_template"
+
+
+@pytest.mark.parametrize("layout", ["chat_template.jinja", "chat_template.json", "processor_config.json"])
+def test_a_processors_template_is_found_without_its_class(
+    foreign: LookUp, tmp_path: Path, layout: str
+) -> None:
+    """Whose template is used depends on what a checkpoint brings, in whichever of its files."""
+    text = "{{ messages }}"
+    written = text if layout.endswith("jinja") else json.dumps({"chat_template": text})
+    (tmp_path / layout).write_text(written, encoding="utf-8")
+    read, _ = foreign("transformers:ProcessorMixin.get_processor_dict")(str(tmp_path), revision=None)
+    assert read["chat_template"] == text, f"ProcessorMixin.get_processor_dict, {layout}"
+
+
+def test_a_tokenizers_settings_are_found_without_its_class(foreign: LookUp, tmp_path: Path) -> None:
+    read = foreign("transformers.models.auto.tokenization_auto:get_tokenizer_config")
+    assert read(str(tmp_path), revision=None) == {}, "get_tokenizer_config without a file"
+    (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "a"}')
+    assert read(str(tmp_path), revision=None)["chat_template"] == "a", "get_tokenizer_config"
 
 
 def test_what_a_processor_makes_is_for_the_encoder_or_known(

@@ -48,9 +48,15 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict[str, An
         made = []
 
         def model(
-            pretrained: str, device: str | None, dtype: str, family: str | None, **settings: Any
+            pretrained: str,
+            device: str | None,
+            dtype: str,
+            family: str | None,
+            chat_template: str,
+            **settings: Any,
         ) -> api.DualFocusModel:
-            made.append({"pretrained": pretrained, "device": device, "dtype": dtype, **settings})
+            loaded = {"pretrained": pretrained, "device": device, "dtype": dtype}
+            made.append({**loaded, "chat_template": chat_template, **settings})
             return RealModel.on(FakeBackend(script), **settings)
 
         monkeypatch.setattr(api, "DualFocusModel", model)
@@ -120,6 +126,7 @@ def test_ask_passes_its_options_on(run, scripted, photo: Path):
         "--max-new-tokens": "7",
         "--device": "cpu",
         "--dtype": "float32",
+        "--chat-template": "family",
     }
     given = [word for pair in options.items() for word in pair]
     trace = Trace.from_json(run("ask", photo, "What colour?", *given, "--json").out)
@@ -128,6 +135,7 @@ def test_ask_passes_its_options_on(run, scripted, photo: Path):
             "pretrained": "some/model",
             "device": "cpu",
             "dtype": "float32",
+            "chat_template": "family",
             "protocol": "release",
             "select": "macro",
             "skip_confidence": 0.9,

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from dualfocus_lmms import Answer, Selection, Trace, Usage, UserError, read_traces
-from dualfocus_lmms.trace import TraceWriter, claim_folder, read_settings
-from dualfocus_lmms.types import JointScores, Scores
+from dualfocus_lmms.trace import TraceWriter, claim_folder, read_settings, record_template
+from dualfocus_lmms.types import JointScores, Scores, TemplateChoice
 
 SETTINGS = {"protocol": "paper", "select": "ppl", "skip_confidence": 1.0, "box_margin": 0}
 LINE_BREAKS = "a\nb\rc\u2028d\u0085e\x0bf\x1cg"
@@ -291,6 +291,46 @@ def test_other_settings_do_not_resume(tmp_path: Path, changed: dict, named: list
     assert all(word in str(caught.value) for word in named)
     assert "skip_confidence" not in str(caught.value)
     assert read_settings(tmp_path) == SETTINGS
+
+
+FAMILYS, OWN = TemplateChoice("auto", "family"), TemplateChoice("auto", "checkpoint")
+REPLACED = replace(FAMILYS, replaced=True)
+
+
+def test_whose_template_was_used_is_recorded_and_does_not_change(tmp_path: Path) -> None:
+    settings = SETTINGS | {"chat_template": "auto"}
+    claim_folder(tmp_path, settings, resume=False)
+    record_template(tmp_path, REPLACED)
+    assert read_settings(tmp_path) == settings | {"chat_template_used": "family"}
+    fill(tmp_path, trace(0))
+    claim_folder(tmp_path, settings, resume=True)
+    record_template(tmp_path, FAMILYS)
+    with pytest.raises(UserError, match="chat_template_used"):
+        record_template(tmp_path, OWN)
+    with pytest.raises(UserError, match="chat_template was 'auto'"):
+        claim_folder(tmp_path, settings | {"chat_template": "checkpoint"}, resume=True)
+
+
+def test_a_run_from_before_templates_could_be_chosen_resumes_unless_its_template_was_replaced(
+    tmp_path: Path,
+) -> None:
+    claim_folder(tmp_path, SETTINGS, resume=False)
+    fill(tmp_path, trace(0))
+    claim_folder(tmp_path, SETTINGS | {"chat_template": "auto"}, resume=True)
+    with pytest.raises(UserError, match="chat_template"):
+        claim_folder(tmp_path, SETTINGS | {"chat_template": "family"}, resume=True)
+    with pytest.raises(UserError, match="another folder"):
+        record_template(tmp_path, REPLACED)
+    record_template(tmp_path, OWN)
+    assert read_settings(tmp_path)["chat_template_used"] == "checkpoint"
+
+
+def test_a_trace_from_before_templates_could_be_chosen() -> None:
+    given = replace(trace(), chat_template="auto", chat_template_used="family")
+    assert Trace.from_json(given.to_json()) == given
+    old = json.loads(given.to_json())
+    del old["chat_template"], old["chat_template_used"]
+    assert Trace.from_json(json.dumps(old)) == trace()
 
 
 @pytest.mark.parametrize("resume", [False, True])

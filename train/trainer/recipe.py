@@ -22,6 +22,7 @@ from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.models.checkpoint.shipped import SHIPPED
 from dualfocus_lmms.prompts import SHORT_ANSWER
 from dualfocus_lmms.protocol import PROTOCOLS
+from dualfocus_lmms.types import Template
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 
@@ -85,7 +86,8 @@ class Recipe:
     train: the parts that learn. lora: adapts the language model instead of training it. batch_size: samples a
     step, over all processes; micro_batch_size: samples a process computes at once. steps, if given, wins over
     epochs. max_length: tokens a sample may have. instruction: how to answer, in the macro prompt and in Q2.
-    box_weight: factor on the loss of box tokens. dtype: of the weights that are loaded.
+    box_weight: factor on the loss of box tokens. dtype: of the weights that are loaded. chat_template: the
+    model argument of the same name.
     """
 
     model: str
@@ -103,6 +105,7 @@ class Recipe:
     box_weight: Annotated[float, Field(gt=0)] = 1.0
     dtype: Literal["float32", "bfloat16"] = "float32"
     attn_implementation: str | None = None
+    chat_template: Template = "auto"
     seed: Annotated[int, Field(ge=0)] = 0
     evaluation: Evaluation | None = None
     training: dict[str, Any] = field(default_factory=dict)

@@ -31,6 +31,7 @@ from transformers import (
     get_scheduler,
 )
 
+from dualfocus_lmms.models.checkpoint.image_inputs import complete_processor
 from dualfocus_lmms.models.families.llava import LLAVA
 from dualfocus_lmms.prompts import SHORT_ANSWER
 from dualfocus_lmms.protocol import load_protocol
@@ -39,7 +40,6 @@ from dualfocus_lmms.train.data.samples import read_samples
 from dualfocus_lmms.train.trainer.collate import epoch_order
 from dualfocus_lmms.train.trainer.recipe import load_recipe, training_arguments
 from dualfocus_lmms.train.trainer.trainer import build
-from dualfocus_lmms.train.trainer.weights import complete_processor
 
 _RATE, _MEMORY = "samples_per_second", "peak_memory_bytes"
 

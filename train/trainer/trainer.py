@@ -26,6 +26,7 @@ from dualfocus_lmms.errors import GenerationError, UserError
 from dualfocus_lmms.files import atomic_write
 from dualfocus_lmms.models.checkpoint.image_text_inputs import reader, token_types
 from dualfocus_lmms.models.checkpoint.loading import Checkpoint, load_checkpoint
+from dualfocus_lmms.models.checkpoint.tokenize_chat import Renderer
 from dualfocus_lmms.models.engines.registry import make_engine
 from dualfocus_lmms.protocol import load_protocol
 from dualfocus_lmms.settings import Settings
@@ -100,11 +101,12 @@ def build(recipe: Recipe, arguments: Any) -> Run:
         dtype=recipe.dtype,
         device="cpu",
         attn_implementation=recipe.attn_implementation,
+        chat_template=recipe.chat_template,
     )
-    if checkpoint.processor is None:
-        template = checkpoint.family.chat_template or checkpoint.tokenizer.chat_template
-        checkpoint.tokenizer.chat_template = template
-    mixture, collator = _data(recipe, checkpoint)
+    renderer, pictures = reader(checkpoint)
+    for part in filter(None, (checkpoint.tokenizer, checkpoint.processor)):
+        part.chat_template = renderer.template.text  # written beside the weights
+    mixture, collator = _data(recipe, checkpoint, renderer, pictures)
     model = trainable(recipe, checkpoint)
     held_out: Sequence[TrainingSample] = []
     if recipe.evaluation is not None:
@@ -216,13 +218,14 @@ class StopAtNaN(TrainerCallback):
                 )
 
 
-def _data(recipe: Recipe, checkpoint: Checkpoint) -> tuple[Mixture, Collator]:
+def _data(
+    recipe: Recipe, checkpoint: Checkpoint, renderer: Renderer, pictures: Any
+) -> tuple[Mixture, Collator]:
     """The rows of the whole run, and what makes batches of them."""
     config, tokenizer = checkpoint.model.config, checkpoint.tokenizer
     longest = getattr(config.get_text_config(), "max_position_embeddings", recipe.max_length)
     if recipe.max_length > longest:
         raise UserError(f"max_length {recipe.max_length} is above the {longest} tokens of {recipe.model!r}.")
-    renderer, pictures = reader(checkpoint)
     encoder = Encoder(
         renderer,
         pictures.ids,
@@ -311,7 +314,7 @@ def _claim(recipe: Recipe, arguments: Any) -> None:
     note = Path(recipe.output) / "recipe.json"
     mine = json.loads(json.dumps(recipe.to_dict()))
     with arguments.main_process_first(local=False):
-        theirs = _recipe_of(note) or mine
+        theirs = _ADDED | (_recipe_of(note) or mine)
         differing = [key for key in mine if key not in _FREE and theirs.get(key) != mine[key]]
         if differing and _begun(note.parent):
             raise UserError(
@@ -341,6 +344,7 @@ def _begun(output: Path) -> bool:
     return last_checkpoint(output) is not None or (output / "model").exists()
 
 
+_ADDED = {"chat_template": "auto"}  # keys that older recipes do not have
 _FREE = ("micro_batch_size", "evaluation")  # may change when a run is continued: they decide no weight
 
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoProcessor, LlavaProcessor, ProcessorMixin, Trainer
+from transformers import AutoProcessor, ProcessorMixin, Trainer
 
 from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.models.checkpoint.image_inputs import complete_processor
 from dualfocus_lmms.models.checkpoint.loading import DTYPES, Checkpoint
 from dualfocus_lmms.train.trainer.recipe import Recipe, lora_config
 
@@ -136,14 +137,6 @@ def write_checkpoint(trainer: Trainer, recipe: Recipe, checkpoint: Checkpoint, f
 def _write_processor(checkpoint: Checkpoint, folder: Path) -> None:
     """The processor with which plain transformers reads this checkpoint."""
     processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
-    complete_processor(processor, checkpoint.model.config)
     if isinstance(processor, ProcessorMixin):
+        complete_processor(processor, checkpoint.model.config)
         processor.save_pretrained(folder)
-
-
-def complete_processor(processor: Any, config: Any) -> None:
-    """Fill in what LLaVA's processor needs to know of the encoder to place an image's tokens."""
-    if isinstance(processor, LlavaProcessor):
-        processor.patch_size = config.vision_config.patch_size
-        processor.vision_feature_select_strategy = config.vision_feature_select_strategy
-        processor.num_additional_image_tokens = 1  # the encoder's class token

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from dualfocus_lmms import Conversation, UserError
+from dualfocus_lmms.models.checkpoint.chat_template import choose_template
 from dualfocus_lmms.models.checkpoint.tokenize_chat import Renderer
 from dualfocus_lmms.models.families.llava import LLAVA
 from dualfocus_lmms.models.tiny.llava import IMAGE_TOKEN, character_tokenizer, load_tokenizer
@@ -35,7 +36,10 @@ def llama(shared_data) -> Any:
 
 
 def renderer(tokenizer: Any) -> Renderer:
-    return Renderer(tokenizer, LLAVA, tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
+    """With the tokenizer's own template where it has one, else the family's."""
+    asked = "checkpoint" if tokenizer.chat_template else "family"
+    template = choose_template(tokenizer, LLAVA, [IMAGE_TOKEN], asked=asked)
+    return Renderer(tokenizer, LLAVA, tokenizer.convert_tokens_to_ids(IMAGE_TOKEN), template)
 
 
 def two_rounds(tokens: tuple[int, ...] | None) -> Conversation:

@@ -131,8 +131,9 @@ def test_a_template_without_a_closing_token_leaves_the_model_s_own(checkpoint, e
     """As the templates of the hub's LLaVA checkpoints, which put a blank after a reply."""
     backend = engine("shared")
     (closed,) = backend.score([talk("yes")])
+    own = backend.renderer.template
     monkeypatch.setattr(
-        backend.renderer, "_template", backend.renderer._template.replace("{{ eos_token }}", " ")
+        backend.renderer, "template", replace(own, text=own.text.replace("{{ eos_token }}", " "))
     )
     (blank,) = backend.score([talk("yes")])
     assert_close(blank, closed)

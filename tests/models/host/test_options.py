@@ -69,6 +69,7 @@ def test_the_release_brings_its_own_defaults_and_each_can_be_overridden():
         {"engine": "tre"},
         {"dtype": "int4"},
         {"family": "lava"},
+        {"chat_template": "vicuna_v1"},
         {"pretrained": ""},
     ],
 )
