@@ -22,6 +22,7 @@ from dualfocus_lmms.prompts import SHORT_ANSWER
 from dualfocus_lmms.settings import Settings
 from dualfocus_lmms.trace import Trace
 from dualfocus_lmms.types import Backend, Question, StopCriteria
+from dualfocus_lmms.zoom import check_bounds
 
 Source = str | PathLike[str] | Image.Image
 
@@ -44,18 +45,30 @@ class DualFocusModel:
         engine: str | None = None,
         cuda_graphs: bool = False,
         family: str | None = None,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
         **settings: Any,
     ) -> None:
         """Load a checkpoint folder or hub name; UserError when that is impossible.
 
-        device_map: "auto" spreads the model over all GPUs, instead of a device.
+        device_map: "auto" spreads the model over all GPUs, instead of a device. min_pixels, max_pixels: bounds
+        of the pixels of every image, for families with dynamic resolution.
         """
         self.settings = Settings.of(**settings)
+        check_bounds(min_pixels, max_pixels)
         from dualfocus_lmms.models.checkpoint.loading import load_checkpoint
         from dualfocus_lmms.models.engines.registry import make_engine
 
         checkpoint = load_checkpoint(
-            str(pretrained), revision, dtype, device, attn_implementation, family, device_map
+            str(pretrained),
+            revision,
+            dtype,
+            device,
+            attn_implementation,
+            family,
+            device_map,
+            min_pixels,
+            max_pixels,
         )
         self.backend: Backend = make_engine(engine, checkpoint, cuda_graphs)
         self.settings = _bind_grounding(self.settings, self.backend)

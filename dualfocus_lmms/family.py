@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dualfocus_lmms.boxes import BoxFormat
+from dualfocus_lmms.zoom import DynamicResolution
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,9 @@ class Family:
     native_locate: the wording by which the model learned to return a box before any DualFocus training, with
     the placeholder {question}; None without one. local_patches: whether an image becomes tiles, so that the
     sub-image can join them as one more (table 6). engine: "naive" where the engines that share
-    computed prefixes do not work for it.
+    computed prefixes do not work for it. resolution: for a family whose images have as many tokens as their
+    size requires, with the bounds that its authors document (a checkpoint's own processor wins); None where
+    its encoder or its tiles have one size, which enlarges every crop by itself.
     """
 
     name: str
@@ -31,3 +34,4 @@ class Family:
     native_locate: str | None = None
     local_patches: bool = False
     engine: Literal["tree", "naive"] = "tree"
+    resolution: DynamicResolution | None = None

@@ -24,12 +24,12 @@ from dualfocus_lmms.selection import select
 from dualfocus_lmms.settings import NATIVE, Settings
 from dualfocus_lmms.trace import Trace
 from dualfocus_lmms.types import Answer, Backend, Fallback, JointScores, Keep, Prompt, Question, StopCriteria
-from dualfocus_lmms.zoom import Rectangle
+from dualfocus_lmms.zoom import DynamicResolution, Rectangle, needs_dynamic_resolution, zoomed
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Region:
-    """What is looked at again: the crop in pixels and its image.
+    """What is looked at again: the crop in pixels of the original, and its image, enlarged (eq. 3).
 
     reply: to Q1, as the conversation has it: the model's, or the text of a box that is not the model's.
     """
@@ -122,7 +122,7 @@ def run_zoom(backend: Backend, samples: Sequence[Sample], settings: Settings) ->
     zoomed = [(sample, sample.outcome) for sample in samples if isinstance(sample.outcome, Region)]
     for (sample, _), (answer, judged) in zip(zoomed, _micro(backend, zoomed, settings), strict=True):
         sample.micro, sample.judged = answer, judged
-    return [_trace(sample, settings) for sample in samples]
+    return [_trace(sample, settings, backend.resolution) for sample in samples]
 
 
 def _worded(settings: Settings, backend: Backend) -> Settings:
@@ -133,6 +133,8 @@ def _worded(settings: Settings, backend: Backend) -> Settings:
             "subimage=patch adds the crop to the tiles of the image, and this model's family has no tiles. "
             "Leave subimage out, or take a model such as LLaVA-NeXT or LLaVA-OneVision."
         )
+    if backend.resolution is None and isinstance(settings.crop_pixels, int):
+        raise needs_dynamic_resolution(f"crop_pixels={settings.crop_pixels}")
     if settings.prompts != NATIVE:
         return settings
     if backend.native_locate is None:
@@ -209,7 +211,8 @@ def _zoom(backend: Backend, sample: Sample, settings: Settings) -> None:
         sample.outcome = Fallback.EMPTY_REGION
         return
     reply = sample.locate or form.write(box, image.size, resized)
-    sample.outcome = Region(crop, image.crop(crop), reply)
+    seen = zoomed(image.crop(crop), image.size, settings.crop_pixels, backend.resolution)
+    sample.outcome = Region(crop, seen, reply)
 
 
 def _micro(
@@ -252,7 +255,7 @@ def _micro_conversation(sample: Sample, region: Region, settings: Settings) -> C
     return located.assistant(*turn).user(micro_prompt(question, settings.protocol), region.image)
 
 
-def _trace(sample: Sample, settings: Settings) -> Trace:
+def _trace(sample: Sample, settings: Settings, resolution: DynamicResolution | None) -> Trace:
     question, macro, micro = sample.question, sample.macro, sample.micro
     region = sample.outcome if isinstance(sample.outcome, Region) else None
     prompts = {"macro": question.prompt}
@@ -274,6 +277,8 @@ def _trace(sample: Sample, settings: Settings) -> Trace:
         micro=micro,
         box=sample.box.xyxy if sample.box else None,
         crop=region.crop if region else None,
+        input_size=resolution.fit(question.image.size) if resolution else None,
+        crop_size=resolution.fit(region.image.size) if resolution and region else None,
         fallback=sample.outcome.value if isinstance(sample.outcome, Fallback) else None,
         ppl=perplexities(answers, settings),
         grounding=settings.grounding,

@@ -12,6 +12,7 @@ from dualfocus_lmms.plugins import load_rule
 from dualfocus_lmms.prompts import PROMPTS
 from dualfocus_lmms.protocol import Protocol, load_protocol
 from dualfocus_lmms.selection import Rule
+from dualfocus_lmms.zoom import CropPixels, check_crop_pixels
 
 NATIVE = "native"  # prompts: Q1 as the model's family was trained with
 
@@ -29,7 +30,9 @@ class Settings:
     grounding_checkpoint is the detector of grounding "dino". box_shift:
     pixels of the original image by which the region, wherever it comes from, is moved before it is cropped.
     prompts: whose wordings of Q1 and Q2 the protocol has here; NATIVE is Q1 of the model's family. subimage:
-    "turn" shows the crop in a second turn, "patch" makes it one more tile of the image (table 6).
+    "turn" shows the crop in a second turn, "patch" makes it one more tile of the image (table 6). crop_pixels:
+    to how many pixels the crop is enlarged (eq. 3), "auto" as many as the whole image has as the model gets
+    it, "original" as it is, or a number; models of fixed resolution enlarge every crop by themselves.
     Build it with `Settings.of`, which checks the values.
     """
 
@@ -46,6 +49,7 @@ class Settings:
     box_shift: int
     prompts: str
     subimage: Subimage
+    crop_pixels: CropPixels
 
     @classmethod
     def of(
@@ -61,6 +65,7 @@ class Settings:
         box_shift: int = 0,
         prompts: str | None = None,
         subimage: str = "turn",
+        crop_pixels: CropPixels | None = None,
     ) -> Settings:
         """Settings from plain values; None means the protocol's own. UserError for an impossible value."""
         chosen = load_protocol(protocol)
@@ -74,6 +79,8 @@ class Settings:
         if box_margin is not None:
             _check_pixels("box_margin", box_margin)
         _check_pixels("box_shift", box_shift)
+        if crop_pixels is not None:
+            check_crop_pixels(crop_pixels)
         if count_eos is not None and not isinstance(count_eos, bool):
             raise UserError(f"count_eos is True or False, got {count_eos!r}.")
         prompts = chosen.name if prompts is None else prompts
@@ -103,6 +110,7 @@ class Settings:
             box_shift=box_shift,
             prompts=prompts,
             subimage=subimage,  # type: ignore[arg-type]
+            crop_pixels=chosen.crop_pixels if crop_pixels is None else crop_pixels,
         )
 
     @property
@@ -124,6 +132,7 @@ class Settings:
             "box_shift": self.box_shift,
             "prompts": self.prompts,
             "subimage": self.subimage,
+            "crop_pixels": self.crop_pixels,
         }
 
 

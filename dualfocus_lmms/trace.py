@@ -25,6 +25,9 @@ except ImportError:  # Windows
 
 VERSION = 1
 
+# What older runs did where their run.json lacks a setting.
+_BEFORE = {"crop_pixels": "original"}
+
 
 @dataclass(frozen=True, slots=True)
 class Trace:
@@ -32,7 +35,9 @@ class Trace:
 
     key: how a run finds it (task, split, doc_id). prompts: the text of each stage that ran. image_size:
     (width, height) in pixels. image_hash: of the decoded pixels. box: the located region as fractions of the
-    original image, before any clipping. crop: left, top, right, bottom in pixels. fallback: why there is no
+    original image, before any clipping. crop: left, top, right, bottom in pixels. input_size and crop_size:
+    (width, height) in pixels of the image and of the crop as the model received them, where their number of
+    tokens follows from that; None where its encoder or its tiles have one size. fallback: why there is no
     micro answer ("no_box", "empty_region", "skip_confidence", "pathway_macro"), else None.
 
     grounding: where box comes from. When that is not the model, there is no locate answer, and given_reply is
@@ -62,6 +67,8 @@ class Trace:
     shifted_box: tuple[float, float, float, float] | None = None
     judged: JointScores | None = None
     stop: tuple[str, ...] = ()
+    input_size: tuple[int, int] | None = None
+    crop_size: tuple[int, int] | None = None
     version: int = VERSION
 
     def to_json(self) -> str:
@@ -82,8 +89,9 @@ class Trace:
                 data[stage] = _answer(data[stage])
             for name in ("image_size", "box", "crop"):
                 data[name] = tuple(data[name]) if data[name] is not None else None
-            if data.get("shifted_box") is not None:
-                data["shifted_box"] = tuple(data["shifted_box"])
+            for name in ("shifted_box", "input_size", "crop_size"):  # older traces lack some of them
+                if data.get(name) is not None:
+                    data[name] = tuple(data[name])
             data["judged"] = _judged(data.get("judged"))
             data["stop"] = tuple(data.get("stop", ()))
             return cls(**data)
@@ -259,6 +267,7 @@ def read_settings(folder: str | Path) -> dict[str, Any]:
 
 
 def _compare(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    before, now = {**_BEFORE, **before}, {**_BEFORE, **now}
     differing = [
         f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
         for name in sorted({*before, *now})

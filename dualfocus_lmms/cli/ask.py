@@ -26,6 +26,19 @@ def ask(
     box_margin: Annotated[
         int | None, typer.Option(help="Pixels the region grows on each side.", show_default="the protocol's")
     ] = None,
+    crop_pixels: Annotated[
+        str | None,
+        typer.Option(
+            help="Pixels the crop is enlarged to: auto (as the whole image), original or a number.",
+            show_default="the protocol's",
+        ),
+    ] = None,
+    min_pixels: Annotated[
+        int | None, typer.Option(help="Fewest pixels of an image.", show_default="the checkpoint's")
+    ] = None,
+    max_pixels: Annotated[
+        int | None, typer.Option(help="Most pixels of an image.", show_default="the checkpoint's")
+    ] = None,
     grounding: Annotated[
         str,
         typer.Option(
@@ -74,6 +87,9 @@ def ask(
         select=select,
         skip_confidence=skip_confidence,
         box_margin=box_margin,
+        crop_pixels=int(crop_pixels) if crop_pixels and crop_pixels.isdecimal() else crop_pixels,
+        min_pixels=min_pixels,
+        max_pixels=max_pixels,
         grounding=grounding,
         grounding_checkpoint=grounding_checkpoint,
         prompts=prompts,
@@ -111,7 +127,8 @@ def _pixels(trace: Trace) -> str:
         return ""
     left, top, right, bottom = trace.crop
     width, height = trace.image_size
+    seen = "" if trace.crop_size is None else ", seen as {} x {}".format(*trace.crop_size)
     return (
         f"; crop: x {left} to {right}, y {top} to {bottom} "
-        f"({right - left} x {bottom - top} of {width} x {height} pixels)"
+        f"({right - left} x {bottom - top} of {width} x {height} pixels{seen})"
     )

@@ -9,7 +9,12 @@ import transformers
 
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.models.checkpoint.chat_template import PROBE, apply_template, choose_template
-from dualfocus_lmms.models.checkpoint.image_inputs import FixedSizeImages, ProcessorImages, image_tokens
+from dualfocus_lmms.models.checkpoint.image_inputs import (
+    FixedSizeImages,
+    ProcessorImages,
+    image_tokens,
+    resolution_of,
+)
 from dualfocus_lmms.models.checkpoint.loading import Checkpoint
 from dualfocus_lmms.models.checkpoint.tokenize_chat import Renderer
 
@@ -31,7 +36,8 @@ def reader(checkpoint: Checkpoint) -> tuple[Renderer, FixedSizeImages | Processo
     template = choose_template(tokenizer, family, known, processor.chat_template)
     image_text = next(text for text in known if text in apply_template(tokenizer, template, PROBE, True))
     renderer = Renderer(tokenizer, family, tokenizer.convert_tokens_to_ids(image_text), template)
-    return renderer, ProcessorImages(processor, image_text)
+    resolution = resolution_of(family, processor.image_processor)
+    return renderer, ProcessorImages(processor, image_text, resolution)
 
 
 def token_types(model: Any) -> list[str]:

@@ -22,7 +22,7 @@ from transformers import (
 from dualfocus_lmms.errors import UserError, choose
 from dualfocus_lmms.family import Family
 from dualfocus_lmms.models.checkpoint.folder import adapter_base, check_folder, model_type, with_adapter
-from dualfocus_lmms.models.checkpoint.image_inputs import complete_processor
+from dualfocus_lmms.models.checkpoint.image_inputs import bound_pixels, complete_processor
 from dualfocus_lmms.models.checkpoint.shipped import resolve_path
 from dualfocus_lmms.models.qwen_vl import QwenVLConfig, load_qwen_image_processor
 from dualfocus_lmms.plugins import family_for, load_family
@@ -60,6 +60,8 @@ def load_checkpoint(
     attn_implementation: str | None = None,
     family: str | None = None,
     device_map: str | Mapping[str, Any] | None = None,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
 ) -> Checkpoint:
     """Load a checkpoint folder or hub name in the Hugging Face format, or one that is shipped.
 
@@ -68,7 +70,7 @@ def load_checkpoint(
     family: a family's name; None takes the one that handles the checkpoint's type. dtype "auto" is the
     checkpoint's own on a GPU and float32 on a CPU. device None is the first GPU if there is one.
     device_map: which parts go where, instead of a device; "auto" fills all GPUs, then the main memory.
-    UserError when the checkpoint is missing, of a type that no family handles, or cannot be placed.
+    min_pixels, max_pixels: bounds of every image, instead of those of the checkpoint's processor. UserError when the checkpoint is missing, of a type that no family handles, or cannot be placed.
     """
     check_placing(device, device_map)
     pretrained = resolve_path(pretrained)
@@ -78,7 +80,9 @@ def load_checkpoint(
         )
     check_folder(pretrained)
     if (base := adapter_base(pretrained)) is not None:
-        whole = load_checkpoint(base, None, dtype, device, attn_implementation, family, device_map)
+        whole = load_checkpoint(
+            base, None, dtype, device, attn_implementation, family, device_map, min_pixels, max_pixels
+        )
         return replace(whole, model=with_adapter(whole.model, pretrained).eval())
     target = torch_device(device)
     model_dtype = torch_dtype(dtype, target)
@@ -103,11 +107,7 @@ def load_checkpoint(
             tokenizer, image_processor = processor.tokenizer, processor.image_processor
     # RuntimeError: weights of another shape than config.json says.
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
-        looked = "" if Path(pretrained).exists() else "There is no such folder, so the hub was asked. "
-        raise UserError(
-            f"Cannot load the checkpoint {pretrained!r}: {error}\n{looked}"
-            "Give a folder or hub name with config.json, weights, tokenizer and preprocessor_config.json."
-        ) from error
+        raise _unloadable(pretrained, error) from error
     missing = sorted(loaded["missing_keys"])
     if missing:  # transformers fills them with random numbers and only warns
         raise UserError(
@@ -116,6 +116,7 @@ def load_checkpoint(
         )
     _check_vocabulary(pretrained, tokenizer)
     _check_keeps_whole_pictures(pretrained, image_processor, kind)
+    bound_pixels(kind, image_processor, min_pixels, max_pixels)
     if device_map is None:
         model = model.to(target)
     elif model.device.type == "meta":  # its weights are on the disk
@@ -124,6 +125,28 @@ def load_checkpoint(
             "give dtype=bfloat16, or more memory."
         )
     return Checkpoint(model.eval(), tokenizer, image_processor, kind, processor)
+
+
+def family_of(pretrained: str, revision: str | None = None, family: str | None = None) -> Family:
+    """The family that `load_checkpoint` takes for the same arguments, from config.json alone."""
+    if family:
+        return load_family(family)
+    pretrained = resolve_path(pretrained)
+    check_folder(pretrained)
+    if (base := adapter_base(pretrained)) is not None:
+        return family_of(base)
+    try:
+        return family_for(model_type(pretrained, revision))
+    except (OSError, ValueError) as error:
+        raise _unloadable(pretrained, error) from error
+
+
+def _unloadable(pretrained: str, error: Exception) -> UserError:
+    looked = "" if Path(pretrained).exists() else "There is no such folder, so the hub was asked. "
+    return UserError(
+        f"Cannot load the checkpoint {pretrained!r}: {error}\n{looked}"
+        "Give a folder or hub name with config.json, weights, tokenizer and preprocessor_config.json."
+    )
 
 
 def check_placing(device: str | None, device_map: str | Mapping[str, Any] | None) -> None:

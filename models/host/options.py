@@ -17,6 +17,7 @@ from dualfocus_lmms.errors import UserError, choose
 from dualfocus_lmms.models.checkpoint.loading import check_placing
 from dualfocus_lmms.models.run.batches import AUTO, LARGEST_SIZE
 from dualfocus_lmms.settings import Settings
+from dualfocus_lmms.zoom import check_bounds
 
 # Options that stay as they were written; the host makes numbers of digits.
 TEXTS = (
@@ -59,7 +60,8 @@ FOLDERS = (*CHECKPOINTS, "trace")
 class FlowOptions:
     """What a user can set with `--model_args` wherever the model runs. None is the default of the protocol.
 
-    trace: folder for one line of JSON a sample. resume: continue the run in that folder. The others: see
+    trace: folder for one line of JSON a sample. resume: continue the run in that folder. min_pixels,
+    max_pixels: bounds of the pixels of every image, for families with dynamic resolution. The others: see
     `Settings`.
     """
 
@@ -73,6 +75,9 @@ class FlowOptions:
     grounding_checkpoint: str | None = None
     box_shift: int = 0
     prompts: str | None = None
+    crop_pixels: str | int | None = None
+    min_pixels: int | None = None
+    max_pixels: int | None = None
     trace: str | None = None
     resume: bool = False
 
@@ -87,6 +92,7 @@ class FlowOptions:
 
     def settings(self) -> Settings:
         """How DualFocus answers, checked."""
+        check_bounds(self.min_pixels, self.max_pixels)
         known = signature(Settings.of).parameters
         return Settings.of(**{name: value for name, value in asdict(self).items() if name in known})
 

@@ -25,10 +25,16 @@ from dualfocus_lmms.models.host.model import Answering
 from dualfocus_lmms.models.host.options import FlowOptions, known_values, parse_model_args
 from dualfocus_lmms.models.run.runner import Runner
 from dualfocus_lmms.models.server.client import ServerBackend, answer_each, server_errors
-from dualfocus_lmms.models.server.images import InputSize, load_input_size
+from dualfocus_lmms.models.server.images import InputSize, load_input_size, load_resolution
 from dualfocus_lmms.plugins import FAMILIES, load_family, names
 from dualfocus_lmms.settings import Settings
 from dualfocus_lmms.trace import Trace, TraceWriter, claim_folder
+from dualfocus_lmms.zoom import (
+    DynamicResolution,
+    crop_pixels_done,
+    given_bounds,
+    needs_dynamic_resolution,
+)
 
 KEY = "OPENAI_API_KEY"
 # Questions that the runner hands over at a time, for each that is under way. Only at the end of a batch are
@@ -44,8 +50,8 @@ class ServerOptions(FlowOptions):
     is written and how images are sent. api_key: None is $OPENAI_API_KEY, where it is set. concurrency:
     questions, and requests, under way at once. retries: of a request that was refused (429), failed (5xx) or
     got no reply, with growing pauses. timeout: seconds to wait for a reply. guided_box: the server forces the
-    box's notation. processor: folder or hub name of the checkpoint, for its image processor alone, where the
-    family's boxes refer to the resized image.
+    box's notation. processor: folder or hub name of the checkpoint, for its image processor alone: where the
+    family's boxes refer to the resized image, and where crops are enlarged by how large it is.
     """
 
     base_url: str
@@ -112,6 +118,7 @@ class Server(Answering):
             timeout=options.timeout,
         )
         family = load_family(options.family)
+        resolution = _resolution(options, family)
         backend = ServerBackend(
             client,
             options.model,
@@ -119,10 +126,13 @@ class Server(Answering):
             options.guided_box,
             settings.count_eos,
             _input_size(options.processor, family),
+            resolution,
+            resizes=options.min_pixels is not None or options.max_pixels is not None,
         )
         settings = bind_grounding(settings, backend)
         detector = settings.grounding_checkpoint
         identity = options.identity() | {
+            "crop_pixels": crop_pixels_done(settings.crop_pixels, resolution),
             "checkpoint": served(client, options.model),
             "detector": fingerprint(detector) if detector else None,
             "image_processor": fingerprint(options.processor) if options.processor else None,
@@ -173,16 +183,29 @@ def served(client: openai.OpenAI, model: str) -> str | None:
 
 
 def _input_size(processor: str | None, family: Family) -> InputSize | None:
-    """How large the model sees an image, where the user says by which processor. UserError where the
-    family's boxes do not refer to that."""
-    if processor is None:
+    """How large the model sees an image, where its boxes refer to that and the user says by which processor.
+    UserError where nothing would use it."""
+    if processor is None or (family.box_format.frame != "resized" and family.resolution is not None):
         return None
     if family.box_format.frame != "resized":
         raise UserError(
-            f"processor={processor!r} tells to which size pictures are resized, and boxes of the family "
-            f"{family.name!r} do not refer to that: leave it out."
+            f"processor={processor!r} tells to which size pictures are resized, and neither boxes nor crops of "
+            f"the family {family.name!r} depend on that: leave it out."
         )
     return load_input_size(processor)
+
+
+def _resolution(options: ServerOptions, family: Family) -> DynamicResolution | None:
+    """How images are resized: by the processor that the user names, else as the family's authors document it,
+    within the user's bounds."""
+    given = given_bounds(options.min_pixels, options.max_pixels)
+    if family.resolution is None:
+        if given:
+            raise needs_dynamic_resolution(given)
+        return None
+    own = load_resolution(options.processor, family) if options.processor else family.resolution
+    assert own is not None
+    return own.within(options.min_pixels, options.max_pixels)
 
 
 def _versions() -> dict[str, str]:

@@ -24,12 +24,13 @@ from transformers import Trainer, TrainerCallback, set_seed
 
 from dualfocus_lmms.errors import GenerationError, UserError
 from dualfocus_lmms.files import atomic_write
+from dualfocus_lmms.models.checkpoint.image_inputs import FixedSizeImages, ProcessorImages
 from dualfocus_lmms.models.checkpoint.image_text_inputs import reader, token_types
 from dualfocus_lmms.models.checkpoint.loading import Checkpoint, load_checkpoint
 from dualfocus_lmms.models.engines.registry import make_engine
 from dualfocus_lmms.protocol import load_protocol
 from dualfocus_lmms.settings import Settings
-from dualfocus_lmms.train.data.conversations import IGNORED, Encoder, InputSize
+from dualfocus_lmms.train.data.conversations import IGNORED, Encoder
 from dualfocus_lmms.train.data.samples import TrainingSample, read_samples
 from dualfocus_lmms.train.trainer.collate import (
     MISFITS,
@@ -231,7 +232,7 @@ def _data(recipe: Recipe, checkpoint: Checkpoint) -> tuple[Mixture, Collator]:
         recipe.box_weight,
     )
     blank = blank_row(encoder)
-    mixture = Mixture(_sources(recipe, checkpoint, pictures.input_size), encoder, recipe.seed)
+    mixture = Mixture(_sources(recipe, checkpoint, pictures), encoder, recipe.seed)
     rows = recipe.steps * recipe.batch_size if recipe.steps else math.ceil(recipe.epochs * len(mixture))
     at_once = recipe.micro_batch_size * processes()
     mixture = Mixture(mixture.sources, encoder, recipe.seed, rows, at_once)
@@ -242,7 +243,9 @@ def _data(recipe: Recipe, checkpoint: Checkpoint) -> tuple[Mixture, Collator]:
     )
 
 
-def _sources(recipe: Recipe, checkpoint: Checkpoint, input_size: InputSize) -> list[Source]:
+def _sources(
+    recipe: Recipe, checkpoint: Checkpoint, pictures: FixedSizeImages | ProcessorImages
+) -> list[Source]:
     protocol, box_format = load_protocol(recipe.protocol), checkpoint.family.box_format
     for source in recipe.data:
         cut_by = _built_with(source.path)
@@ -261,7 +264,8 @@ def _sources(recipe: Recipe, checkpoint: Checkpoint, input_size: InputSize) -> l
             recipe.instruction,
             source.share,
             source.kind == "macro",
-            input_size,
+            pictures.input_size,
+            pictures.resolution,
         )
         for source in recipe.data
     ]

@@ -17,7 +17,7 @@ from dualfocus_lmms.models.engines.registry import make_engine
 from dualfocus_lmms.models.families.qwen2_5_vl import QWEN2_5_VL
 from dualfocus_lmms.models.server.client import ServerBackend, answer_each
 from dualfocus_lmms.models.server.host import Server
-from dualfocus_lmms.models.server.images import load_input_size
+from dualfocus_lmms.models.server.images import load_input_size, load_resolution
 from dualfocus_lmms.models.tiny.families import save_tiny_family
 from dualfocus_lmms.trace import read_settings
 
@@ -41,7 +41,13 @@ def served_engine(local: Any) -> Any:
 
 @pytest.fixture
 def backend(client: Callable[..., Any], folder: Path) -> ServerBackend:
-    return ServerBackend(client(), "tiny", QWEN2_5_VL, input_size=load_input_size(str(folder)))
+    return ServerBackend(
+        client(),
+        "tiny",
+        QWEN2_5_VL,
+        input_size=load_input_size(str(folder)),
+        resolution=load_resolution(str(folder), QWEN2_5_VL),
+    )
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,7 @@ def test_boxes_crops_and_answers_are_the_local_ones(stub, backend, local, monkey
         trace = traces[other.question_id]
         assert other.crop is not None
         assert (trace.box, trace.crop, trace.given_reply) == (other.box, other.crop, other.given_reply)
+        assert (trace.input_size, trace.crop_size) == (other.input_size, other.crop_size)
         for answer, same in zip(trace.answers[:2], other.answers[:2], strict=True):
             assert (answer.text, answer.tokens) == (same.text, same.tokens)
             assert answer.logprobs == pytest.approx(same.logprobs, abs=1e-4)
