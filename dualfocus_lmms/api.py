@@ -51,8 +51,8 @@ class DualFocusModel:
     ) -> None:
         """Load a checkpoint folder or hub name; UserError when that is impossible.
 
-        device_map: "auto" spreads the model over all GPUs, instead of a device. min_pixels, max_pixels: bounds
-        of the pixels of every image, for families with dynamic resolution.
+        device_map: "auto" spreads the model over all GPUs, instead of a device. min_pixels, max_pixels:
+        bounds of the pixels of every image, for families with dynamic resolution.
         """
         self.settings = Settings.of(**settings)
         check_bounds(min_pixels, max_pixels)

@@ -24,7 +24,7 @@ from dualfocus_lmms.selection import select
 from dualfocus_lmms.settings import NATIVE, Settings
 from dualfocus_lmms.trace import Trace
 from dualfocus_lmms.types import Answer, Backend, Fallback, JointScores, Keep, Prompt, Question, StopCriteria
-from dualfocus_lmms.zoom import DynamicResolution, Rectangle, needs_dynamic_resolution, zoomed
+from dualfocus_lmms.zoom import DynamicResolution, Rectangle, check_crops, zoomed
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -133,8 +133,7 @@ def _worded(settings: Settings, backend: Backend) -> Settings:
             "subimage=patch adds the crop to the tiles of the image, and this model's family has no tiles. "
             "Leave subimage out, or take a model such as LLaVA-NeXT or LLaVA-OneVision."
         )
-    if backend.resolution is None and isinstance(settings.crop_pixels, int):
-        raise needs_dynamic_resolution(f"crop_pixels={settings.crop_pixels}")
+    check_crops(settings.crop_pixels, backend.resolution)
     if settings.prompts != NATIVE:
         return settings
     if backend.native_locate is None:

@@ -15,8 +15,8 @@ class Protocol:
 
     prompts: the wordings of Q1 and Q2. geometry: from a box to the pixels that are cropped. margin: pixels
     the region grows on each side. rule: default selection rule. count_eos: whether end-of-turn tokens
-    count in the perplexity. locate_tokens: longest reply to Q1, in tokens. crop_pixels: to how many pixels the
-    crop is enlarged, see `zoom.zoomed`.
+    count in the perplexity. locate_tokens: longest reply to Q1, in tokens. crop_pixels: to how many pixels
+    the crop is enlarged, see `zoom.zoomed`.
     """
 
     name: str
@@ -31,7 +31,9 @@ class Protocol:
 
 PROTOCOLS = {
     "paper": Protocol("paper", PROMPTS["paper"], paper_rectangle, 0, "ppl", False, 64, "auto"),
-    "release": Protocol("release", PROMPTS["release"], release_rectangle, 25, "release", True, 128, "original"),
+    "release": Protocol(
+        "release", PROMPTS["release"], release_rectangle, 25, "release", True, 128, "original"
+    ),
 }
 
 

@@ -30,9 +30,10 @@ class Settings:
     grounding_checkpoint is the detector of grounding "dino". box_shift:
     pixels of the original image by which the region, wherever it comes from, is moved before it is cropped.
     prompts: whose wordings of Q1 and Q2 the protocol has here; NATIVE is Q1 of the model's family. subimage:
-    "turn" shows the crop in a second turn, "patch" makes it one more tile of the image (table 6). crop_pixels:
-    to how many pixels the crop is enlarged (eq. 3), "auto" as many as the whole image has as the model gets
-    it, "original" as it is, or a number; models of fixed resolution enlarge every crop by themselves.
+    "turn" shows the crop in a second turn, "patch" makes it one more tile of the image (table 6).
+    crop_pixels: to how many pixels the crop is enlarged (eq. 3), "auto" as many as the whole image has as
+    the model gets it, "original" as it is, or a number; models of fixed resolution enlarge every crop by
+    themselves.
     Build it with `Settings.of`, which checks the values.
     """
 

@@ -137,6 +137,12 @@ def check_crop_pixels(pixels: object) -> None:
         )
 
 
+def check_crops(pixels: CropPixels | None, resolution: DynamicResolution | None) -> None:
+    """UserError for a number of pixels and a model that gives every crop its encoder's size."""
+    if resolution is None and isinstance(pixels, int):
+        raise needs_dynamic_resolution(f"crop_pixels={pixels}")
+
+
 def check_bounds(min_pixels: object, max_pixels: object) -> None:
     """UserError for bounds that are no numbers of pixels."""
     for name, value in (("min_pixels", min_pixels), ("max_pixels", max_pixels)):

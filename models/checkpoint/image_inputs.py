@@ -97,9 +97,7 @@ class ProcessorImages:
     placeholder: the text that the chat template writes for an image. resolution: see `resolution_of`.
     """
 
-    def __init__(
-        self, processor: Any, placeholder: str, resolution: DynamicResolution | None = None
-    ) -> None:
+    def __init__(self, processor: Any, placeholder: str, resolution: DynamicResolution | None = None) -> None:
         self._processor = processor
         self._placeholder = placeholder
         self.resolution = resolution

@@ -70,7 +70,8 @@ def load_checkpoint(
     family: a family's name; None takes the one that handles the checkpoint's type. dtype "auto" is the
     checkpoint's own on a GPU and float32 on a CPU. device None is the first GPU if there is one.
     device_map: which parts go where, instead of a device; "auto" fills all GPUs, then the main memory.
-    min_pixels, max_pixels: bounds of every image, instead of those of the checkpoint's processor. UserError when the checkpoint is missing, of a type that no family handles, or cannot be placed.
+    min_pixels, max_pixels: bounds of every image, instead of those of the checkpoint's processor.
+    UserError when the checkpoint is missing, of a type that no family handles, or cannot be placed.
     """
     check_placing(device, device_map)
     pretrained = resolve_path(pretrained)

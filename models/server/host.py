@@ -189,8 +189,8 @@ def _input_size(processor: str | None, family: Family) -> InputSize | None:
         return None
     if family.box_format.frame != "resized":
         raise UserError(
-            f"processor={processor!r} tells to which size pictures are resized, and neither boxes nor crops of "
-            f"the family {family.name!r} depend on that: leave it out."
+            f"processor={processor!r} tells to which size images are resized, and neither boxes nor crops "
+            f"of the family {family.name!r} depend on that: leave it out."
         )
     return load_input_size(processor)
 

@@ -45,8 +45,9 @@ def export(
 
     box_format: how the box is written; by default as LLaVA-1.5 does. instruction: how to answer, on a line of
     its own after the question ("" for none). resolution: of the family; the protocol then says to how many
-    pixels crops are enlarged, by the bounds that the family documents. The file appears only when all samples are written. UserError
-    for a box format of the resized image, and when the folder holds another export's images.
+    pixels crops are enlarged, by the bounds that the family documents. The file appears only when all samples
+    are written. UserError for a box format of the resized image, and when the folder holds another export's
+    images.
     """
     if form not in _FORMS:
         raise choose("form", form, sorted(_FORMS))

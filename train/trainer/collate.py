@@ -80,9 +80,7 @@ def _sample_example(
     resolution: DynamicResolution | None,
     number: int,
 ) -> Example:
-    return from_sample(
-        samples[number], protocol, box_format, instruction, macro_only, input_size, resolution
-    )
+    return from_sample(samples[number], protocol, box_format, instruction, macro_only, input_size, resolution)
 
 
 def llava_source(path: str, images: str | None, share: float | None = None) -> Source:

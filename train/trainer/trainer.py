@@ -28,7 +28,6 @@ from dualfocus_lmms.models.checkpoint.image_inputs import FixedSizeImages, Proce
 from dualfocus_lmms.models.checkpoint.image_text_inputs import reader, token_types
 from dualfocus_lmms.models.checkpoint.loading import Checkpoint, load_checkpoint
 from dualfocus_lmms.models.engines.registry import make_engine
-from dualfocus_lmms.protocol import load_protocol
 from dualfocus_lmms.settings import Settings
 from dualfocus_lmms.train.data.conversations import IGNORED, Encoder
 from dualfocus_lmms.train.data.samples import TrainingSample, read_samples
@@ -44,6 +43,7 @@ from dualfocus_lmms.train.trainer.collate import (
 from dualfocus_lmms.train.trainer.evaluation import Scored, evaluate, summary
 from dualfocus_lmms.train.trainer.recipe import Recipe, load_recipe, processes, training_arguments
 from dualfocus_lmms.train.trainer.weights import Companions, trainable, whole_weights, write_checkpoint
+from dualfocus_lmms.zoom import check_crops
 
 
 def train(recipe: str, overrides: Sequence[str] = ()) -> Path:
@@ -101,6 +101,8 @@ def build(recipe: Recipe, arguments: Any) -> Run:
         dtype=recipe.dtype,
         device="cpu",
         attn_implementation=recipe.attn_implementation,
+        min_pixels=recipe.min_pixels,
+        max_pixels=recipe.max_pixels,
     )
     if checkpoint.processor is None:
         template = checkpoint.family.chat_template or checkpoint.tokenizer.chat_template
@@ -246,7 +248,8 @@ def _data(recipe: Recipe, checkpoint: Checkpoint) -> tuple[Mixture, Collator]:
 def _sources(
     recipe: Recipe, checkpoint: Checkpoint, pictures: FixedSizeImages | ProcessorImages
 ) -> list[Source]:
-    protocol, box_format = load_protocol(recipe.protocol), checkpoint.family.box_format
+    protocol, box_format = recipe.rules(), checkpoint.family.box_format
+    check_crops(recipe.crop_pixels, pictures.resolution)
     for source in recipe.data:
         cut_by = _built_with(source.path)
         if cut_by not in (None, recipe.protocol):
@@ -297,7 +300,7 @@ def _answer_held_out(
         scored = evaluate(
             backend,
             samples[rank::world],
-            Settings.of(recipe.protocol),
+            Settings.of(recipe.protocol, crop_pixels=recipe.crop_pixels),
             recipe.instruction,
             recipe.evaluation.batch_size,
             recipe.evaluation.max_new_tokens,
