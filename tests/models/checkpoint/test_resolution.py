@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoProcessor
 
@@ -111,7 +110,6 @@ def test_bounds_hold_for_every_image(tmp_path: Path):
         assert pictures.input_size(image) == pictures.resolution.fit(size)
         width, height = pictures.input_size(image)
         assert 8000 <= width * height <= 50_000
-        assert torch.equal(*(pictures([image])[0].inputs["image_grid_thw"] for _ in range(2)))
     with pytest.raises(UserError, match="60000"):
         load_checkpoint(str(folder), device="cpu", min_pixels=60_000, max_pixels=50_000)
 

@@ -79,6 +79,7 @@ def assert_same(trace: Trace, other: Trace) -> None:
         assert ours.tokens == theirs.tokens
         assert ours.logprobs == pytest.approx(theirs.logprobs, abs=1e-4)
     assert (trace.box, trace.crop, trace.fallback) == (other.box, other.crop, other.fallback)
+    assert (trace.input_size, trace.crop_size) == (other.input_size, other.crop_size)
 
 
 def two_rounds(reply: str) -> Conversation:
@@ -107,6 +108,46 @@ def test_the_shared_engine_equals_the_naive_one_on_ragged_rows(
     default.box_format = shared.box_format
     for trace, other in zip(answer_batch(default, questions, limits, settings), traces, strict=True):
         assert_same(trace, other)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"crop_pixels": "original"}, {"protocol": "release", "select": "ppl"}]
+)
+def test_a_traces_sizes_are_what_the_model_got(
+    loaded: Checkpoint, asked: tuple[list[Question], list[StopCriteria]], settings: dict[str, Any]
+):
+    """Of every image; a crop of a family of one resolution, and of the release, is what was cut out."""
+    questions, limits = (column[:6] for column in asked)
+    engine = make_engine("naive", loaded)
+    shown: list[Image.Image] = []
+    own = engine.pictures
+
+    class Recorder:
+        def __call__(self, images: Any) -> Any:
+            shown.extend(images)
+            return own(images)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(own, name)
+
+    engine.pictures = Recorder()
+    enlarged = 0
+    for question, limit in zip(questions, limits, strict=True):
+        shown.clear()
+        (trace,) = answer_batch(engine, [question], [limit], Settings.of(grounding="annotated", **settings))
+        if trace.crop is None:
+            continue
+        cut, seen = question.image.crop(trace.crop), shown[-1]
+        if engine.resolution is None or settings:
+            assert seen.tobytes() == cut.tobytes()
+        enlarged += seen.size != cut.size
+        if engine.resolution is not None:
+            assert trace.input_size == own.input_size(question.image)
+            assert trace.crop_size == own.input_size(seen)
+            assert trace.micro.usage.tokens >= engine.resolution.tokens(seen.size)
+        else:
+            assert (trace.input_size, trace.crop_size) == (None, None)
+    assert (enlarged >= 3) == (engine.resolution is not None and not settings)
 
 
 class Always:
