@@ -117,7 +117,7 @@ def test_a_traces_sizes_are_what_the_model_got(
     loaded: Checkpoint, asked: tuple[list[Question], list[StopCriteria]], settings: dict[str, Any]
 ):
     """Of every image; a crop of a family of one resolution, and of the release, is what was cut out."""
-    questions, limits = (column[:6] for column in asked)
+    questions, limits = small_regions(*asked)
     engine = make_engine("naive", loaded)
     shown: list[Image.Image] = []
     own = engine.pictures
@@ -147,7 +147,35 @@ def test_a_traces_sizes_are_what_the_model_got(
             assert trace.micro.usage.tokens >= engine.resolution.tokens(seen.size)
         else:
             assert (trace.input_size, trace.crop_size) == (None, None)
-    assert (enlarged >= 3) == (engine.resolution is not None and not settings)
+    assert (enlarged == len(questions)) == (engine.resolution is not None and not settings)
+
+
+def small_regions(
+    questions: list[Question], limits: list[StopCriteria]
+) -> tuple[list[Question], list[StopCriteria]]:
+    """Some of the questions, about larger images and a small box in each."""
+    sizes, box = [(200, 150), (90, 100), (150, 64)], Box(0.4, 0.4, 0.55, 0.6)
+    chosen = [
+        dataclasses.replace(question, image=question.image.resize(size), box=box)
+        for question, size in zip(questions, sizes, strict=False)
+    ]
+    return chosen, limits[: len(sizes)]
+
+
+@pytest.mark.parametrize("name", ["shared", "template", "tree"])
+def test_every_engine_equals_the_naive_one_with_enlarged_crops(
+    loaded: Checkpoint, asked: tuple[list[Question], list[StopCriteria]], name: str
+):
+    if loaded.family.resolution is None:
+        pytest.skip("its encoder or its tiles enlarge every crop")
+    questions, limits = small_regions(*asked)
+    settings = Settings.of(grounding="annotated")
+    naive = answer_batch(make_engine("naive", loaded), questions, limits, settings)
+    traces = answer_batch(make_engine(name, loaded), questions, limits, settings)
+    for trace, other in zip(traces, naive, strict=True):
+        assert_same(trace, other)
+        left, top, right, bottom = trace.crop
+        assert trace.crop_size[0] * trace.crop_size[1] > 4 * (right - left) * (bottom - top)
 
 
 class Always:
