@@ -298,7 +298,10 @@ def test_every_family_is_tested_here_or_is_llava():
 def test_the_generic_family_runs_a_model_that_no_family_knows(
     loaded: Checkpoint, asked: tuple[list[Question], list[StopCriteria]]
 ):
-    generic = dataclasses.replace(load_family("generic"), box_format=loaded.family.box_format)
+    own = loaded.family
+    generic = dataclasses.replace(
+        load_family("generic"), box_format=own.box_format, resolution=own.resolution
+    )
     unknown = dataclasses.replace(loaded, family=generic)
     questions, limits = (column[:3] for column in asked)
     settings = Settings.of(grounding="annotated")
