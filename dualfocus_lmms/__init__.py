@@ -17,6 +17,7 @@ from dualfocus_lmms.prompts import bare_question
 from dualfocus_lmms.settings import Settings
 from dualfocus_lmms.trace import Trace, read_traces
 from dualfocus_lmms.types import Answer, Backend, Prompt, Question, Selection, StopCriteria, Usage
+from dualfocus_lmms.zoom import DynamicResolution
 
 __all__ = [
     "Answer",
@@ -25,6 +26,7 @@ __all__ = [
     "BoxFormat",
     "Conversation",
     "DualFocusModel",
+    "DynamicResolution",
     "Family",
     "GenerationError",
     "Prompt",

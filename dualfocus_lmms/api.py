@@ -45,6 +45,8 @@ class DualFocusModel:
         attn_implementation: str | None = None,
         family: str | None = None,
         chat_template: str = "auto",
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
         engine: str | None = None,
         cuda_graphs: bool = False,
         protocol: str = "paper",
@@ -58,6 +60,7 @@ class DualFocusModel:
         box_shift: int = 0,
         prompts: str | None = None,
         subimage: str = "turn",
+        crop_pixels: str | int | None = None,
         **unknown: NoReturn,
     ) -> None:
         """Load a checkpoint folder or hub name; UserError when that is impossible."""
@@ -65,11 +68,12 @@ class DualFocusModel:
             {
                 "pretrained": pretrained, "revision": revision, "dtype": dtype, "device": device,
                 "device_map": device_map, "attn_implementation": attn_implementation, "family": family,
-                "chat_template": chat_template,
+                "chat_template": chat_template, "min_pixels": min_pixels, "max_pixels": max_pixels,
                 "engine": engine, "cuda_graphs": cuda_graphs, "protocol": protocol, "pathway": pathway,
                 "select": select, "skip_confidence": skip_confidence, "box_margin": box_margin,
                 "count_eos": count_eos, "grounding": grounding, "grounding_checkpoint": grounding_checkpoint,
-                "box_shift": box_shift, "prompts": prompts, "subimage": subimage, **unknown,
+                "box_shift": box_shift, "prompts": prompts, "subimage": subimage,
+                "crop_pixels": crop_pixels, **unknown,
             },
         )  # fmt: skip
         settings = given.settings()
@@ -85,6 +89,8 @@ class DualFocusModel:
             given.family,
             given.device_map,
             given.chat_template,
+            given.min_pixels,
+            given.max_pixels,
         )
         self.backend: Backend = make_engine(given.engine, checkpoint, given.cuda_graphs)
         self.settings = _bind_grounding(settings, self.backend)
@@ -105,12 +111,13 @@ class DualFocusModel:
         box_shift: int = 0,
         prompts: str | None = None,
         subimage: str = "turn",
+        crop_pixels: str | int | None = None,
         **unknown: NoReturn,
     ) -> DualFocusModel:
         """The same on an existing backend, such as `testing.FakeBackend`."""
         settings = Settings.of(
             protocol, pathway, select, skip_confidence, box_margin, count_eos, grounding,
-            grounding_checkpoint, box_shift, prompts, subimage, **unknown,
+            grounding_checkpoint, box_shift, prompts, subimage, crop_pixels, **unknown,
         )  # fmt: skip
         model = cls.__new__(cls)
         model.settings, model.backend = _bind_grounding(settings, backend), backend

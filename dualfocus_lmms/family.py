@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dualfocus_lmms.boxes import BoxFormat
+from dualfocus_lmms.zoom import DynamicResolution
 
 EngineName = Literal["tree", "template", "shared", "batched", "naive"]
 
@@ -22,7 +23,9 @@ class Family:
     module names that LoRA adapts. native_locate: the wording by which the model learned to return a box
     before any DualFocus training, with the placeholder {question}; None without one. local_patches: whether
     an image becomes tiles, so that the sub-image can join them as one more (table 6). engine: "batched" where
-    the engines that share computed prefixes do not work for it.
+    the engines that share computed prefixes do not work for it. resolution: for a family whose images have as
+    many tokens as their size requires, with the bounds that its authors document (a checkpoint's own
+    processor wins); None where its encoder or its tiles have one size, which enlarges every crop by itself.
     """
 
     name: str
@@ -35,3 +38,4 @@ class Family:
     native_locate: str | None = None
     local_patches: bool = False
     engine: Literal["tree", "batched", "naive"] = "tree"
+    resolution: DynamicResolution | None = None

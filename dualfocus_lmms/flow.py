@@ -32,14 +32,13 @@ from dualfocus_lmms.types import (
     Prompt,
     Question,
     StopCriteria,
-    TemplateChoice,
 )
-from dualfocus_lmms.zoom import Rectangle
+from dualfocus_lmms.zoom import Rectangle, check_crops, zoomed
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Region:
-    """What is looked at again: the crop in pixels and its image.
+    """What is looked at again: the crop in pixels of the original, and its image, enlarged (eq. 3).
 
     reply: to Q1, as the conversation has it: the model's, or the text of a box that is not the model's.
     """
@@ -132,7 +131,7 @@ def run_zoom(backend: Backend, samples: Sequence[Sample], settings: Settings) ->
     zoomed = [(sample, sample.outcome) for sample in samples if isinstance(sample.outcome, Region)]
     for (sample, _), (answer, judged) in zip(zoomed, _micro(backend, zoomed, settings), strict=True):
         sample.micro, sample.judged = answer, judged
-    return [_trace(sample, settings, backend.template) for sample in samples]
+    return [_trace(sample, settings, backend) for sample in samples]
 
 
 def _worded(settings: Settings, backend: Backend) -> Settings:
@@ -143,6 +142,7 @@ def _worded(settings: Settings, backend: Backend) -> Settings:
             "subimage=patch adds the crop to the tiles of the image, and this model's family has no tiles. "
             "Leave subimage out, or take a model such as LLaVA-NeXT or LLaVA-OneVision."
         )
+    check_crops(settings.crop_pixels, backend.resolution)
     if settings.prompts != NATIVE:
         return settings
     if backend.native_locate is None:
@@ -219,7 +219,8 @@ def _zoom(backend: Backend, sample: Sample, settings: Settings) -> None:
         sample.outcome = Fallback.EMPTY_REGION
         return
     reply = sample.locate or form.write(box, image.size, resized)
-    sample.outcome = Region(crop, image.crop(crop), reply)
+    seen = zoomed(image.crop(crop), image.size, settings.crop_pixels, backend.resolution)
+    sample.outcome = Region(crop, seen, reply)
 
 
 def _micro(
@@ -262,7 +263,8 @@ def _micro_conversation(sample: Sample, region: Region, settings: Settings) -> C
     return located.assistant(*turn).user(micro_prompt(question, settings.protocol), region.image)
 
 
-def _trace(sample: Sample, settings: Settings, template: TemplateChoice | None) -> Trace:
+def _trace(sample: Sample, settings: Settings, backend: Backend) -> Trace:
+    template, resolution = backend.template, backend.resolution
     question, macro, micro = sample.question, sample.macro, sample.micro
     region = sample.outcome if isinstance(sample.outcome, Region) else None
     prompts = {"macro": question.prompt}
@@ -286,6 +288,8 @@ def _trace(sample: Sample, settings: Settings, template: TemplateChoice | None) 
         micro=micro,
         box=sample.box.xyxy if sample.box else None,
         crop=region.crop if region else None,
+        input_size=resolution.fit(question.image.size) if resolution else None,
+        crop_size=resolution.fit(region.image.size) if resolution and region else None,
         fallback=sample.outcome.value if isinstance(sample.outcome, Fallback) else None,
         ppl=perplexities(answers, settings),
         grounding=settings.grounding,

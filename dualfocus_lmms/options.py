@@ -93,6 +93,11 @@ Folder = Annotated[str, BeforeValidator(_without_tilde), BeforeValidator(_as_tex
 Bool = Annotated[bool, Field(strict=True), must_be("True or False")]
 Switch = Annotated[Bool, BeforeValidator(_zero_or_one)]  # resume=1 is True, resume=yes is a mistake
 Pixels = Annotated[int, Field(strict=True, ge=0), must_be("a number of pixels, 0 or more")]
+PixelCount = Annotated[int, Field(strict=True, ge=1), must_be("a whole number of pixels, 1 or more")]
+CropPixels = Annotated[
+    Literal["auto", "original"] | Annotated[int, Field(strict=True, ge=1)],
+    must_be("'auto', 'original' or a whole number of pixels, 1 or more"),
+]
 Probability = Annotated[
     float,
     Field(strict=True, ge=0, le=1),
@@ -217,6 +222,13 @@ class FlowChoices(Options):
         unset="the protocol's",
         help="pixels of the original image by which the region grows on each side",
     )
+    crop_pixels: CropPixels | None = option(
+        None,
+        unset="the protocol's",
+        help="pixels to which a crop is enlarged, for families with [dynamic "
+        "resolution](docs/families.md#zoom): `auto`, as many as the whole image has in the model, "
+        "`original`, as it is, or a number",
+    )
     count_eos: Bool | None = option(
         None, unset="the protocol's", help="whether end-of-turn tokens count in the perplexity"
     )
@@ -257,7 +269,20 @@ class SettingOptions(FlowChoices):
     )
 
 
-class LoadingOptions(Options):
+class ImageBounds(Options):
+    """How large an image may be: see `zoom.DynamicResolution`."""
+
+    min_pixels: PixelCount | None = option(
+        None,
+        unset="the checkpoint's",
+        help="fewest pixels of an image, for families with [dynamic resolution](docs/families.md#zoom)",
+    )
+    max_pixels: PixelCount | None = option(
+        None, unset="the checkpoint's", help="most pixels of an image, for the same families"
+    )
+
+
+class LoadingOptions(ImageBounds):
     """Which model, and how it is loaded: see `load_checkpoint` and `make_engine`."""
 
     pretrained: Folder = option(

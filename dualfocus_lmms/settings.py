@@ -13,6 +13,7 @@ from dualfocus_lmms.plugins import load_rule
 from dualfocus_lmms.prompts import PROMPTS
 from dualfocus_lmms.protocol import Protocol, load_protocol
 from dualfocus_lmms.selection import Rule
+from dualfocus_lmms.zoom import CropPixels
 
 NATIVE = "native"  # prompts: Q1 as the model's family was trained with
 
@@ -31,6 +32,9 @@ class Settings:
     pixels of the original image by which the region, wherever it comes from, is moved before it is cropped.
     prompts: whose wordings of Q1 and Q2 the protocol has here; NATIVE is Q1 of the model's family. subimage:
     "turn" shows the crop in a second turn, "patch" makes it one more tile of the image (table 6).
+    crop_pixels: to how many pixels the crop is enlarged (eq. 3), "auto" as many as the whole image has as
+    the model gets it, "original" as it is, or a number; models of fixed resolution enlarge every crop by
+    themselves.
     Build it with `Settings.of`, which checks the values.
     """
 
@@ -47,6 +51,7 @@ class Settings:
     box_shift: int
     prompts: str
     subimage: Subimage
+    crop_pixels: CropPixels
 
     @classmethod
     def of(
@@ -62,6 +67,7 @@ class Settings:
         box_shift: int = 0,
         prompts: str | None = None,
         subimage: str = "turn",
+        crop_pixels: str | int | None = None,
         **unknown: NoReturn,
     ) -> Settings:
         """Settings from plain values; None means the protocol's own. UserError for an impossible value.
@@ -75,7 +81,8 @@ class Settings:
                 "protocol": protocol, "pathway": pathway, "select": select, "prompts": prompts,
                 "skip_confidence": skip_confidence, "box_margin": box_margin, "count_eos": count_eos,
                 "grounding": grounding, "grounding_checkpoint": grounding_checkpoint,
-                "box_shift": box_shift, "subimage": subimage, **unknown,
+                "box_shift": box_shift, "subimage": subimage,
+                "crop_pixels": crop_pixels, **unknown,
             },
         )  # fmt: skip
         chosen = load_protocol(given.protocol)
@@ -105,6 +112,7 @@ class Settings:
             box_shift=given.box_shift,
             prompts=prompts,
             subimage=given.subimage,  # type: ignore[arg-type]
+            crop_pixels=chosen.crop_pixels if given.crop_pixels is None else given.crop_pixels,
         )
 
     @property
@@ -130,5 +138,6 @@ class Settings:
             "box_shift": self.box_shift,
             "prompts": self.prompts,
             "subimage": self.subimage,
+            "crop_pixels": self.crop_pixels,
             **fitted,
         }

@@ -19,6 +19,7 @@ from PIL import Image
 from dualfocus_lmms.boxes import BoxFormat
 from dualfocus_lmms.conversation import Conversation, Turn
 from dualfocus_lmms.types import Answer, Keep, Prompt, Stage, StopCriteria, Usage
+from dualfocus_lmms.zoom import DynamicResolution
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +83,13 @@ class FakeBackend:
         scores: Mapping[str, tuple[float, ...]] | None = None,
         native_locate: str | None = None,
         local_patches: bool = False,
+        resolution: DynamicResolution | None = None,
     ) -> None:
         self.box_format = box_format
         self.template = None
         self.native_locate = native_locate
         self.local_patches = local_patches
+        self.resolution = resolution
         self.calls: list[Call] = []
         self.scored: list[Conversation] = []
         self.forgotten = 0
@@ -110,7 +113,7 @@ class FakeBackend:
         ]
 
     def input_size(self, image: Image.Image) -> tuple[int, int]:
-        return image.size
+        return image.size if self.resolution is None else self.resolution.fit(image.size)
 
     def forget(self, but: Sequence[Image.Image] = ()) -> None:
         self.forgotten += 1

@@ -25,7 +25,7 @@ except ImportError:  # Windows
 
 VERSION = 1
 # Settings that older runs did not write, with the value that stands for what they did.
-_ADDED = {"chat_template": "auto"}
+_ADDED = {"chat_template": "auto", "crop_pixels": "original"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,9 @@ class Trace:
 
     key: how a run finds it (task, split, doc_id). prompts: the text of each stage that ran. image_size:
     (width, height) in pixels. image_hash: of the decoded pixels. box: the located region as fractions of the
-    original image, before any clipping. crop: left, top, right, bottom in pixels. fallback: why there is no
+    original image, before any clipping. crop: left, top, right, bottom in pixels. input_size and crop_size:
+    (width, height) in pixels of the image and of the crop as the model received them, where their number of
+    tokens follows from that; None where its encoder or its tiles have one size. fallback: why there is no
     micro answer ("no_box", "empty_region", "skip_confidence", "pathway_macro"), else None.
 
     grounding: where box comes from. When that is not the model, there is no locate answer, and given_reply is
@@ -69,6 +71,8 @@ class Trace:
     stop: tuple[str, ...] = ()
     chat_template: str | None = None
     chat_template_used: str | None = None
+    input_size: tuple[int, int] | None = None
+    crop_size: tuple[int, int] | None = None
     version: int = VERSION
 
     def to_json(self) -> str:
@@ -89,8 +93,9 @@ class Trace:
                 data[stage] = _answer(data[stage])
             for name in ("image_size", "box", "crop"):
                 data[name] = tuple(data[name]) if data[name] is not None else None
-            if data.get("shifted_box") is not None:
-                data["shifted_box"] = tuple(data["shifted_box"])
+            for name in ("shifted_box", "input_size", "crop_size"):  # older traces lack some of them
+                if data.get(name) is not None:
+                    data[name] = tuple(data[name])
             data["judged"] = _judged(data.get("judged"))
             data["stop"] = tuple(data.get("stop", ()))
             return cls(**data)

@@ -16,6 +16,7 @@ from PIL import Image
 from dualfocus_lmms.boxes import Box, BoxFormat
 from dualfocus_lmms.conversation import Conversation
 from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.zoom import DynamicResolution
 
 Stage = Literal["macro", "locate", "micro"]
 Keep = Literal["image", "conversation"]
@@ -255,6 +256,7 @@ class Backend(Protocol):
     template: TemplateChoice | None  # None where nothing is known of it
     local_patches: bool  # whether a sub-image can join the tiles of an image
     native_locate: str | None  # Q1 as the family was trained with, {question} in it; None: it has none
+    resolution: DynamicResolution | None  # how it resizes images; None: its encoder or tiles have one size
 
     def generate(self, prompts: Sequence[Prompt]) -> list[Answer]:
         """Greedy continuations, one for each prompt, in order.

@@ -23,6 +23,9 @@ def ask(
     select: Annotated[str | None, flag("select")] = None,
     skip_confidence: Annotated[float, flag("skip_confidence")] = 1.0,
     box_margin: Annotated[int | None, flag("box_margin")] = None,
+    crop_pixels: Annotated[str | None, flag("crop_pixels")] = None,
+    min_pixels: Annotated[int | None, flag("min_pixels")] = None,
+    max_pixels: Annotated[int | None, flag("max_pixels")] = None,
     grounding: Annotated[str, flag("grounding")] = "model",
     grounding_checkpoint: Annotated[str | None, flag("grounding_checkpoint")] = None,
     prompts: Annotated[str | None, flag("prompts")] = None,
@@ -57,6 +60,9 @@ def ask(
         select=select,
         skip_confidence=skip_confidence,
         box_margin=box_margin,
+        crop_pixels=int(crop_pixels) if crop_pixels and crop_pixels.isdecimal() else crop_pixels,
+        min_pixels=min_pixels,
+        max_pixels=max_pixels,
         grounding=grounding,
         grounding_checkpoint=grounding_checkpoint,
         prompts=prompts,
@@ -96,7 +102,8 @@ def _pixels(trace: Trace) -> str:
         return ""
     left, top, right, bottom = trace.crop
     width, height = trace.image_size
+    seen = "" if trace.crop_size is None else ", seen as {} x {}".format(*trace.crop_size)
     return (
         f"; crop: x {left} to {right}, y {top} to {bottom} "
-        f"({right - left} x {bottom - top} of {width} x {height} pixels)"
+        f"({right - left} x {bottom - top} of {width} x {height} pixels{seen})"
     )

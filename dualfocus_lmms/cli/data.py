@@ -78,8 +78,9 @@ def export(
     from dualfocus_lmms.train.data.samples import read_samples
 
     instruction = SHORT_ANSWER if instruction is None else instruction
-    box_format = load_family(family).box_format
-    show(write(read_samples(samples), out, form, protocol, box_format, instruction))
+    kind = load_family(family)
+    rows = read_samples(samples)
+    show(write(rows, out, form, protocol, kind.box_format, instruction, kind.resolution))
 
 
 @data.command()

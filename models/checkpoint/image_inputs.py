@@ -20,7 +20,12 @@ from PIL import Image
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.family import Family
 from dualfocus_lmms.images import rgb
-from dualfocus_lmms.zoom import pad_to_square
+from dualfocus_lmms.zoom import (
+    DynamicResolution,
+    given_bounds,
+    needs_dynamic_resolution,
+    pad_to_square,
+)
 
 _MOST_THREADS = 8  # pillow and numpy let others run while they resize and scale
 _NOT_FOR_THE_ENCODER = (
@@ -56,6 +61,8 @@ ImageReader = Callable[[Sequence[Image.Image]], "list[ImageInputs]"]
 class FixedSizeImages:
     """Images of one size: `length` tokens each, padded to a square first where the family says so."""
 
+    resolution: DynamicResolution | None = None
+
     def __init__(self, family: Family, image_processor: Any, token: int, length: int) -> None:
         self._square = family.image == "square"
         self._processor = image_processor
@@ -87,12 +94,13 @@ class FixedSizeImages:
 class ProcessorImages:
     """Images as the checkpoint's own processor prepares them, one at a time.
 
-    placeholder: the text that the chat template writes for an image.
+    placeholder: the text that the chat template writes for an image. resolution: see `resolution_of`.
     """
 
-    def __init__(self, processor: Any, placeholder: str) -> None:
+    def __init__(self, processor: Any, placeholder: str, resolution: DynamicResolution | None = None) -> None:
         self._processor = processor
         self._placeholder = placeholder
+        self.resolution = resolution
 
     def __call__(self, images: Sequence[Image.Image]) -> list[ImageInputs]:
         return [self._picture(rgb(image)) for image in images]
@@ -136,6 +144,42 @@ def grid_size(inputs: Mapping[str, torch.Tensor], image_processor: Any) -> tuple
     _, rows, columns = inputs["image_grid_thw"][0].tolist()
     side = image_processor.patch_size
     return (columns * side, rows * side)
+
+
+def resolution_of(family: Family, image_processor: Any) -> DynamicResolution | None:
+    """How a checkpoint's image processor resizes images, by its own settings; as the family says where it is
+    not Qwen2-VL's kind. None for a family whose encoder or tiles have one size."""
+    if family.resolution is None or not _counts_pixels(image_processor):
+        return family.resolution
+    return DynamicResolution(
+        factor=image_processor.patch_size * image_processor.merge_size,
+        min_pixels=image_processor.size["shortest_edge"],
+        max_pixels=image_processor.size["longest_edge"],
+    )
+
+
+def _counts_pixels(image_processor: Any) -> bool:
+    """Whether a processor is of Qwen2-VL's kind: its "edges" are numbers of pixels and not lengths."""
+    size = getattr(image_processor, "size", None) or {}
+    return hasattr(image_processor, "merge_size") and "shortest_edge" in size and "longest_edge" in size
+
+
+def bound_pixels(
+    family: Family, image_processor: Any, min_pixels: int | None, max_pixels: int | None
+) -> None:
+    """Give an image processor other bounds for the pixels of every image; None leaves one as it is.
+
+    UserError for a family without dynamic resolution and for bounds that leave no size. They hold for the
+    crop as well: it is enlarged within them.
+    """
+    if min_pixels is None and max_pixels is None:
+        return
+    own = resolution_of(family, image_processor)
+    if own is None or not _counts_pixels(image_processor):
+        raise needs_dynamic_resolution(given_bounds(min_pixels, max_pixels))
+    bounds = own.within(min_pixels, max_pixels)
+    size_type = type(image_processor.size)
+    image_processor.size = size_type(shortest_edge=bounds.min_pixels, longest_edge=bounds.max_pixels)
 
 
 def joined(pictures: Sequence[ImageInputs]) -> dict[str, torch.Tensor]:

@@ -9,7 +9,12 @@ import transformers
 
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.models.checkpoint.chat_template import PROBE, apply_template, choose_template
-from dualfocus_lmms.models.checkpoint.image_inputs import FixedSizeImages, ProcessorImages, image_tokens
+from dualfocus_lmms.models.checkpoint.image_inputs import (
+    FixedSizeImages,
+    ProcessorImages,
+    image_tokens,
+    resolution_of,
+)
 from dualfocus_lmms.models.checkpoint.loading import Checkpoint
 from dualfocus_lmms.models.checkpoint.tokenize_chat import Renderer
 
@@ -37,7 +42,8 @@ def reader(checkpoint: Checkpoint) -> tuple[Renderer, FixedSizeImages | Processo
     image_text = next(text for text in known if text in written)
     _check_placeholder(tokenizer, image_text)
     renderer = Renderer(tokenizer, family, tokenizer.convert_tokens_to_ids(image_text), template)
-    return renderer, ProcessorImages(processor, image_text)
+    resolution = resolution_of(family, processor.image_processor)
+    return renderer, ProcessorImages(processor, image_text, resolution)
 
 
 def _check_placeholder(tokenizer: Any, placeholder: str) -> None:

@@ -29,7 +29,7 @@ from dualfocus_lmms.models.checkpoint.folder import (
     model_type,
     with_adapter,
 )
-from dualfocus_lmms.models.checkpoint.image_inputs import complete_processor
+from dualfocus_lmms.models.checkpoint.image_inputs import bound_pixels, complete_processor
 from dualfocus_lmms.models.checkpoint.shipped import resolve_path
 from dualfocus_lmms.models.qwen_vl import QwenVLConfig, load_qwen_image_processor
 from dualfocus_lmms.plugins import family_for, load_family
@@ -71,6 +71,8 @@ def load_checkpoint(
     family: str | None = None,
     device_map: str | Mapping[str, Any] | None = None,
     chat_template: str = "auto",
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
 ) -> Checkpoint:
     """Load a checkpoint folder or hub name in the Hugging Face format, or one that is shipped.
 
@@ -80,6 +82,7 @@ def load_checkpoint(
     checkpoint's own on a GPU and float32 on a CPU. device None is the first GPU if there is one.
     device_map: which parts go where, instead of a device; "auto" fills all GPUs, then the main memory.
     chat_template: "auto", "family" or "checkpoint", see `choose_template`.
+    min_pixels, max_pixels: bounds of every image, instead of those of the checkpoint's processor.
     UserError when the checkpoint is missing, of a type that no family handles, or cannot be placed.
     """
     check_placing(device, device_map)
@@ -92,8 +95,9 @@ def load_checkpoint(
     check_folder(pretrained)
     if (base := adapter_base(pretrained)) is not None:
         whole = load_checkpoint(
-            base, None, dtype, device, attn_implementation, family, device_map, chat_template
-        )
+            base, None, dtype, device, attn_implementation, family, device_map, chat_template,
+            min_pixels, max_pixels,
+        )  # fmt: skip
         template = read_template(pretrained) or whole.template  # that of its training, where it is there
         return replace(whole, model=with_adapter(whole.model, pretrained).eval(), template=template)
     target = torch_device(device)
@@ -120,11 +124,7 @@ def load_checkpoint(
             tokenizer, image_processor = processor.tokenizer, processor.image_processor
         template = read_template(pretrained, revision)
     except LOAD_ERRORS as error:
-        looked = "" if Path(pretrained).exists() else "There is no such folder, so the hub was asked. "
-        raise UserError(
-            f"Cannot load the checkpoint {pretrained!r}: {load_error(error)}\n{looked}"
-            "Give a folder or hub name with config.json, weights, tokenizer and preprocessor_config.json."
-        ) from error
+        raise _unloadable(pretrained, error) from error
     missing = sorted(loaded["missing_keys"])
     if missing:  # transformers fills them with random numbers and only warns
         raise UserError(
@@ -133,6 +133,7 @@ def load_checkpoint(
         )
     _check_vocabulary(pretrained, tokenizer)
     _check_keeps_whole_pictures(pretrained, image_processor, kind)
+    bound_pixels(kind, image_processor, min_pixels, max_pixels)
     if device_map is None:
         model = model.to(target)
     elif model.device.type == "meta":  # its weights are on the disk
@@ -141,6 +142,28 @@ def load_checkpoint(
             "give dtype=bfloat16, or more memory."
         )
     return Checkpoint(model.eval(), tokenizer, image_processor, kind, processor, template, chat_template)
+
+
+def family_of(pretrained: str, revision: str | None = None, family: str | None = None) -> Family:
+    """The family that `load_checkpoint` takes for the same arguments, from config.json alone."""
+    if family:
+        return load_family(family)
+    pretrained = resolve_path(pretrained)
+    check_folder(pretrained)
+    if (base := adapter_base(pretrained)) is not None:
+        return family_of(base)
+    try:
+        return family_for(model_type(pretrained, revision))
+    except LOAD_ERRORS as error:
+        raise _unloadable(pretrained, error) from error
+
+
+def _unloadable(pretrained: str, error: Exception) -> UserError:
+    looked = "" if Path(pretrained).exists() else "There is no such folder, so the hub was asked. "
+    return UserError(
+        f"Cannot load the checkpoint {pretrained!r}: {load_error(error)}\n{looked}"
+        "Give a folder or hub name with config.json, weights, tokenizer and preprocessor_config.json."
+    )
 
 
 def check_placing(device: str | None, device_map: str | Mapping[str, Any] | None) -> None:

@@ -50,6 +50,7 @@ class ModelBackend:
         self.image_token_id: int = self.model.config.image_token_id
         self.renderer, self.pictures = reader(checkpoint)
         self.template = self.renderer.template.choice
+        self.resolution = self.pictures.resolution
         self.counts = Counts()
         self._most_tokens = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         self.eos_ids = _eos_ids(self.model, self.tokenizer) | self.renderer.closing_ids

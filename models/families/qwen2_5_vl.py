@@ -4,7 +4,7 @@ from dualfocus_lmms.boxes import BoxFormat
 from dualfocus_lmms.family import Family
 from dualfocus_lmms.models.families.chatml import chatml
 from dualfocus_lmms.models.families.llava import LANGUAGE_MODEL
-from dualfocus_lmms.models.families.qwen2_vl import PICTURE, SYSTEM
+from dualfocus_lmms.models.families.qwen2_vl import PICTURE, RESOLUTION, SYSTEM
 
 NATIVE_LOCATE = (
     "Locate the region of the image that is needed to answer this question, "
@@ -19,4 +19,5 @@ QWEN2_5_VL = Family(
     chat_template=chatml(PICTURE, SYSTEM),
     lora_targets=LANGUAGE_MODEL,
     native_locate=NATIVE_LOCATE,
+    resolution=RESOLUTION,
 )

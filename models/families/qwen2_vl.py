@@ -4,9 +4,11 @@ from dualfocus_lmms.boxes import BoxFormat
 from dualfocus_lmms.family import Family
 from dualfocus_lmms.models.families.chatml import chatml
 from dualfocus_lmms.models.families.llava import LANGUAGE_MODEL
+from dualfocus_lmms.zoom import DynamicResolution
 
 PICTURE = "<|vision_start|><|image_pad|><|vision_end|>"
 SYSTEM = "You are a helpful assistant."
+RESOLUTION = DynamicResolution(factor=28, min_pixels=56 * 56, max_pixels=3584 * 3584)  # 4 to 16,384 tokens
 
 QWEN2_VL = Family(
     name="qwen2_vl",
@@ -16,4 +18,5 @@ QWEN2_VL = Family(
     chat_template=chatml(PICTURE, SYSTEM),
     lora_targets=LANGUAGE_MODEL,
     native_locate='Detect the bounding box of the region needed to answer the question "{question}"',
+    resolution=RESOLUTION,
 )

@@ -6,6 +6,7 @@ from dualfocus_lmms.models.families.chatml import chatml
 from dualfocus_lmms.models.families.llava import LANGUAGE_MODEL
 from dualfocus_lmms.models.families.qwen2_5_vl import NATIVE_LOCATE
 from dualfocus_lmms.models.families.qwen2_vl import PICTURE
+from dualfocus_lmms.zoom import DynamicResolution
 
 QWEN3_VL = Family(
     name="qwen3_vl",
@@ -15,4 +16,5 @@ QWEN3_VL = Family(
     chat_template=chatml(PICTURE),
     lora_targets=LANGUAGE_MODEL,
     native_locate=NATIVE_LOCATE,
+    resolution=DynamicResolution(factor=32, min_pixels=256 * 256, max_pixels=4096 * 4096),
 )

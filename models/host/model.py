@@ -22,7 +22,13 @@ from dualfocus_lmms.calibrated import CalibratedRule
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.images import set_up_pillow
 from dualfocus_lmms.integrity import known_fingerprint, write_data
-from dualfocus_lmms.models.checkpoint.loading import fingerprint, load_checkpoint, torch_device, torch_dtype
+from dualfocus_lmms.models.checkpoint.loading import (
+    family_of,
+    fingerprint,
+    load_checkpoint,
+    torch_device,
+    torch_dtype,
+)
 from dualfocus_lmms.models.engines.registry import make_engine
 from dualfocus_lmms.models.grounding.bind import bind_grounding
 from dualfocus_lmms.models.host.options import ModelOptions, parse_model_args
@@ -31,6 +37,7 @@ from dualfocus_lmms.models.run.runner import Runner, open_traces
 from dualfocus_lmms.settings import Settings
 from dualfocus_lmms.text_output import log_patcher
 from dualfocus_lmms.trace import Trace, TraceWriter, claim_folder, record_template
+from dualfocus_lmms.zoom import crop_pixels_done
 
 
 @dataclass
@@ -47,6 +54,7 @@ class SampleExtras(TokenCounts):
             "fallback": trace.fallback,
             "box": trace.box,
             "crop": trace.crop,
+            "crop_size": trace.crop_size,
             "ppl": trace.ppl,
             "image_hash": trace.image_hash,
         }
@@ -160,6 +168,8 @@ class DualFocus(Answering):
             options.family,
             options.device_map,
             options.chat_template,
+            options.min_pixels,
+            options.max_pixels,
         )
         self.device = checkpoint.device
         backend = make_engine(options.engine, checkpoint, options.cuda_graphs)
@@ -180,8 +190,10 @@ class DualFocus(Answering):
             return None, []
         if self._rank == 0:
             detector = options.settings().grounding_checkpoint
+            family = family_of(options.pretrained, options.revision, options.family)
             identity = {
                 **options.identity(),
+                "crop_pixels": crop_pixels_done(options.settings().crop_pixels, family.resolution),
                 "dtype": str(torch_dtype(options.dtype, torch_device(device))),
                 "checkpoint": fingerprint(options.pretrained),
                 "detector": fingerprint(detector) if detector else None,

@@ -294,8 +294,8 @@ def joined(first: Trace, second: Trace) -> Trace:
 def _with_micro(trace: Trace, micro: Answer | None, fallback: str | None) -> Trace:
     """The trace with this answer in the place of micro, and nothing of the second look that was."""
     return replace(
-        trace, locate=None, micro=micro, box=None, crop=None, given_reply=None, shifted_box=None,
-        judged=None, fallback=fallback, prompts={"macro": trace.prompts["macro"]},
+        trace, locate=None, micro=micro, box=None, crop=None, crop_size=None, given_reply=None,
+        shifted_box=None, judged=None, fallback=fallback, prompts={"macro": trace.prompts["macro"]},
     )  # fmt: skip
 
 

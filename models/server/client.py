@@ -32,6 +32,7 @@ from dualfocus_lmms.settings import Settings
 from dualfocus_lmms.text_output import excerpt
 from dualfocus_lmms.trace import Trace
 from dualfocus_lmms.types import Answer, Backend, Prompt, Question, Stage, StopCriteria, TemplateChoice
+from dualfocus_lmms.zoom import DynamicResolution
 
 # Not OpenAI's own; a server ignores the fields it does not know. A checkpoint's own repetition penalty would
 # change which token is the likeliest. Token ids are for the traces.
@@ -44,7 +45,8 @@ class ServerBackend:
     client: repeats a request by itself when it was refused (429), failed (5xx) or got no reply. model: its
     name there. family: of that model. guided_box: the server forces the reply to Q1 into the family's
     notation. count_eos: the closing token will count, so it must be listed. input_size: how large the model
-    sees an image, for families whose boxes refer to that.
+    sees an image, for families whose boxes refer to that. resolution: how the server resizes images, None is
+    as the family's authors document it. resizes: images are resized so before they are sent.
     """
 
     def __init__(
@@ -55,6 +57,8 @@ class ServerBackend:
         guided_box: bool = False,
         count_eos: bool = False,
         input_size: InputSize | None = None,
+        resolution: DynamicResolution | None = None,
+        resizes: bool = False,
     ) -> None:
         if family.box_format.frame == "resized" and input_size is None:
             raise UserError(
@@ -66,12 +70,14 @@ class ServerBackend:
         self.template = TemplateChoice(None, "server")
         self.native_locate = family.native_locate
         self.local_patches = False  # a server reads images, not tiles of one's own
+        self.resolution = resolution or family.resolution
         self._client = client
         self._model = model
         self._guide = box_pattern(family.box_format) if guided_box else None
         self._count_eos = count_eos
         self._input_size = input_size
-        self._url = DataUrls(square=family.image == "square")
+        self._resizes = self.resolution if resizes else None
+        self._url = DataUrls(family.image == "square", self._resizes)
         self._clock = SharedClock()
 
     def generate(self, prompts: Sequence[Prompt]) -> list[Answer]:
@@ -89,6 +95,8 @@ class ServerBackend:
 
     def input_size(self, image: Image.Image) -> tuple[int, int]:
         """(width, height) in pixels of `image` as the model sees it, where its family's boxes refer to it."""
+        if self._resizes is not None:
+            return self._resizes.fit(image.size)
         return image.size if self._input_size is None else self._input_size(image)
 
     def forget(self, but: Sequence[Image.Image] = ()) -> None:

@@ -34,12 +34,18 @@ from dualfocus_lmms.models.host.model import Answering
 from dualfocus_lmms.models.host.options import FlowOptions, parse_model_args
 from dualfocus_lmms.models.run.runner import Runner
 from dualfocus_lmms.models.server.client import ServerBackend, answer_each
-from dualfocus_lmms.models.server.images import InputSize, load_input_size
-from dualfocus_lmms.options import FamilyName, Folder, Switch, Text, must_be, option
+from dualfocus_lmms.models.server.images import InputSize, load_input_size, load_resolution
+from dualfocus_lmms.options import FamilyName, Folder, ImageBounds, Switch, Text, must_be, option
 from dualfocus_lmms.plugins import FAMILIES, load_family, names
 from dualfocus_lmms.settings import Settings
 from dualfocus_lmms.text_output import excerpt
 from dualfocus_lmms.trace import Trace, TraceWriter, claim_folder
+from dualfocus_lmms.zoom import (
+    DynamicResolution,
+    crop_pixels_done,
+    given_bounds,
+    needs_dynamic_resolution,
+)
 
 URL = "OPENAI_BASE_URL"
 # Questions that the runner hands over at a time, for each that is under way. Only at the end of a batch are
@@ -47,7 +53,7 @@ URL = "OPENAI_BASE_URL"
 _BATCH = 8
 
 
-class ServerOptions(FlowOptions):
+class ServerOptions(FlowOptions, ImageBounds):
     """Everything a user can set with `--model_args`."""
 
     base_url: Text = option(
@@ -86,7 +92,7 @@ class ServerOptions(FlowOptions):
         None,
         checkpoint=True,
         help="folder or hub name of the checkpoint that the server runs, where boxes are [pixels of the "
-        "resized picture](#boxes-in-pixels-of-the-resized-picture)",
+        "resized picture](#boxes-in-pixels-of-the-resized-picture) and where [crops are enlarged](#the-zoom)",
     )
     guided_box: Switch = option(
         False,
@@ -148,6 +154,7 @@ class Server(Answering):
             options.timeout,
         )
         family = load_family(options.family)
+        resolution = _resolution(options, family)
         backend = ServerBackend(
             client,
             options.model,
@@ -155,10 +162,13 @@ class Server(Answering):
             options.guided_box,
             settings.count_eos,
             _input_size(options.processor, family),
+            resolution,
+            resizes=options.min_pixels is not None or options.max_pixels is not None,
         )
         settings = bind_grounding(settings, backend)
         detector = settings.grounding_checkpoint
         identity = options.identity() | {
+            "crop_pixels": crop_pixels_done(settings.crop_pixels, resolution),
             "checkpoint": served(client, options.model),
             "detector": fingerprint(detector) if detector else None,
             "image_processor": fingerprint(options.processor) if options.processor else None,
@@ -224,16 +234,29 @@ def _models(reply: dict[str, Any], url: str) -> dict[str, str | None]:
 
 
 def _input_size(processor: str | None, family: Family) -> InputSize | None:
-    """How large the model sees an image, where the user says by which processor. UserError where the
-    family's boxes do not refer to that."""
-    if processor is None:
+    """How large the model sees an image, where its boxes refer to that and the user says by which processor.
+    UserError where nothing would use it."""
+    if processor is None or (family.box_format.frame != "resized" and family.resolution is not None):
         return None
     if family.box_format.frame != "resized":
         raise UserError(
-            f"processor={processor!r} tells to which size pictures are resized, and boxes of the family "
-            f"{family.name!r} do not refer to that: leave it out."
+            f"processor={processor!r} tells to which size images are resized, and neither boxes nor crops "
+            f"of the family {family.name!r} depend on that: leave it out."
         )
     return load_input_size(processor)
+
+
+def _resolution(options: ServerOptions, family: Family) -> DynamicResolution | None:
+    """How images are resized: by the processor that the user names, else as the family's authors document it,
+    within the user's bounds."""
+    given = given_bounds(options.min_pixels, options.max_pixels)
+    if family.resolution is None:
+        if given:
+            raise needs_dynamic_resolution(given)
+        return None
+    own = load_resolution(options.processor, family) if options.processor else family.resolution
+    assert own is not None
+    return own.within(options.min_pixels, options.max_pixels)
 
 
 def _versions() -> dict[str, str]:

@@ -7,16 +7,17 @@ import io
 import weakref
 from collections.abc import Callable
 from threading import Lock
+from typing import Any
 
 from PIL import Image
 from transformers import AutoImageProcessor
 
 from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.family import Family
 from dualfocus_lmms.images import rgb
-from dualfocus_lmms.models.checkpoint.folder import load_error
-from dualfocus_lmms.models.checkpoint.image_inputs import grid_size
+from dualfocus_lmms.models.checkpoint.image_inputs import grid_size, resolution_of
 from dualfocus_lmms.models.checkpoint.shipped import resolve_path
-from dualfocus_lmms.zoom import pad_to_square
+from dualfocus_lmms.zoom import DynamicResolution, pad_to_square
 
 CLIP_MEAN = (122, 116, 104)  # RGB: what LLaVA-1.5 fills a square with
 
@@ -35,11 +36,13 @@ class DataUrls:
     """Images as data URLs, each made once however many threads ask for it, and kept as long as the image.
 
     square: an image is padded to a square first. Servers leave images to the checkpoint's own processor,
-    and LLaVA-1.5's cuts the middle out of them.
+    and LLaVA-1.5's cuts the middle out of them. resized: an image is resized by this first, so that a server
+    whose own bounds are wider leaves it as it is.
     """
 
-    def __init__(self, square: bool) -> None:
+    def __init__(self, square: bool, resized: DynamicResolution | None = None) -> None:
         self._square = square
+        self._resized = resized
         self._lock = Lock()
         self._urls: dict[int, _Url] = {}  # by id, which no other image has meanwhile
 
@@ -62,6 +65,8 @@ class DataUrls:
         picture = rgb(image)
         if self._square:
             picture = pad_to_square(picture, CLIP_MEAN)
+        if self._resized is not None:
+            picture = picture.resize(self._resized.fit(picture.size), Image.Resampling.BICUBIC)
         file = io.BytesIO()
         picture.save(file, "PNG", compress_level=1)
         return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
@@ -73,16 +78,7 @@ def load_input_size(processor: str) -> InputSize:
     processor: a folder or hub name; nothing else is loaded of it. UserError where there is no image processor
     or where it does not resize an image to a grid of patches.
     """
-    try:
-        image_processor = AutoImageProcessor.from_pretrained(
-            resolve_path(processor), backend="pil", trust_remote_code=False
-        )
-    except (OSError, ValueError, ImportError) as error:
-        raise UserError(
-            f"Cannot load an image processor from {processor!r}: {load_error(error)}\n"
-            "Give processor=<folder or hub name of the checkpoint that the server runs>, with its "
-            "preprocessor_config.json."
-        ) from error
+    image_processor = _load(processor)
 
     def input_size(image: Image.Image) -> tuple[int, int]:
         try:
@@ -102,3 +98,22 @@ def load_input_size(processor: str) -> InputSize:
 
     input_size(Image.new("RGB", (64, 64)))  # before any question is asked
     return input_size
+
+
+def load_resolution(processor: str, family: Family) -> DynamicResolution | None:
+    """How a checkpoint's image processor resizes images; None for a family whose encoder has one size."""
+    return resolution_of(family, _load(processor))
+
+
+def _load(processor: str) -> Any:
+    """The image processor of a folder or hub name; nothing else is loaded of it."""
+    try:
+        return AutoImageProcessor.from_pretrained(
+            resolve_path(processor), backend="pil", trust_remote_code=False
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(
+            f"Cannot load an image processor from {processor!r}: {load_error(error)}\n"
+            "Give processor=<folder or hub name of the checkpoint that the server runs>, with its "
+            "preprocessor_config.json."
+        ) from error

@@ -39,6 +39,9 @@ FACTS = (
     "grounding",
     "box_shift",
     "box_margin",
+    "crop_pixels",
+    "min_pixels",
+    "max_pixels",
     "skip_confidence",
     "dtype",
 )
@@ -185,7 +188,8 @@ def _settings(run: Run) -> dict[str, Any]:
 
 
 def _run_page(shown: Shown) -> page.RunPage:
-    facts = [(name, str(value)) for name, value in _settings(shown.run).items() if name in FACTS]
+    settings = _settings(shown.run)
+    facts = [(name, str(settings[name])) for name in FACTS if settings.get(name) is not None]
     date = (shown.run.results or {}).get("date")
     return page.RunPage(
         name=shown.name,

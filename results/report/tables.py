@@ -34,6 +34,8 @@ FROM_TRACES = (
     *(f"{what}_{stage}" for what in ("seconds", "tokens", "encodes") for stage in STAGES),
     "area",
     "crop_pixels",
+    "pixels_macro",
+    "pixels_micro",
 )
 
 
@@ -82,7 +84,8 @@ class Table:
 
 def from_traces(traces: Iterable[Trace]) -> dict[str, NDArray[np.float64]]:
     """The columns FROM_TRACES: what each stage cost, nan where it did not run; the box's share of the image
-    in percent and the crop's size in pixels, nan without one."""
+    in percent and the crop's size in pixels, nan without one; the pixels of the image and of the crop as the
+    model received them, nan where its encoder or its tiles have one size."""
     return dict(zip(FROM_TRACES, np.array([_facts(trace) for trace in traces], dtype=float).T, strict=True))
 
 
@@ -100,7 +103,8 @@ def _facts(trace: Trace) -> list[float]:
     if trace.crop is not None:
         left, top, right, bottom = trace.crop
         pixels = (right - left) * (bottom - top)
-    return [*costs, area, pixels]
+    seen = [np.nan if size is None else size[0] * size[1] for size in (trace.input_size, trace.crop_size)]
+    return [*costs, area, pixels, *seen]
 
 
 def parts(samples: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -297,13 +301,19 @@ def stages(samples: pd.DataFrame) -> Table:
                 "encodes per sample": costs["encodes"],
             }
         )
+    pixels = [samples[f"pixels_{name}"].sum() / n for name in ("macro", "micro")]
+    frame = pd.DataFrame(rows)
     note = (
         "Means over all samples. A batch's time is shared equally among its samples. Tokens are "
         "those that the language model computed; macro alone is the plain model."
     )
+    if any(pixels):
+        frame["image pixels per sample"] = [pixels[0], 0, pixels[1], sum(pixels)]
+        note += " Image pixels: of the image and of the crop as the model received them, each counted once."
     style = dict.fromkeys(("ms per sample", "tokens per sample"), "{:.1f}")
     style |= dict.fromkeys(("time against macro", "tokens against macro"), "{:.2f}x")
-    return Table("stages", "Time, tokens, encodes", pd.DataFrame(rows), note, style)
+    style["image pixels per sample"] = "{:,.0f}"
+    return Table("stages", "Time, tokens, encodes", frame, note, style)
 
 
 def fallbacks(samples: pd.DataFrame) -> Table:

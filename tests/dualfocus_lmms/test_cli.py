@@ -53,6 +53,8 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict[str, An
             dtype: str,
             family: str | None,
             chat_template: str,
+            min_pixels: int | None,
+            max_pixels: int | None,
             **settings: Any,
         ) -> api.DualFocusModel:
             loaded = {"pretrained": pretrained, "device": device, "dtype": dtype}
@@ -121,6 +123,7 @@ def test_ask_passes_its_options_on(run, scripted, photo: Path):
         "--select": "macro",
         "--skip-confidence": "0.9",
         "--box-margin": "3",
+        "--crop-pixels": "original",
         "--grounding": "center",
         "--instruction": "Say it.",
         "--max-new-tokens": "7",
@@ -140,6 +143,7 @@ def test_ask_passes_its_options_on(run, scripted, photo: Path):
             "select": "macro",
             "skip_confidence": 0.9,
             "box_margin": 3,
+            "crop_pixels": "original",
             "grounding": "center",
             "grounding_checkpoint": None,
             "prompts": None,
@@ -176,6 +180,8 @@ def test_ask_saves_the_picture(run, scripted, photo: Path, tmp_path: Path):
         (["--select", "best"], "Error: Unknown selection rule 'best': choose one of "),
         (["--skip-confidence", "2"], "Error: skip_confidence is a probability from 0"),
         (["--box-margin", "-1"], "Error: box_margin is a number of pixels, 0 or more, got -1.\n"),
+        (["--crop-pixels", "large"], "Error: crop_pixels is 'auto'"),
+        (["--crop-pixels", "0"], "Error: crop_pixels is 'auto'"),
         (["--max-new-tokens", "0"], "Error: max_new_tokens must be at least 1, got 0.\n"),
         (["--save", "out.doc"], "Error: 'out.doc' is not the name of an image file: end it with"),
         (["--save", "none/out.png"], "Error: The folder 'none' of the image does not exist: make it"),

@@ -22,6 +22,7 @@ from dualfocus_lmms import (
     flow,
 )
 from dualfocus_lmms.testing import FakeBackend, Reply
+from dualfocus_lmms.zoom import DynamicResolution
 
 LETTER = "Answer with the option's letter from the given choices directly."
 BOX = "[0.50, 0.25, 1.00, 0.75]"
@@ -422,3 +423,33 @@ def test_the_seconds_of_the_joint_scores_are_shared_by_the_batch(monkeypatch: py
     backend.score = slow
     traces = run(backend, *(question(str(number)) for number in range(4)), select="micro_context")
     assert [trace.judged.seconds for trace in traces] == [2.0] * 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "shown", "received"),
+    [
+        ({}, (588, 308), (588, 308)),  # as many pixels as the image has in the model
+        ({"crop_pixels": 70_000}, (364, 196), (364, 196)),
+        ({"crop_pixels": "original"}, (300, 150), (308, 140)),
+        ({"protocol": "release", "select": "ppl"}, (324, 299), (336, 308)),
+        ({"protocol": "release", "select": "ppl", "crop_pixels": "auto"}, (448, 420), (448, 420)),
+    ],
+)
+def test_a_crop_is_enlarged_where_tokens_follow_an_images_size(settings, shown, received):
+    image = photo(600, 300)
+    backend = FakeBackend(SCRIPT, resolution=DynamicResolution(28, 56 * 56, 3584 * 3584))
+    (trace,) = run(backend, question(image=image), **settings)
+    crop = backend.calls[-1].conversations[0].images[-1]
+    original = image.crop(trace.crop)
+    assert (trace.input_size, trace.crop_size, crop.size) == ((588, 308), received, shown)
+    expected = original if shown == original.size else original.resize(shown, Image.Resampling.BICUBIC)
+    assert crop.tobytes() == expected.tobytes()
+
+
+def test_a_model_of_one_resolution_gets_the_crop_as_it_is_and_refuses_a_number_of_pixels():
+    backend = FakeBackend(SCRIPT)
+    (trace,) = run(backend, question())
+    assert backend.calls[-1].conversations[0].images[-1].tobytes() == photo().crop(trace.crop).tobytes()
+    assert (trace.input_size, trace.crop_size) == (None, None)
+    with pytest.raises(UserError, match="crop_pixels=50000"):
+        run(backend, question(), crop_pixels=50_000)

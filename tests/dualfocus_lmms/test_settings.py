@@ -22,6 +22,7 @@ def test_settings_are_filled_in() -> None:
         "box_shift": 0,
         "prompts": "paper",
         "subimage": "turn",
+        "crop_pixels": "auto",
     }
     assert Settings.of(protocol="release", skip_confidence=0).to_dict() == {
         "protocol": "release",
@@ -35,6 +36,7 @@ def test_settings_are_filled_in() -> None:
         "box_shift": 0,
         "prompts": "release",
         "subimage": "turn",
+        "crop_pixels": "original",
     }
 
 

@@ -369,3 +369,21 @@ def test_a_folder_that_another_process_writes_to_is_refused_until_that_ends(tmp_
     fill(tmp_path, trace(1))
     traces, damaged = read_traces(tmp_path)
     assert (len(traces), damaged) == (2, [])
+
+
+def test_runs_from_before_the_zoom_of_eq_3_are_resumed_where_nothing_is_enlarged(tmp_path: Path) -> None:
+    claim_folder(tmp_path, SETTINGS, resume=False)
+    later = SETTINGS | {"min_pixels": None, "max_pixels": None}
+    claim_folder(tmp_path, later | {"crop_pixels": "original"}, resume=True)
+    with pytest.raises(UserError, match=r"crop_pixels was 'original', now 'auto'"):
+        claim_folder(tmp_path, later | {"crop_pixels": "auto"}, resume=True)
+    with pytest.raises(UserError, match="max_pixels was None, now 5000"):
+        claim_folder(tmp_path, later | {"crop_pixels": "original", "max_pixels": 5000}, resume=True)
+
+
+def test_older_traces_without_sizes_are_read() -> None:
+    given = replace(trace(), input_size=(588, 308), crop_size=(56, 56))
+    assert Trace.from_json(given.to_json()) == given
+    older = json.loads(given.to_json())
+    del older["input_size"], older["crop_size"]
+    assert Trace.from_json(json.dumps(older)) == trace()

@@ -10,8 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dualfocus_lmms import Box
-from dualfocus_lmms.zoom import Rectangle, pad_to_square, paper_rectangle, release_rectangle
+from dualfocus_lmms import Box, UserError
+from dualfocus_lmms.zoom import (
+    DynamicResolution,
+    Rectangle,
+    pad_to_square,
+    paper_rectangle,
+    release_rectangle,
+    zoomed,
+    zoomed_size,
+)
 
 GREY = (122, 116, 104)
 
@@ -193,3 +201,70 @@ def test_pad_to_square(size: tuple[int, int], corner: tuple[int, int]) -> None:
 def test_a_square_stays_as_it_is() -> None:
     image = Image.new("RGB", (3, 3), "red")
     assert pad_to_square(image, GREY) is image
+
+
+QWEN2_5 = DynamicResolution(28, 56 * 56, 3584 * 3584)
+
+
+@pytest.mark.parametrize(
+    ("crop", "image", "pixels", "seen"),
+    [
+        ((60, 60), (1500, 1000), "auto", (1232, 1232)),  # 1,936 tokens; the whole image has 1,944
+        ((60, 60), (1500, 1000), "original", (60, 60)),
+        ((20, 60), (1500, 1000), 50_000, (140, 392)),
+        ((1000, 1000), (1500, 1000), 500_000, (1000, 1000)),  # never below what the crop has
+        ((1500, 1000), (1500, 1000), "auto", (1500, 1000)),
+        ((50, 50), (6000, 6000), "auto", (3584, 3584)),  # never beyond what the model takes
+        ((50, 50), (100, 100), 10**9, (3584, 3584)),
+        ((1, 1), (40, 40), "auto", (1, 1)),  # of which the model makes 56 x 56 itself, as of the image
+        ((200, 1), (1500, 1000), "auto", (16800, 84)),
+    ],
+)
+def test_a_crop_is_enlarged_to_the_pixels_of_the_image(crop, image, pixels, seen):
+    assert zoomed_size(crop, image, pixels, QWEN2_5) == seen
+    assert zoomed_size(crop, image, pixels, None) == crop
+
+
+def test_what_a_model_enlarges_by_itself_and_what_is_large_enough_stays_the_same_object():
+    crop = Image.new("RGB", (60, 60))
+    assert zoomed(crop, (1500, 1000), "auto", None) is crop
+    assert zoomed(crop, (1500, 1000), "original", QWEN2_5) is crop
+    assert zoomed(crop, (60, 60), "auto", QWEN2_5) is crop
+
+
+def test_the_zoom_is_bicubic():
+    crop = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8))
+    seen = zoomed(crop, (400, 300), "auto", QWEN2_5)
+    assert seen.size == (392, 308)
+    assert seen.tobytes() == crop.resize((392, 308), Image.Resampling.BICUBIC).tobytes()
+    assert zoomed(crop.convert("P"), (400, 300), "auto", QWEN2_5).mode == "RGB"
+
+
+def test_an_enlarged_crop_is_what_the_model_gets_whatever_its_shape():
+    """The model's own processor leaves it as it is, and never refuses it."""
+    rng = random.Random(0)
+    for resolution in (QWEN2_5, DynamicResolution(32, 256 * 256, 4096 * 4096)):
+        enlarged = 0
+        for _ in range(2000):
+            image = (rng.randint(20, 3000), rng.randint(20, 3000))
+            crop = tuple(rng.randint(1, side) for side in image)
+            if max(crop) > 200 * min(crop):
+                continue
+            seen = zoomed_size(crop, image, rng.choice(["auto", rng.randint(1, 20_000_000)]), resolution)
+            if seen == crop:
+                continue
+            enlarged += 1
+            assert resolution.fit(seen) == seen
+            assert resolution.tokens(seen) > resolution.tokens(crop)
+            assert crop[0] * crop[1] < seen[0] * seen[1] <= resolution.max_pixels
+            assert max(seen) <= 200 * min(seen)
+        assert enlarged > 1000
+
+
+def test_bounds_within_bounds():
+    assert QWEN2_5.within(None, None) == QWEN2_5
+    bounded = QWEN2_5.within(200_704, 1_605_632)
+    assert (bounded.fit((60, 60)), bounded.fit((5000, 4000))) == ((448, 448), (1400, 1120))
+    for bounds, named in (((5000, 4000), "5000"), ((None, 1000), "3136"), ((0, None), "min_pixels")):
+        with pytest.raises(UserError, match=named):
+            QWEN2_5.within(*bounds)

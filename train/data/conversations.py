@@ -20,6 +20,7 @@ from dualfocus_lmms.models.checkpoint.tokenize_chat import PictureIds, Renderer
 from dualfocus_lmms.protocol import Protocol
 from dualfocus_lmms.train.data.samples import TrainingSample
 from dualfocus_lmms.types import Question
+from dualfocus_lmms.zoom import DynamicResolution, zoomed
 
 IGNORED = -100  # the label of a token that is not learned
 _IMAGE = "<image>"
@@ -74,12 +75,14 @@ def from_sample(
     instruction: str = "",
     macro_only: bool = False,
     input_size: InputSize | None = None,
+    resolution: DynamicResolution | None = None,
 ) -> Example:
     """Two rounds (section 3.2, format 1): image and Q1, the box; crop and Q2, the answer.
 
     A sample without a box is one macro round, and so is any with macro_only. instruction: how to answer, as
     the macro and Q2 prompts of an evaluation carry it; "" for nothing. input_size: needed by a box format in
-    the frame of the resized image.
+    the frame of the resized image. resolution: of the model that learns, as `flow` has it: the crop is
+    enlarged as at inference.
     """
     question = question_of(sample, instruction)
     if macro_only or sample.box is None or sample.crop is None:
@@ -90,10 +93,26 @@ def from_sample(
         Conversation()
         .user(locate_prompt(question, protocol), question.image)
         .assistant(box_format.write(sample.box, question.image.size, resized))
-        .user(micro_prompt(question, protocol), sample.crop.decode())
+        .user(micro_prompt(question, protocol), enlarged_crop(sample, protocol, resolution, question.image))
         .assistant(sample.answer)
     )
     return Example(sample.id, conversation, boxes=1)
+
+
+def enlarged_crop(
+    sample: TrainingSample,
+    protocol: Protocol,
+    resolution: DynamicResolution | None,
+    image: Image.Image | None = None,
+) -> Image.Image:
+    """The crop of a sample with a box as the micro pathway shows it. image: the sample's, where it is decoded
+    already."""
+    assert sample.crop is not None
+    crop = sample.crop.decode()
+    if resolution is None or protocol.crop_pixels == "original":
+        return crop
+    size = (sample.image.decode() if image is None else image).size
+    return zoomed(crop, size, protocol.crop_pixels, resolution)
 
 
 def from_llava(record: Mapping[str, Any], open_image: Callable[[str], Image.Image]) -> Example:

@@ -7,6 +7,7 @@ which LLaMA-Factory, ms-swift and others read. Turns are worded as at inference,
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -20,8 +21,9 @@ from dualfocus_lmms.errors import UserError, choose
 from dualfocus_lmms.files import atomic_write, replacing
 from dualfocus_lmms.flow import locate_prompt, micro_prompt
 from dualfocus_lmms.protocol import Protocol, load_protocol
-from dualfocus_lmms.train.data.conversations import question_of
+from dualfocus_lmms.train.data.conversations import enlarged_crop, question_of
 from dualfocus_lmms.train.data.samples import SampleImage, TrainingSample
+from dualfocus_lmms.zoom import DynamicResolution
 
 IMAGES, CROPS = "images", "crops"
 PLACEHOLDER = "<image>"
@@ -37,12 +39,15 @@ def export(
     protocol: str = "release",
     box_format: BoxFormat | None = None,
     instruction: str = "",
+    resolution: DynamicResolution | None = None,
 ) -> Path:
     """Write `samples` to `folder` in a form ("llava" or "messages") and return the conversation file.
 
     box_format: how the box is written; by default as LLaVA-1.5 does. instruction: how to answer, on a line of
-    its own after the question ("" for none). The file appears only when all samples are written. UserError
-    for a box format of the resized image, and when the folder holds another export's images.
+    its own after the question ("" for none). resolution: of the family; the protocol then says to how many
+    pixels crops are enlarged, by the bounds that the family documents. The file appears only when all samples
+    are written. UserError for a box format of the resized image, and when the folder holds another export's
+    images.
     """
     if form not in _FORMS:
         raise choose("form", form, sorted(_FORMS))
@@ -60,7 +65,9 @@ def export(
             rules = load_protocol(protocol)
             lines = (
                 json.dumps(record(sample.id, turns), ensure_ascii=False)
-                for sample, turns in _conversations(samples, folder, rules, box_format, instruction)
+                for sample, turns in _conversations(
+                    samples, folder, rules, box_format, instruction, resolution
+                )
             )
             if form == "llava":
                 file.write("[\n")
@@ -102,6 +109,7 @@ def _conversations(
     protocol: Protocol,
     box_format: BoxFormat | None,
     instruction: str,
+    resolution: DynamicResolution | None,
 ) -> Iterator[tuple[TrainingSample, Turns]]:
     """Each sample with its turns; its images are written, each image once."""
     written: dict[str, int] = {}
@@ -111,9 +119,22 @@ def _conversations(
         image = _save(original, f"{IMAGES}/{name}", folder, written)
         crop = None
         if sample.crop is not None:
-            part = sample.crop.plain()
+            part = _crop_file(sample, sample.crop, protocol, resolution)
             crop = _save(part, f"{CROPS}/{_file_name(part, sample.id)}", folder, written)
         yield sample, turns_of(sample, image, crop, protocol, box_format, instruction)
+
+
+def _crop_file(
+    sample: TrainingSample, crop: SampleImage, protocol: Protocol, resolution: DynamicResolution | None
+) -> SampleImage:
+    """The crop as it is, or enlarged, and then as a PNG."""
+    part = crop.plain()
+    enlarged = enlarged_crop(sample, protocol, resolution)
+    if enlarged.size == part.decode().size:
+        return part
+    file = io.BytesIO()
+    enlarged.save(file, "PNG")
+    return SampleImage(file.getvalue(), str(PurePosixPath(crop.name or sample.id).with_suffix(".png")))
 
 
 def _file_name(image: SampleImage, fallback: str) -> str:

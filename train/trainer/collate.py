@@ -38,6 +38,7 @@ from dualfocus_lmms.train.data.conversations import (
     rounds,
 )
 from dualfocus_lmms.train.data.samples import TrainingSample, read_samples
+from dualfocus_lmms.zoom import DynamicResolution
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,10 +59,14 @@ def sample_source(
     share: float | None = None,
     macro_only: bool = False,
     input_size: InputSize | None = None,
+    resolution: DynamicResolution | None = None,
 ) -> Source:
-    """The DualFocus samples of a Parquet file or folder; with macro_only, without the zoom."""
+    """The DualFocus samples of a Parquet file or folder; with macro_only, without the zoom. The others: see
+    `from_sample`."""
     samples = read_samples(path)
-    example = partial(_sample_example, samples, protocol, box_format, instruction, macro_only, input_size)
+    example = partial(
+        _sample_example, samples, protocol, box_format, instruction, macro_only, input_size, resolution
+    )
     return Source(Path(path).name, len(samples), example, share)
 
 
@@ -72,9 +77,10 @@ def _sample_example(
     instruction: str,
     macro_only: bool,
     input_size: InputSize | None,
+    resolution: DynamicResolution | None,
     number: int,
 ) -> Example:
-    return from_sample(samples[number], protocol, box_format, instruction, macro_only, input_size)
+    return from_sample(samples[number], protocol, box_format, instruction, macro_only, input_size, resolution)
 
 
 def llava_source(path: str, images: str | None, share: float | None = None) -> Source:

@@ -11,7 +11,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 
@@ -21,7 +21,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.models.checkpoint.shipped import SHIPPED
 from dualfocus_lmms.prompts import SHORT_ANSWER
-from dualfocus_lmms.protocol import PROTOCOLS
+from dualfocus_lmms.protocol import PROTOCOLS, Protocol
 from dualfocus_lmms.types import Template
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -86,8 +86,9 @@ class Recipe:
     train: the parts that learn. lora: adapts the language model instead of training it. batch_size: samples a
     step, over all processes; micro_batch_size: samples a process computes at once. steps, if given, wins over
     epochs. max_length: tokens a sample may have. instruction: how to answer, in the macro prompt and in Q2.
-    box_weight: factor on the loss of box tokens. dtype: of the weights that are loaded. chat_template: the
-    model argument of the same name.
+    box_weight: factor on the loss of box tokens. dtype: of the weights that are loaded. chat_template,
+    crop_pixels, min_pixels, max_pixels: as the model arguments of these names; the bounds go into the trained
+    checkpoint.
     """
 
     model: str
@@ -107,6 +108,9 @@ class Recipe:
     attn_implementation: str | None = None
     chat_template: Template = "auto"
     seed: Annotated[int, Field(ge=0)] = 0
+    crop_pixels: Literal["auto", "original"] | _Count | None = None
+    min_pixels: _Count | None = None
+    max_pixels: _Count | None = None
     evaluation: Evaluation | None = None
     training: dict[str, Any] = field(default_factory=dict)
 
@@ -116,6 +120,11 @@ class Recipe:
     def sharded(self) -> bool:
         """Whether the weights are divided among processes."""
         return bool(self.training.get("fsdp") or self.training.get("deepspeed"))
+
+    def rules(self) -> Protocol:
+        """The protocol, with the crops of this recipe."""
+        chosen = PROTOCOLS[self.protocol]
+        return chosen if self.crop_pixels is None else replace(chosen, crop_pixels=self.crop_pixels)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, all defaults filled in."""

@@ -24,13 +24,13 @@ from transformers import Trainer, TrainerCallback, set_seed
 
 from dualfocus_lmms.errors import GenerationError, UserError
 from dualfocus_lmms.files import atomic_write
+from dualfocus_lmms.models.checkpoint.image_inputs import FixedSizeImages, ProcessorImages
 from dualfocus_lmms.models.checkpoint.image_text_inputs import reader, token_types
 from dualfocus_lmms.models.checkpoint.loading import Checkpoint, load_checkpoint
 from dualfocus_lmms.models.checkpoint.tokenize_chat import Renderer
 from dualfocus_lmms.models.engines.registry import make_engine
-from dualfocus_lmms.protocol import load_protocol
 from dualfocus_lmms.settings import Settings
-from dualfocus_lmms.train.data.conversations import IGNORED, Encoder, InputSize
+from dualfocus_lmms.train.data.conversations import IGNORED, Encoder
 from dualfocus_lmms.train.data.samples import TrainingSample, read_samples
 from dualfocus_lmms.train.trainer.collate import (
     MISFITS,
@@ -44,6 +44,7 @@ from dualfocus_lmms.train.trainer.collate import (
 from dualfocus_lmms.train.trainer.evaluation import Scored, evaluate, summary
 from dualfocus_lmms.train.trainer.recipe import Recipe, load_recipe, processes, training_arguments
 from dualfocus_lmms.train.trainer.weights import Companions, trainable, whole_weights, write_checkpoint
+from dualfocus_lmms.zoom import check_crops
 
 
 def train(recipe: str, overrides: Sequence[str] = ()) -> Path:
@@ -102,6 +103,8 @@ def build(recipe: Recipe, arguments: Any) -> Run:
         device="cpu",
         attn_implementation=recipe.attn_implementation,
         chat_template=recipe.chat_template,
+        min_pixels=recipe.min_pixels,
+        max_pixels=recipe.max_pixels,
     )
     renderer, pictures = reader(checkpoint)
     for part in filter(None, (checkpoint.tokenizer, checkpoint.processor)):
@@ -234,7 +237,7 @@ def _data(
         recipe.box_weight,
     )
     blank = blank_row(encoder)
-    mixture = Mixture(_sources(recipe, checkpoint, pictures.input_size), encoder, recipe.seed)
+    mixture = Mixture(_sources(recipe, checkpoint, pictures), encoder, recipe.seed)
     rows = recipe.steps * recipe.batch_size if recipe.steps else math.ceil(recipe.epochs * len(mixture))
     at_once = recipe.micro_batch_size * processes()
     mixture = Mixture(mixture.sources, encoder, recipe.seed, rows, at_once)
@@ -245,8 +248,11 @@ def _data(
     )
 
 
-def _sources(recipe: Recipe, checkpoint: Checkpoint, input_size: InputSize) -> list[Source]:
-    protocol, box_format = load_protocol(recipe.protocol), checkpoint.family.box_format
+def _sources(
+    recipe: Recipe, checkpoint: Checkpoint, pictures: FixedSizeImages | ProcessorImages
+) -> list[Source]:
+    protocol, box_format = recipe.rules(), checkpoint.family.box_format
+    check_crops(recipe.crop_pixels, pictures.resolution)
     for source in recipe.data:
         cut_by = _built_with(source.path)
         if cut_by not in (None, recipe.protocol):
@@ -264,7 +270,8 @@ def _sources(recipe: Recipe, checkpoint: Checkpoint, input_size: InputSize) -> l
             recipe.instruction,
             source.share,
             source.kind == "macro",
-            input_size,
+            pictures.input_size,
+            pictures.resolution,
         )
         for source in recipe.data
     ]
@@ -296,7 +303,7 @@ def _answer_held_out(
         scored = evaluate(
             backend,
             samples[rank::world],
-            Settings.of(recipe.protocol),
+            Settings.of(recipe.protocol, crop_pixels=recipe.crop_pixels),
             recipe.instruction,
             recipe.evaluation.batch_size,
             recipe.evaluation.max_new_tokens,

@@ -79,6 +79,7 @@ def assert_same(trace: Trace, other: Trace) -> None:
         assert ours.tokens == theirs.tokens
         assert ours.logprobs == pytest.approx(theirs.logprobs, abs=1e-4)
     assert (trace.box, trace.crop, trace.fallback) == (other.box, other.crop, other.fallback)
+    assert (trace.input_size, trace.crop_size) == (other.input_size, other.crop_size)
 
 
 def two_rounds(reply: str) -> Conversation:
@@ -107,6 +108,74 @@ def test_the_shared_engine_equals_the_naive_one_on_ragged_rows(
     default.box_format = shared.box_format
     for trace, other in zip(answer_batch(default, questions, limits, settings), traces, strict=True):
         assert_same(trace, other)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"crop_pixels": "original"}, {"protocol": "release", "select": "ppl"}]
+)
+def test_a_traces_sizes_are_what_the_model_got(
+    loaded: Checkpoint, asked: tuple[list[Question], list[StopCriteria]], settings: dict[str, Any]
+):
+    """Of every image; a crop of a family of one resolution, and of the release, is what was cut out."""
+    questions, limits = small_regions(*asked)
+    engine = make_engine("naive", loaded)
+    shown: list[Image.Image] = []
+    own = engine.pictures
+
+    class Recorder:
+        def __call__(self, images: Any) -> Any:
+            shown.extend(images)
+            return own(images)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(own, name)
+
+    engine.pictures = Recorder()
+    enlarged = 0
+    for question, limit in zip(questions, limits, strict=True):
+        shown.clear()
+        (trace,) = answer_batch(engine, [question], [limit], Settings.of(grounding="annotated", **settings))
+        if trace.crop is None:
+            continue
+        cut, seen = question.image.crop(trace.crop), shown[-1]
+        if engine.resolution is None or settings:
+            assert seen.tobytes() == cut.tobytes()
+        enlarged += seen.size != cut.size
+        if engine.resolution is not None:
+            assert trace.input_size == own.input_size(question.image)
+            assert trace.crop_size == own.input_size(seen)
+            assert trace.micro.usage.tokens >= engine.resolution.tokens(seen.size)
+        else:
+            assert (trace.input_size, trace.crop_size) == (None, None)
+    assert (enlarged == len(questions)) == (engine.resolution is not None and not settings)
+
+
+def small_regions(
+    questions: list[Question], limits: list[StopCriteria]
+) -> tuple[list[Question], list[StopCriteria]]:
+    """Some of the questions, about larger images and a small box in each."""
+    sizes, box = [(200, 150), (90, 100), (150, 64)], Box(0.4, 0.4, 0.55, 0.6)
+    chosen = [
+        dataclasses.replace(question, image=question.image.resize(size), box=box)
+        for question, size in zip(questions, sizes, strict=False)
+    ]
+    return chosen, limits[: len(sizes)]
+
+
+@pytest.mark.parametrize("name", ["shared", "template", "tree"])
+def test_every_engine_equals_the_naive_one_with_enlarged_crops(
+    loaded: Checkpoint, asked: tuple[list[Question], list[StopCriteria]], name: str
+):
+    if loaded.family.resolution is None:
+        pytest.skip("its encoder or its tiles enlarge every crop")
+    questions, limits = small_regions(*asked)
+    settings = Settings.of(grounding="annotated")
+    naive = answer_batch(make_engine("naive", loaded), questions, limits, settings)
+    traces = answer_batch(make_engine(name, loaded), questions, limits, settings)
+    for trace, other in zip(traces, naive, strict=True):
+        assert_same(trace, other)
+        left, top, right, bottom = trace.crop
+        assert trace.crop_size[0] * trace.crop_size[1] > 4 * (right - left) * (bottom - top)
 
 
 class Always:
@@ -229,7 +298,10 @@ def test_every_family_is_tested_here_or_is_llava():
 def test_the_generic_family_runs_a_model_that_no_family_knows(
     loaded: Checkpoint, asked: tuple[list[Question], list[StopCriteria]]
 ):
-    generic = dataclasses.replace(load_family("generic"), box_format=loaded.family.box_format)
+    own = loaded.family
+    generic = dataclasses.replace(
+        load_family("generic"), box_format=own.box_format, resolution=own.resolution
+    )
     unknown = dataclasses.replace(loaded, family=generic)
     questions, limits = (column[:3] for column in asked)
     settings = Settings.of(grounding="annotated")

@@ -26,6 +26,7 @@ def test_defaults_are_the_paper_with_both_pathways():
         "box_shift": 0,
         "prompts": "paper",
         "subimage": "turn",
+        "crop_pixels": "auto",
     }
     assert (options.batch_size, options.engine, options.dtype) == (1, None, "auto")
 
@@ -55,6 +56,13 @@ def test_the_release_brings_its_own_defaults_and_each_can_be_overridden():
         {"box_shift": -10},
         {"box_shift": 2.5},
         {"box_shift": "far"},
+        {"crop_pixels": "large"},
+        {"crop_pixels": 0},
+        {"crop_pixels": 1e6},
+        {"crop_pixels": True},
+        {"min_pixels": 0},
+        {"max_pixels": "256*28*28"},
+        {"max_pixels": 2.5},
         {"batch_size": 0},
         {"batch_size": "auto:4"},
         {"batch_size": 2.5},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +19,10 @@ from dualfocus_lmms.models.engines.registry import make_engine
 from dualfocus_lmms.models.families.qwen2_5_vl import QWEN2_5_VL
 from dualfocus_lmms.models.server.client import ServerBackend, answer_each
 from dualfocus_lmms.models.server.host import Server
-from dualfocus_lmms.models.server.images import load_input_size
+from dualfocus_lmms.models.server.images import DataUrls, load_input_size, load_resolution
 from dualfocus_lmms.models.tiny.families import save_tiny_family
 from dualfocus_lmms.trace import read_settings
+from dualfocus_lmms.zoom import DynamicResolution
 
 SIZES = [(64, 100), (200, 150), (90, 30), (57, 57), (300, 40)]
 
@@ -41,7 +44,13 @@ def served_engine(local: Any) -> Any:
 
 @pytest.fixture
 def backend(client: Callable[..., Any], folder: Path) -> ServerBackend:
-    return ServerBackend(client(), "tiny", QWEN2_5_VL, input_size=load_input_size(str(folder)))
+    return ServerBackend(
+        client(),
+        "tiny",
+        QWEN2_5_VL,
+        input_size=load_input_size(str(folder)),
+        resolution=load_resolution(str(folder), QWEN2_5_VL),
+    )
 
 
 @dataclass(frozen=True)
@@ -85,6 +94,7 @@ def test_boxes_crops_and_answers_are_the_local_ones(stub, backend, local, monkey
         trace = traces[other.question_id]
         assert other.crop is not None
         assert (trace.box, trace.crop, trace.given_reply) == (other.box, other.crop, other.given_reply)
+        assert (trace.input_size, trace.crop_size) == (other.input_size, other.crop_size)
         for answer, same in zip(trace.answers[:2], other.answers[:2], strict=True):
             assert (answer.text, answer.tokens) == (same.text, same.tokens)
             assert answer.logprobs == pytest.approx(same.logprobs, abs=1e-4)
@@ -127,3 +137,29 @@ def test_the_processor_is_a_model_argument_and_part_of_a_runs_identity(stub, fol
         Server(**given | {"trace": str(tmp_path / "none")})
     with pytest.raises(UserError, match="leave it out"):
         Server(**given | {"family": "llava"}, processor=str(folder))
+
+
+def test_crops_are_enlarged_by_the_processor_or_by_what_the_family_documents(stub, folder, tmp_path):
+    given = {"base_url": stub.url, "model": "tiny", "family": "qwen2_vl"}
+    assert Server(**given)._runner.backend.resolution == QWEN2_5_VL.resolution
+    own = DynamicResolution(28, 56 * 56, 112 * 112)
+    assert Server(**given, processor=str(folder))._runner.backend.resolution == own
+    backend = Server(**given, processor=str(folder), max_pixels=8000, trace=str(tmp_path))._runner.backend
+    assert backend.resolution == DynamicResolution(28, 56 * 56, 8000)
+    settings = read_settings(tmp_path)
+    assert {name: settings[name] for name in ("crop_pixels", "min_pixels", "max_pixels")} == {
+        "crop_pixels": "auto",
+        "min_pixels": None,
+        "max_pixels": 8000,
+    }
+    with pytest.raises(UserError, match="max_pixels=8000"):
+        Server(**given | {"family": "llava"}, max_pixels=8000)
+
+
+def test_bounds_resize_images_before_they_are_sent():
+    image = asked()[1].image  # 200 x 150
+    resolution = DynamicResolution(28, 56 * 56, 8000)
+    url = DataUrls(False, resolution)(image)
+    with Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) as sent:
+        assert sent.size == resolution.fit(image.size) == (84, 56)
+        assert sent.tobytes() == image.resize((84, 56), Image.Resampling.BICUBIC).tobytes()

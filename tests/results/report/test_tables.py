@@ -157,6 +157,14 @@ def test_what_stages_cost():
     assert frame.loc["in all", "time against macro"] == pytest.approx(31 / 6)
 
 
+def test_the_pixels_that_a_model_received_are_a_cost_where_they_decide_its_tokens():
+    assert "image pixels per sample" not in tables.stages(samples(*ALL_KINDS)).frame
+    seen = {"pixels_macro": 1000.0, "pixels_micro": 500.0}
+    frame = tables.stages(samples(RESCUED | seen, SPOILED | {"pixels_macro": 3000.0})).frame
+    pixels = frame.set_index("stage")["image pixels per sample"]
+    assert pixels.to_dict() == {"macro": 2000, "locate": 0, "micro": 250, "in all": 2250}
+
+
 def test_second_looks_and_why_there_was_none():
     frame = tables.fallbacks(samples(*ALL_KINDS)).frame
     assert frame.iloc[:, 0].tolist() == ["second look", "no_box"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from typing import Any
 
@@ -25,6 +26,7 @@ from dualfocus_lmms.train.data.conversations import (
     question_of,
 )
 from dualfocus_lmms.train.data.samples import SampleImage, TrainingSample
+from dualfocus_lmms.zoom import DynamicResolution
 
 SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
@@ -159,6 +161,25 @@ def test_training_ids_start_with_the_prompts_of_inference(llama):
     prompt = renderer.render(micro, lambda _: LENGTH).ids
     assert ids[: len(prompt)] == prompt
     assert conversations["micro"].images[0].size == example.conversation.images[0].size
+
+
+@pytest.mark.parametrize("protocol", ["paper", "release"])
+@pytest.mark.parametrize("resolution", [None, DynamicResolution(28, 56 * 56, 3584 * 3584)])
+def test_a_crop_is_learned_at_the_size_at_which_inference_shows_it(protocol, resolution):
+    """The flow cuts the region of the sample's own box, training has it cut already."""
+    whole = a_sample()
+    settings = Settings.of(protocol, select="ppl", grounding="annotated")
+    question = dataclasses.replace(question_of(whole, SHORT_ANSWER), box=whole.box)
+    backend = FakeBackend({"macro": "x", "micro": "dark blue"}, resolution=resolution)
+    (trace,) = answer_batch(backend, [question], [StopCriteria(9)], settings)
+    file = io.BytesIO()
+    question.image.crop(trace.crop).save(file, "PNG")
+    sample = dataclasses.replace(whole, crop=SampleImage(file.getvalue(), "crop.png"))
+    learned = from_sample(sample, settings.protocol, LLAVA.box_format, resolution=resolution)
+    shown = backend.calls[-1].conversations[0].images[-1]
+    assert learned.conversation.images[-1].tobytes() == shown.tobytes()
+    enlarged = resolution is not None and protocol == "paper"
+    assert (shown.size != question.image.crop(trace.crop).size) is enlarged
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from dualfocus_lmms.boxes import Box, BoxFormat
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.train.data.export import export
 from dualfocus_lmms.train.data.samples import SampleImage, TrainingSample
+from dualfocus_lmms.zoom import DynamicResolution
 
 LOCATE = "Please provide the bounding box coordinate of the region this question asks: What is it?"
 MICRO = "Please combine the information from these two images and answer this question: What is it?"
@@ -76,6 +77,26 @@ def test_messages_with_the_papers_prompts_and_boxes_in_thousandths_of_a_square(t
         "<image>\nCombine these two images and answer the question: What is it?\nAnswer briefly.",
         "A cat.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "resolution", "file", "size"),
+    [
+        ("paper", DynamicResolution(28, 56 * 56, 3584 * 3584), "b.png", (140, 140)),
+        ("release", DynamicResolution(28, 56 * 56, 3584 * 3584), "b.jpg", (30, 30)),
+        ("paper", None, "b.jpg", (30, 30)),
+    ],
+)
+def test_crops_are_exported_as_inference_shows_them(
+    tmp_path: Path, protocol: str, resolution: DynamicResolution | None, file: str, size: tuple[int, int]
+) -> None:
+    crop = SampleImage(image("blue", "", (30, 30)).data, "b.jpg")
+    whole = image("red", "1.png", (200, 100))  # 196 x 112 in the model
+    sample = TrainingSample("b", whole, "What is it?", "A cat.", Box(0.1, 0.25, 0.25, 0.55), crop, "vg:1")
+    path = export([sample], tmp_path, "messages", protocol, resolution=resolution)
+    assert json.loads(path.read_text())["images"] == ["images/1.png", f"crops/{file}"]
+    with Image.open(tmp_path / "crops" / file) as written:
+        assert written.size == size
 
 
 def test_no_file_is_written_when_a_sample_fails(tmp_path: Path) -> None:
