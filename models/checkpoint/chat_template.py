@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from jinja2 import TemplateError
 from loguru import logger
@@ -64,7 +64,8 @@ def choose_template(
     brought = [text for text in map(default_template, (processors, tokenizer.chat_template)) if text]
     own = next((text for text in brought if _writes(tokenizer, text, image_texts)), None)
     replaced = asked == "auto" and own is not None and _is_rewording(tokenizer, own, family)
-    used = "family" if asked == "family" or replaced or (asked == "auto" and own is None) else "checkpoint"
+    familys = asked == "family" or replaced or (asked == "auto" and own is None)
+    used: Literal["family", "checkpoint"] = "family" if familys else "checkpoint"
     template = family.chat_template if used == "family" else own
     if not template or not _writes(tokenizer, template, image_texts):
         raise UserError(_unusable(used, family, image_texts, brought))

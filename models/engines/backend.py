@@ -21,7 +21,8 @@ from dualfocus_lmms.models.checkpoint.loading import Checkpoint
 from dualfocus_lmms.models.checkpoint.tokenize_chat import Rendered
 from dualfocus_lmms.models.compatibility import rope_settings
 from dualfocus_lmms.models.engines.attention import steady_attention
-from dualfocus_lmms.types import Answer, Stage, StopCriteria, Usage
+from dualfocus_lmms.types import Answer, Stage, StopCriteria, TemplateChoice, Usage
+from dualfocus_lmms.zoom import DynamicResolution
 
 
 @dataclass(slots=True)
@@ -49,8 +50,8 @@ class ModelBackend:
         self.native_locate = checkpoint.family.native_locate
         self.image_token_id: int = self.model.config.image_token_id
         self.renderer, self.pictures = reader(checkpoint)
-        self.template = self.renderer.template.choice
-        self.resolution = self.pictures.resolution
+        self.template: TemplateChoice | None = self.renderer.template.choice
+        self.resolution: DynamicResolution | None = self.pictures.resolution
         self.counts = Counts()
         self._most_tokens = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         self.eos_ids = _eos_ids(self.model, self.tokenizer) | self.renderer.closing_ids

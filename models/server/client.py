@@ -67,10 +67,10 @@ class ServerBackend:
                 "runs>: its image processor tells it, and no weights are loaded."
             )
         self.box_format = family.box_format
-        self.template = TemplateChoice(None, "server")
+        self.template: TemplateChoice | None = TemplateChoice(None, "server")
         self.native_locate = family.native_locate
         self.local_patches = False  # a server reads images, not tiles of one's own
-        self.resolution = resolution or family.resolution
+        self.resolution: DynamicResolution | None = resolution or family.resolution
         self._client = client
         self._model = model
         self._guide = box_pattern(family.box_format) if guided_box else None

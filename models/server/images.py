@@ -15,6 +15,7 @@ from transformers import AutoImageProcessor
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.family import Family
 from dualfocus_lmms.images import rgb
+from dualfocus_lmms.models.checkpoint.folder import load_error
 from dualfocus_lmms.models.checkpoint.image_inputs import grid_size, resolution_of
 from dualfocus_lmms.models.checkpoint.shipped import resolve_path
 from dualfocus_lmms.zoom import DynamicResolution, pad_to_square

@@ -39,7 +39,7 @@ class Spent:
     def add(self, usage: Any) -> None:
         """Count one reply. usage: that of the reply; None when the endpoint gave none."""
         given = usage if isinstance(usage, dict) else {}
-        counted = [given.get(f"{name}_tokens") for name in ("prompt", "completion")]
+        counted: list[Any] = [given.get(f"{name}_tokens") for name in ("prompt", "completion")]
         known = all(type(count) is int and count >= 0 for count in counted)
         with self._lock:
             self.replies += 1
