@@ -173,7 +173,7 @@ class DualFocus(Answering):
         )
         self.device = checkpoint.device
         backend = make_engine(options.engine, checkpoint, options.cuda_graphs)
-        if options.trace is not None and self._rank == 0:
+        if options.trace is not None and backend.template is not None and self._rank == 0:
             record_template(options.trace, backend.template)
         settings = bind_grounding(settings, backend)
         self._runner = Runner(backend, settings, options.batch_size, writer, finished, options.max_batch_size)
