@@ -64,8 +64,8 @@ def choose_template(
     brought = [text for text in map(default_template, (processors, tokenizer.chat_template)) if text]
     own = next((text for text in brought if _writes(tokenizer, text, image_texts)), None)
     replaced = asked == "auto" and own is not None and _is_rewording(tokenizer, own, family)
-    familys = asked == "family" or replaced or (asked == "auto" and own is None)
-    used: Literal["family", "checkpoint"] = "family" if familys else "checkpoint"
+    takes_family = asked == "family" or replaced or (asked == "auto" and own is None)
+    used: Literal["family", "checkpoint"] = "family" if takes_family else "checkpoint"
     template = family.chat_template if used == "family" else own
     if not template or not _writes(tokenizer, template, image_texts):
         raise UserError(_unusable(used, family, image_texts, brought))
@@ -115,13 +115,13 @@ def _is_rewording(tokenizer: Any, template: str, family: Family) -> bool:
     """Whether a template writes what the family's does but for `family.reworded`, opening and blanks."""
     if not family.reworded:
         return False
-    own, familys = (
+    own, family_text = (
         _render(tokenizer, text, _TWO_ROUNDS).removeprefix(tokenizer.bos_token or "")
         for text in (template, family.chat_template)
     )
     for part in family.reworded:
-        familys = familys.replace(part, "")
-    return "".join(own.split()) == "".join(familys.split())
+        family_text = family_text.replace(part, "")
+    return "".join(own.split()) == "".join(family_text.split())
 
 
 def _unusable(used: str, family: Family, image_texts: Sequence[str], brought: Sequence[str]) -> str:

@@ -293,8 +293,8 @@ def test_other_settings_do_not_resume(tmp_path: Path, changed: dict, named: list
     assert read_settings(tmp_path) == SETTINGS
 
 
-FAMILYS, OWN = TemplateChoice("auto", "family"), TemplateChoice("auto", "checkpoint")
-REPLACED = replace(FAMILYS, replaced=True)
+OF_FAMILY, OWN = TemplateChoice("auto", "family"), TemplateChoice("auto", "checkpoint")
+REPLACED = replace(OF_FAMILY, replaced=True)
 
 
 def test_whose_template_was_used_is_recorded_and_does_not_change(tmp_path: Path) -> None:
@@ -304,7 +304,7 @@ def test_whose_template_was_used_is_recorded_and_does_not_change(tmp_path: Path)
     assert read_settings(tmp_path) == settings | {"chat_template_used": "family"}
     fill(tmp_path, trace(0))
     claim_folder(tmp_path, settings, resume=True)
-    record_template(tmp_path, FAMILYS)
+    record_template(tmp_path, OF_FAMILY)
     with pytest.raises(UserError, match="chat_template_used"):
         record_template(tmp_path, OWN)
     with pytest.raises(UserError, match="chat_template was 'auto'"):

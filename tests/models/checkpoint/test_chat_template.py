@@ -83,7 +83,7 @@ def test_the_checkpoints_first_that_writes_an_image_is_taken(processors: Any, to
 
 
 @pytest.mark.parametrize("given", [None, {"tool_use": GOOD}])
-def test_a_checkpoint_without_a_template_gets_its_familys(given: Any):
+def test_a_checkpoint_without_a_template_gets_that_of_its_family(given: Any):
     assert chosen(given) == chosen(None, given) == (LLAVA.chat_template, "family", False)
     with pytest.raises(UserError, match="chat_template=family"):
         chosen(given, asked="checkpoint")
@@ -96,7 +96,7 @@ def test_the_hubs_rewording_of_vicuna_v1_is_replaced_wherever_it_lies(processors
     assert chosen(tokenizers, processors, family=LLAVA_NEXT) == (HUBS, "checkpoint", False)
 
 
-def test_where_a_template_is_for_text_alone_the_familys_is_used_with_a_warning():
+def test_where_a_template_is_for_text_alone_that_of_the_family_is_used_with_a_warning():
     """Llama 3's own, of a model with LLaVA's architecture: vicuna_v1 may be wrong there."""
     for processors, tokenizers in ((BROKEN, TEXT_ONLY), (None, TEXT_ONLY)):
         for family in (LLAVA, LLAVA_NEXT):

@@ -113,7 +113,7 @@ def test_one_box_encloses_all_detections(boxes: list[Any], expected: Any) -> Non
     assert (None if box is None else box.xyxy) == expected
 
 
-def test_the_box_equals_that_of_the_librarys_own_postprocessing(detector: Path) -> None:
+def test_the_box_equals_that_of_the_own_postprocessing_of_transformers(detector: Path) -> None:
     """In pixels, with the image's size given: an independent way to the same box."""
     processor = GroundingDinoProcessor.from_pretrained(detector)
     model = GroundingDinoForObjectDetection.from_pretrained(detector).eval()

@@ -74,7 +74,7 @@ def test_the_release_brings_its_own_defaults_and_each_can_be_overridden():
         {"resume": "yes", "trace": "somewhere"},
         {"skip_confidences": 0.8},
         {"cuda_graphs": "yes"},
-        {"engine": "tre"},
+        {"engine": "bush"},
         {"dtype": "int4"},
         {"family": "lava"},
         {"chat_template": "vicuna_v1"},
