@@ -64,7 +64,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "results.gate": ("results", "tasks.common"),
     "results.leaderboard": ("results",),
 }
-METHOD_LIBRARIES = {"PIL", "numpy", "pandas", "tabulate", "matplotlib", "jinja2", "tqdm"}
+METHOD_LIBRARIES = {"PIL", "numpy", "pandas", "pydantic", "tabulate", "matplotlib", "jinja2", "tqdm"}
 TOP = re.compile(rf"{PACKAGE}\.(__main__|api|cli(\..+)?)")
 TOP_LIBRARIES = METHOD_LIBRARIES | {"typer"}
 
