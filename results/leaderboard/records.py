@@ -18,8 +18,9 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.json_text import Kind
 from dualfocus_lmms.results.baseline import FINGERPRINTS, Baseline, Figure, TaskScores, write_text
-from dualfocus_lmms.results.runs import Run, read_json
+from dualfocus_lmms.results.runs import Run
 
 FOLDER = Path(__file__).parents[1] / "data"  # the package's own numbers: read anywhere, written in a checkout
 PUBLISHED, RUNS = "published", "runs"
@@ -320,10 +321,8 @@ def read_measured(folder: Path = FOLDER) -> dict[str, Measured]:
 
 
 def _read(path: Path, model: type[Model]) -> Model:
-    try:
-        return model.model_validate(read_json(path))
-    except ValidationError as error:
-        raise UserError(f"{path} is not of the form it must have: {error}") from error
+    advice = "Restore it; a record of a run may be deleted and made again, with --add."
+    return Kind[Model](model).read(path, advice)
 
 
 def add(measured: Measured, folder: Path | None = None) -> Path:
@@ -332,7 +331,16 @@ def add(measured: Measured, folder: Path | None = None) -> Path:
     folder: None is the package's own, in a checkout alone (see `own_folder`).
     """
     path = (folder or own_folder()) / RUNS / f"{measured.name}.json"
-    if path.exists():
+    if path.exists() and _is_whole(path):
         raise UserError(f"{path} exists: this run was added before, and what was measured is never changed.")
     write_text(path, measured.model_dump_json(indent=1) + "\n", "record")
     return path
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a record can be read; what a full disk left of one may be written again."""
+    try:
+        _read(path, Measured)
+    except UserError:
+        return False
+    return True
