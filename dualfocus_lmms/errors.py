@@ -1,4 +1,4 @@
-"""The two ways a run can stop. Knows nothing about how they are shown (see `cli`)."""
+"""The ways a run can stop. Knows nothing about how they are shown (see `cli`)."""
 
 
 class UserError(Exception):
@@ -10,6 +10,10 @@ class UserError(Exception):
 
 class GenerationError(RuntimeError):
     """The model failed on a sample (NaN logits, for example). It stops the run and is never scored."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C in work that can go on: the message says what is finished and how. Exit code 130."""
 
 
 def choose(what: str, given: object, allowed: object) -> UserError:

@@ -114,11 +114,12 @@ def write_data(folder: str | Path, documents: Mapping[str, Any]) -> None:
 
 
 def read_data(folder: str | Path) -> dict[str, dict[str, Any]]:
-    """What `write_data` wrote, by "task/split"; empty where the run has not ended. UserError where it is damaged."""
+    """What `write_data` wrote, by "task/split"; empty where the run has not ended. UserError for a damaged
+    one."""
     path = Path(folder) / DATA_FILE
     if not path.is_file():
         return {}
-    entries = _DATA.read(path, "Continue the run with resume=True, which writes it again, or delete the file.")
+    entries = _DATA.read(path, "Continue the run with resume=True: it is written again. Or delete it.")
     return {
         name: {key: value for key, value in asdict(entry).items() if value is not None}
         for name, entry in entries.items()
@@ -134,7 +135,7 @@ def _known(folder: Path) -> dict[str, dict[str, Any]]:
         with suppress(OSError):
             os.replace(folder / DATA_FILE, aside)
         log.warning(
-            "%s It is written again, without the questions of tasks that are not in this run; the old file is %s.",
+            "%s It is written again, but for the questions of tasks that are not in this run; the old one is %s.",
             *(error, aside.name),
         )
         return {}

@@ -57,7 +57,7 @@ class Kind(Generic[T]):
             raise ValueError(_first(error)) from error
 
     def read(self, path: Path, advice: str) -> T:
-        """The value in a file. UserError that names the file, what is wrong, and `advice`, a whole sentence."""
+        """The value in a file. UserError that names the file and the fault, then `advice`, a sentence."""
         try:
             return self.parse(path.read_bytes())
         except (OSError, ValueError) as error:

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, ClassVar, Literal
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.files import atomic_write
 from dualfocus_lmms.json_text import LONGEST_LINE, STRICT, Kind, lines
-from dualfocus_lmms.types import Answer, JointScores, Scores, Selection, Usage
+from dualfocus_lmms.types import Answer, JointScores, Selection
 
 try:
     import fcntl
@@ -161,6 +161,11 @@ class TraceWriter:
                 "room, then give resume=True."
             ) from error
 
+    @property
+    def folder(self) -> Path:
+        """Where it writes to."""
+        return Path(self._file.name).parent
+
     def close(self) -> None:
         self._file.close()
 
@@ -182,29 +187,36 @@ def _hold(file: BinaryIO) -> None:
 def claim_folder(folder: str | Path, settings: Mapping[str, Any], resume: bool) -> None:
     """Make `folder` the trace folder of a run with `settings`; call it from one process only.
 
-    A folder with traces is taken again only with `resume`, and only by the same settings: UserError names
-    those that differ.
+    A folder with answers is taken again only with `resume`, and only by the same settings: UserError names
+    those that differ. One without answers, as a run leaves it that failed before its first, is anybody's.
     """
     folder = Path(folder)
     run = folder / "run.json"
-    used = run.exists() or any(folder.glob("rank*.jsonl"))
-    if used and not resume:
-        raise UserError(
-            f"The trace folder {folder} already holds a run{_no_answer(folder)}. "
-            "Add resume=True to continue it, or give another folder."
-        )
-    if run.exists():
-        _compare(folder, read_settings(folder), json.loads(json.dumps(dict(settings))))
-        return
-    if used:
-        raise UserError(
-            f"{folder} holds traces but no run.json: it cannot be resumed safely. Give another folder."
-        )
     try:
+        if any(path.stat().st_size for path in folder.glob("rank*.jsonl")):
+            _check_same_run(folder, run, settings, resume)
+            return
+        for path in folder.glob("rank*.jsonl"):
+            with path.open("ab") as file:
+                _hold(file)  # of a run at work that has no answer yet
         folder.mkdir(parents=True, exist_ok=True)
         write_json(run, settings)
     except OSError as error:
         raise UserError(f"Cannot make the trace folder {folder}: {error}. Give another folder.") from error
+
+
+def _check_same_run(folder: Path, run: Path, settings: Mapping[str, Any], resume: bool) -> None:
+    """UserError where a folder with answers cannot be continued."""
+    if not resume:
+        raise UserError(
+            f"The trace folder {folder} already holds a run. Add resume=True to continue it, or give another "
+            "folder."
+        )
+    if not run.exists():
+        raise UserError(
+            f"{folder} holds traces but no run.json: it cannot be resumed safely. Give another folder."
+        )
+    _compare(folder, read_settings(folder), json.loads(json.dumps(dict(settings))))
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -215,7 +227,8 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 def read_settings(folder: str | Path) -> dict[str, Any]:
     """The settings of the run that wrote a trace folder."""
     return _SETTINGS.read(
-        Path(folder) / "run.json", "Give a folder that a run wrote whole: which settings its answers have is lost."
+        Path(folder) / "run.json",
+        "It says which settings the answers in the folder have: restore it, or give another folder.",
     )
 
 
@@ -228,12 +241,5 @@ def _compare(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) ->
     if differing:
         raise UserError(
             f"The run in {folder} cannot be resumed with other settings: {'; '.join(differing)}. "
-            f"Use the same settings, or give another folder{_no_answer(folder)}."
+            "Use the same settings, or give another folder."
         )
-
-
-def _no_answer(folder: Path) -> str:
-    """What to do about a run that stopped, or was started, without any answer."""
-    if any(path.stat().st_size for path in folder.glob("rank*.jsonl")):
-        return ""
-    return " (it has no answer yet: unless it is at work now, the folder may be deleted)"

@@ -97,8 +97,8 @@ class Baseline:
             raise UserError(f"No baseline at {path}: write one from a run that is good, with --update.")
         return _BASELINE.read(
             path,
-            f"A baseline of version {VERSION} is expected: restore it, or write it anew from a run that is good, "
-            "with --update.",
+            f"A baseline of version {VERSION} is expected: restore it, or write it anew from a run that is "
+            "good, with --update.",
         )
 
 

@@ -7,7 +7,6 @@ print(run.complete, {name: len(task.samples) for name, task in run.tasks.items()
 from __future__ import annotations
 
 import re
-import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,11 +22,11 @@ from dualfocus_lmms.trace import Trace, read_settings, read_traces
 
 REPLAY = "dualfocus_replay"  # the model class that answers from traces
 RESULTS = "*_results.json"
-_AGAIN = "Run the same command again with resume=True: nothing is answered twice, and the host writes it anew."
+_AGAIN = "Run the same command with resume=True: nothing is answered twice, and it is written anew."
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(strict=True, extra="allow", populate_by_name=True)  # the rest is the host's affair
+    model_config = ConfigDict(strict=True, extra="allow")  # the rest is the host's
 
 
 class _Size(_Part):
@@ -163,14 +162,14 @@ def _questions(results: Mapping[str, Any] | None, data: Mapping[str, Any]) -> di
 
 def _of_known_questions(traces: list[Trace], questions: Mapping[str, int]) -> tuple[list[Trace], list[str]]:
     """(traces, those of questions that the task does not have, by name): such a line is damaged."""
-    strange = [trace for trace in traces if trace.key["doc_id"] >= questions.get(trace.key["task"], sys.maxsize)]
-    if not strange:
-        return traces, []
-    kept = [trace for trace in traces if trace.key["doc_id"] < questions.get(trace.key["task"], sys.maxsize)]
-    return kept, [
-        f"{trace.key['task']}: doc_id {trace.key['doc_id']} of {questions[trace.key['task']]} questions"
-        for trace in strange
-    ]
+    kept, strange = [], []
+    for trace in traces:
+        task, doc_id = trace.key["task"], trace.key["doc_id"]
+        if doc_id < questions.get(task, doc_id + 1):
+            kept.append(trace)
+        else:
+            strange.append(f"{task}: doc_id {doc_id} of {questions[task]} questions, from 0 on")
+    return kept, strange
 
 
 def _read_results(file: Path) -> dict[str, Any]:
@@ -234,9 +233,9 @@ def _samples_file(results: Path | None, task: str) -> Path | None:
 
 
 def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    number = 0
+    number = 1
     try:
-        for number, line in lines(path):
+        for number, line in lines(path):  # noqa: B007 - named in the message
             if line is None:
                 raise ValueError(f"it is longer than {LONGEST_LINE:,} bytes")
             row = _ROW.parse(line)

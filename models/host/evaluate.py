@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from traceback import walk_tb
 from typing import Any
 
-from dualfocus_lmms.errors import GenerationError, UserError, choose
+from dualfocus_lmms.errors import GenerationError, Interrupted, UserError, choose
 from dualfocus_lmms.files import writable
 from dualfocus_lmms.models.host.manifest import ONLY_OUR_TASKS
 from dualfocus_lmms.models.host.requests import GENERATION_SETTINGS, ONLY_GENERATE_UNTIL
@@ -48,6 +48,8 @@ def evaluate(arguments: Sequence[str]) -> int:
             _check(args)
             with _fewest_tasks(args), _results_written(args.output_path):
                 return single(args)
+        except KeyboardInterrupt as error:
+            raise error if isinstance(error, Interrupted) else Interrupted(_how_to_go_on(args)) from error
         except Exception as error:
             raise _Stop from error
 
@@ -61,6 +63,16 @@ def evaluate(arguments: Sequence[str]) -> int:
     finally:
         host.cli_evaluate_single = single
     return 0
+
+
+def _how_to_go_on(args: Any) -> str:
+    """For an interruption before the first question, or after the last."""
+    if "trace=" in str(args.model_args):
+        return (
+            "no question was being answered. Answers given before are in the trace folder: the same command with "
+            "resume=True goes on."
+        )
+    return "no question was being answered. Nothing is kept: with trace=<folder> answers would be."
 
 
 def _import_host() -> Any:

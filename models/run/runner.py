@@ -9,7 +9,7 @@ from functools import partial
 from loguru import logger
 from tqdm import tqdm
 
-from dualfocus_lmms.errors import GenerationError, UserError
+from dualfocus_lmms.errors import GenerationError, Interrupted, UserError
 from dualfocus_lmms.flow import Sample, answer_batch, run_macro, run_zoom
 from dualfocus_lmms.models.run import memory
 from dualfocus_lmms.models.run.batches import LARGEST_SIZE, Asked, BatchSize, Reader, in_order
@@ -66,11 +66,21 @@ class Runner:
             reader = Reader(in_order(unanswered.values()), pool)
             try:
                 self._ask(reader, progress)
+                self._look_again(1, progress)
             except UserError:  # such as a picture that cannot be read: what waits is not lost for it
                 self._look_again(1, progress)
                 raise
-            self._look_again(1, progress)
+            except KeyboardInterrupt as error:
+                raise Interrupted(self._interrupted(requests)) from error
         return [self._traces[_name(request.key)] for request in requests]
+
+    def _interrupted(self, requests: Sequence[Request]) -> str:
+        """What is finished, and how to go on."""
+        finished = sum(_name(request.key) in self._traces for request in requests)
+        kept = "They are lost: with trace=<folder> they would be kept."
+        if self._writer is not None:
+            kept = f"They are in {self._writer.folder}: the same command with resume=True goes on."
+        return f"{finished} of {len(requests)} questions are answered. {kept}"
 
     def _ask(self, reader: Reader, progress: tqdm) -> None:
         while taken := reader.take(self.batch_size.now):
