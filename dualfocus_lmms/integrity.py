@@ -119,7 +119,7 @@ def read_data(folder: str | Path) -> dict[str, dict[str, Any]]:
     path = Path(folder) / DATA_FILE
     if not path.is_file():
         return {}
-    entries = _DATA.read(path, "Continue the run with resume=True: it is written again. Or delete it.")
+    entries = _DATA.read(path, "Continue the run with resume=True, or delete it.")
     return {
         name: {key: value for key, value in asdict(entry).items() if value is not None}
         for name, entry in entries.items()
@@ -135,7 +135,7 @@ def _known(folder: Path) -> dict[str, dict[str, Any]]:
         with suppress(OSError):
             os.replace(folder / DATA_FILE, aside)
         log.warning(
-            "%s It is written again, but for the questions of tasks that are not in this run; the old one is %s.",
+            "%s It is written again, but for questions of tasks that are not in this run; the old one is %s.",
             *(error, aside.name),
         )
         return {}

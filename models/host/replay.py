@@ -74,6 +74,13 @@ class ReplayOptions:
     def settings(self, run: Mapping[str, Any]) -> Settings:
         """How the answers of a run with the settings `run` (its run.json) are chosen, checked."""
         values = {name: run[name] for name in _FROM_RUN if name in run}
+        try:
+            Settings.of(**values)
+        except (UserError, TypeError, ValueError, OverflowError) as error:
+            raise UserError(
+                f"{os.path.join(self.trace, 'run.json')} has settings that no run writes ({error}): restore it, or "
+                "give another run."
+            ) from error
         if self.second is not None:
             values |= {"pathway": "both", "skip_confidence": 1.0}
         elif values.get("pathway") == "macro":

@@ -215,7 +215,13 @@ def _task(
     name: str, task: TaskScores, results: Mapping[str, Any], others: Mapping[Pathway, dict[str, Score]]
 ) -> MeasuredTask:
     members = list(_members(name, results))
-    sizes = [results["n-samples"][member] for member in members]
+    known = results.get("n-samples", {})
+    if unknown := [member for member in members if member not in known]:
+        raise UserError(
+            f"The results of {name} do not tell how many questions {', '.join(unknown)} asked: give the JSON that "
+            "the host wrote."
+        )
+    sizes = [known[member] for member in members]
     missing = sum(_missing(member, results) for member in members)
     return MeasuredTask(
         n=sum(size["effective"] for size in sizes),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.integrity import with_fingerprint
+from dualfocus_lmms.json_text import load_json
 from dualfocus_lmms.tasks.common.sources import (
     DATA,
     PLACEHOLDER_PATH,
@@ -88,8 +89,12 @@ def image_folder(folder: Path, path: str, hub: str) -> Path:
 def read_json(file: Path) -> Any:
     """The content of a JSON file (UTF-8). UserError when it cannot be read."""
     try:
-        return json.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+        content = file.read_bytes()
+        value = load_json(content)
+        if b"\\u" in content:
+            json.dumps(value, ensure_ascii=False).encode()  # half a character is a ValueError
+        return value
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} cannot be read ({error}): give the official JSON file.") from error
 
 

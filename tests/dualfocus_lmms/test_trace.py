@@ -329,8 +329,8 @@ def test_a_folder_that_another_process_writes_to_is_refused_until_that_ends(tmp_
         assert other.stdout.readline() == b"1\n"
         with pytest.raises(UserError, match=r"rank0\.jsonl"):
             TraceWriter(tmp_path)
+        (tmp_path / "rank0.jsonl").write_bytes(b"")
         with pytest.raises(UserError, match=r"rank0\.jsonl"):  # at work, though it has no answer yet
-            (tmp_path / "rank0.jsonl").write_bytes(b"")
             claim_folder(tmp_path, SETTINGS, resume=False)
         TraceWriter(tmp_path, rank=1).close()
         other.kill()

@@ -335,8 +335,8 @@ def _recipe_of(note: Path) -> dict[str, Any]:
     """The recipe that a folder's run was started with."""
     return _RECIPE.read(
         note,
-        "Give another output. Where the checkpoints beside it are of this very recipe, delete the file: the same "
-        "command goes on.",
+        "Give another output. Where the checkpoints beside it are of this very recipe, delete the file: the "
+        "same command goes on.",
     )
 
 
