@@ -218,7 +218,7 @@ def _task(
     known = results.get("n-samples", {})
     if unknown := [member for member in members if member not in known]:
         raise UserError(
-            f"The results of {name} do not tell how many questions {', '.join(unknown)} asked: give the JSON that "
+            f"The results of the run do not tell how many questions {', '.join(unknown)} asked: give the JSON that "
             "the host wrote."
         )
     sizes = [known[member] for member in members]

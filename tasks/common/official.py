@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,7 +109,7 @@ def with_images(task: str, docs: list[Doc], folder: Path) -> list[Doc]:
         raise UserError(f"{task}: the file holds no question. Give the official one.")
     if not images_needed():
         return [{**doc, "questions_without_image": 0} for doc in docs]
-    found = {path: Path(path).is_file() for path in {doc["image"] for doc in docs}}
+    found = {path: os.path.isfile(path) for path in {doc["image"] for doc in docs}}
     kept = [doc for doc in docs if found[doc["image"]]]
     if not kept:
         raise UserError(f"{task}: none of {len(docs)} questions has its image in {folder}: put them there.")

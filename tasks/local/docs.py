@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,9 +84,7 @@ def _read(file: Path) -> list[tuple[str, Doc]]:
 
 def _document(row: Doc, folder: Path, where: str) -> Doc:
     image = folder / Path(text_field(row, "image", where)).expanduser()
-    if "\0" in str(image):
-        raise UserError(f"{where}: the image's name holds a zero byte, {str(image)!r}.")
-    if images_needed() and not image.is_file():
+    if images_needed() and not os.path.isfile(image):
         raise UserError(f"{where}: the image {image} does not exist (paths start at the file's own folder).")
     options = _options(row, where)
     answers = _answers(row, where)

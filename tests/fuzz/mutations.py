@@ -47,7 +47,9 @@ def spoil(content: bytes, random: Random) -> bytes:
         elif kind == 4:
             data[at : at + size] = bytes(len(data[at : at + size]))
         elif kind == 5:
-            data[at:at] = random.choice((b"\xff", b"\x00", b"\n", b'"', b"[", b"}", b"\\ud83d", b"\t", b"\xc3"))
+            data[at:at] = random.choice(
+                (b"\xff", b"\x00", b"\n", b'"', b"[", b"}", b"\\ud83d", b"\t", b"\xc3")
+            )
         else:
             data[at : at + 1] = str(random.randrange(-5, 10**6)).encode()
     return bytes(data)
@@ -73,7 +75,9 @@ def bend(value: Any, random: Random) -> Any:
         if kind == 0:
             del place[key]
         elif kind == 1 and isinstance(place, dict):
-            place[random.choice(("x", "", key.upper() if isinstance(key, str) else "y", "__class__"))] = place.pop(key)
+            place[random.choice(("x", "", key.upper() if isinstance(key, str) else "y", "__class__"))] = (
+                place.pop(key)
+            )
         elif kind == 2 and isinstance(place, list):
             place.append(copy.deepcopy(place[key]))
         else:
@@ -108,9 +112,21 @@ def bent_yaml(content: bytes, random: Random) -> bytes:
     import yaml
 
     if random.random() < 0.3:
-        odd = ("2001-99-99", "*x", "&x [*x]", "!!python/object:os.system x", "? [1]\n: 2", "!!int ''", ".nan", "0x", "%")
+        odd = (
+            "2001-99-99",
+            "*x",
+            "&x [*x]",
+            "!!python/object:os.system x",
+            "? [1]\n: 2",
+            "!!int ''",
+            ".nan",
+            "0x",
+            "%",
+        )
         rows = content.decode().splitlines()
-        rows.insert(random.randrange(len(rows) + 1), random.choice(("x: ", "", "  ", "model: ")) + random.choice(odd))
+        rows.insert(
+            random.randrange(len(rows) + 1), random.choice(("x: ", "", "  ", "model: ")) + random.choice(odd)
+        )
         return "\n".join(rows).encode()
     return encode(dump(bend(yaml.safe_load(content), random)))  # JSON is YAML
 
@@ -122,7 +138,9 @@ def bent_text(content: bytes, random: Random) -> bytes:
         at = random.randrange(len(parts))
         name = parts[at].split("=")[0]
         odd = [str(value)[:60] for value in ODD if not isinstance(value, str) or len(value) < 60]
-        parts[at] = random.choice((f"{name}={random.choice(odd)}", name, f"={name}", "", f"{name}==1", f"{name}=a=b"))
+        parts[at] = random.choice(
+            (f"{name}={random.choice(odd)}", name, f"={name}", "", f"{name}==1", f"{name}=a=b")
+        )
     return encode(",".join(parts))
 
 

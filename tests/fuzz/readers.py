@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import json
 import logging
 import os
 import sys
@@ -92,14 +91,16 @@ def _outcome(reader: Reader, folder: Path, path: Path) -> tuple[str, str | None]
     try:
         reader.read(folder)
     except UserError as error:
-        place = (path.name, path.stem, f"{path.parent}", f"The results of {path.parents[1].name}")
+        place = (path.name, path.stem, f"{path.parent}", "The results of ")
         named = reader.unnamed or any(name in str(error) for name in place)
         return ("refused", None) if named else ("unnamed", f"unnamed: {str(error)[:300]}")
     except AssertionError as error:
         return "lost", f"lost: {error}"
     except BaseException as error:
         frames = traceback.extract_tb(error.__traceback__)
-        where = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames if "fuzz" not in frame.filename]
+        where = [
+            f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames if "fuzz" not in frame.filename
+        ]
         return "traceback", f"{type(error).__name__}: {str(error)[:150]} at {' > '.join(where[-6:])}"
     return "read", None
 
@@ -141,7 +142,9 @@ def shares(readers: list[Reader], count: int) -> dict[str, int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--count", type=int, default=2000, help="mutations in all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--reader", help="this one only")
@@ -152,7 +155,10 @@ def main() -> None:
     readers = [reader for reader in all_readers(Reader) if given.reader in (None, reader.name)]
     total: Counter[str] = Counter()
     columns = ("read", "refused", "unnamed", "lost", "hangs", "traceback")
-    print("| reader | " + " | ".join(columns) + " | seconds |\n| --- |" + " --: |" * (len(columns) + 1), flush=True)
+    print(
+        "| reader | " + " | ".join(columns) + " | seconds |\n| --- |" + " --: |" * (len(columns) + 1),
+        flush=True,
+    )
     for name, count in shares(readers, given.count).items():
         with quiet():
             result = fuzz(next(one for one in readers if one.name == name), count, given.seed)

@@ -14,7 +14,7 @@ from fuzz.mutations import bent_json, bent_lines, bent_text, bent_yaml
 
 from dualfocus_lmms import Answer, Selection, Trace, Usage
 from dualfocus_lmms.integrity import read_data, write_data
-from dualfocus_lmms.trace import TraceWriter, claim_folder, read_settings, read_traces
+from dualfocus_lmms.trace import TraceWriter, claim_folder, read_traces
 from dualfocus_lmms.types import JointScores, Scores
 
 SETTINGS = {"pretrained": "/somewhere/nano", "protocol": "paper", "pathway": "both", "select": "ppl",
@@ -49,7 +49,9 @@ def trace(doc_id: int, task: str = "df_local") -> Trace:
         box=(0.0, 0.0, 0.5, 0.5),
         crop=(0, 0, 30, 20),
         ppl={"macro": macro.ppl(), "micro": micro.ppl()},
-        judged=JointScores("release", Scores("yes", (-0.5,), (-0.1,)), Scores("no", (), (-0.25,)), seconds=0.5),
+        judged=JointScores(
+            "release", Scores("yes", (-0.5,), (-0.1,)), Scores("no", (), (-0.25,)), seconds=0.5
+        ),
         stop=("\n",),
     )
 
@@ -73,13 +75,23 @@ def write_run(folder: Path) -> None:
         "configs": {"df_local": {"task": "df_local", "test_split": "test"}},
         "versions": {"df_local": 1.0},
         "n-samples": sizes,
-        "config": {"model": "dualfocus", "model_args": "pretrained=nano,trace=traces", "resolved_cli_args": {}},
+        "config": {
+            "model": "dualfocus",
+            "model_args": "pretrained=nano,trace=traces",
+            "resolved_cli_args": {},
+        },
         "model_name": "nano",
         "date": DATE,
     }
     put(folder / "run" / "model" / f"{DATE}_results.json", results)
     rows = [
-        {"doc_id": doc_id, "input": "Q?", "target": "yes", "filtered_resps": ["yes"], "accuracy": 100.0 * (doc_id > 0)}
+        {
+            "doc_id": doc_id,
+            "input": "Q?",
+            "target": "yes",
+            "filtered_resps": ["yes"],
+            "accuracy": 100.0 * (doc_id > 0),
+        }
         for doc_id in range(4)
     ]
     put(folder / "run" / "model" / f"{DATE}_samples_df_local.jsonl", rows)
@@ -214,12 +226,12 @@ def task(name: str, read: Callable[[Path], Any]) -> Callable[[Path], None]:
         from importlib import import_module
 
         from dualfocus_lmms.tasks.common.official import with_fingerprint
-        from dualfocus_lmms.tasks.common.sources import build_dataset, without_images
+        from dualfocus_lmms.tasks.common.sources import build_dataset, usable, without_images
 
         with without_images():
             docs = with_fingerprint(build_dataset(lambda: read(folder)))
-        module = import_module(f"dualfocus_lmms.tasks.{name}.docs")
-        getattr(module, "prompt", lambda doc: None)(docs[0])
+        usable(docs[0])
+        getattr(import_module(f"dualfocus_lmms.tasks.{name}.docs"), "prompt", usable)(docs[0])
 
     return documents
 
@@ -243,13 +255,14 @@ def write_tasks(folder: Path) -> None:
     put(data / "vstar" / "test_questions.jsonl", rows)
     types = {"structural": "query", "semantic": "attr", "detailed": "weather"}
     gqa = {
-        str(n): {"imageId": "n1", "question": "What color is it?", "answer": "red", "types": types,
+        str(n): {"imageId": "n1", "question": "What color is it?", "answer": ("red", "blue", "pink")[n], "types": types,
                  "groups": {"global": "color"}, "semantic": [{"operation": "select", "dependencies": [],
                  "argument": "bus (1)"}]} for n in range(3)
     }  # fmt: skip
     put(data / "gqa" / "testdev_balanced_questions.json", gqa)
     rows = [
-        {"question_id": str(n), "image": "n1.jpg", "question": "What color is it?\nA. blue\nB. red"} for n in range(3)
+        {"question_id": str(n), "image": "n1.jpg", "question": "What color is it?\nA. blue\nB. red\nC. pink"}
+        for n in range(3)
     ]
     put(data / "gqa" / "llava_gqa_testdev_balanced_mcq.jsonl", rows)
     choices = {"choice_a": "One", "choice_b": "Two", "choice_c": "Three", "choice_d": "Four"}
@@ -258,11 +271,19 @@ def write_tasks(folder: Path) -> None:
          "answer": "A", **choices} for n in range(3)
     ]  # fmt: skip
     put(data / "seed" / "SEED-Bench.json", {"questions": seed, "question_type": {"Scene Understanding": 1}})
-    text = [{"question_id": n, "image_id": "a", "question": "what is it?", "answers": ["x"] * 10} for n in range(3)]
+    text = [
+        {"question_id": n, "image_id": "a", "question": "what is it?", "answers": ["x"] * 10}
+        for n in range(3)
+    ]
     put(data / "textvqa" / "TextVQA_0.5.1_val.json", {"data": text})
     names = ["index", "question", "hint", "A", "B", "C", "D", "answer", "category", "l2-category", "image"]
-    cells = [[str(n), "Which?", "", "red", "blue", "", "", "A", "x", "logic_reasoning", "0"] for n in range(3)]
-    put(data / "mmbench" / "mmbench_dev_20230712.tsv", "".join("\t".join(row) + "\n" for row in [names, *cells]))
+    cells = [
+        [str(n), "Which?", "", "red", "blue", "", "", "A", "x", "logic_reasoning", "0"] for n in range(3)
+    ]
+    put(
+        data / "mmbench" / "mmbench_dev_20230712.tsv",
+        "".join("\t".join(row) + "\n" for row in [names, *cells]),
+    )
     names = ["index", "question", "answer", "category", *"ABCD", "cycle_category", "image"]
     cells = [[str(n), "Which?", "A", "single", "1", "2", "3", "4", str(n % 2), "QUJD" * 9] for n in range(4)]
     put(data / "hrbench" / "hr_bench_4k.tsv", "".join("\t".join(row) + "\n" for row in [names, *cells]))
@@ -316,7 +337,10 @@ RECIPE = {
 
 
 def write_recipe(folder: Path) -> None:
-    put(folder / "recipe.yaml", json.dumps(RECIPE, indent=1).replace('"samples"', json.dumps(str(folder))))
+    put(
+        folder / "recipe.yaml",
+        json.dumps(RECIPE, indent=1).replace('"path": "samples"', f'"path": {json.dumps(str(folder))}'),
+    )
 
 
 def recipe(folder: Path) -> None:
@@ -353,9 +377,14 @@ def llava(folder: Path) -> None:
 def write_genome(folder: Path) -> None:
     thing = {"object_id": 1, "names": ["dog"], "synsets": ["dog.n.01"], "x": 10, "y": 10, "w": 30, "h": 30}
     images, ids = folder / "vg", range(1, 4)
-    put(images / "image_data.json", json.dumps([{"image_id": n, "width": 99, "height": 99, "url": "x"} for n in ids]))
+    put(
+        images / "image_data.json",
+        json.dumps([{"image_id": n, "width": 99, "height": 99, "url": "x"} for n in ids]),
+    )
     put(images / "objects.json", json.dumps([{"image_id": n, "objects": [thing]} for n in ids]))
-    qas = [{"qa_id": 1, "image_id": 1, "question": "What color is the dog?", "answer": "Brown.", "q_objects": []}]
+    qas = [
+        {"qa_id": 1, "image_id": 1, "question": "What color is the dog?", "answer": "Brown.", "q_objects": []}
+    ]
     put(images / "question_answers.json", json.dumps([{"id": n, "qas": qas} for n in ids]))
     put(images / "attributes.json", json.dumps([{"image_id": n, "attributes": [thing]} for n in ids]))
     region = {"region_id": 7, "x": 5, "y": 5, "width": 40, "height": 40, "phrase": "a dog"}
@@ -380,7 +409,9 @@ def write_samples(folder: Path) -> None:
     from dualfocus_lmms.train.data.samples import write_samples as write
 
     image = SampleImage(b"bytes", "a.jpg")
-    rows = [TrainingSample(str(n), image, "What?", "A dog.", Box(0, 0, 0.5, 0.5), image, "vg:1") for n in range(3)]
+    rows = [
+        TrainingSample(str(n), image, "What?", "A dog.", Box(0, 0, 0.5, 0.5), image, "vg:1") for n in range(3)
+    ]
     write(rows, folder)
 
 
@@ -396,7 +427,7 @@ ARGUMENTS = {
     "dualfocus": "pretrained=nano,protocol=paper,select=ppl,skip_confidence=0.9,box_margin=3,count_eos=True,"
     "batch_size=auto,max_batch_size=8,box_shift=2,grounding=model,dtype=float32,device=cpu,trace=t,resume=True",
     "dualfocus_server": "base_url=http://localhost:1/v1,model=m,family=llava,concurrency=4,retries=2,timeout=3.5,"
-    "guided_box=True,protocol=release,skip_confidence=0.5",
+    "guided_box=True,protocol=paper,skip_confidence=0.5",
     "dualfocus_replay": "trace=t,select=micro,skip_confidence=0.7,count_eos=False,second=u",
 }
 
@@ -448,7 +479,7 @@ def readers(Reader: type) -> list[Any]:
                 ("df_local", "questions.jsonl", "local",
                  lambda folder: _module("local").read_questions(folder / "questions.jsonl"), bent_lines),
                 ("df_pope", "data/pope/coco_pope_random.json", "pope",
-                 lambda folder: _module("pope").read_questions(folder / "data", "random"), bent_lines),
+                 lambda folder: _module("pope").read_split(folder / "data", "random"), bent_lines),
                 ("df_vstar", "data/vstar/test_questions.jsonl", "vstar", _official("vstar"), bent_lines),
                 ("df_gqa", gqa, "gqa", _official("gqa"), bent_json),
                 ("df_gqa_star", "data/gqa/llava_gqa_testdev_balanced_mcq.jsonl", "gqa_star", _official("gqa_star"),

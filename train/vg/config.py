@@ -9,9 +9,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.train.data.yaml_file import read_yaml
 from dualfocus_lmms.train.vg.phrases import Words
 
 DEFAULTS = Path(__file__).parents[1] / "configs" / "vg.yaml"
@@ -87,10 +86,7 @@ class VGConfig:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"The settings in {str(path)!r} cannot be read: {error}.") from error
+    values = read_yaml(path, "The file of settings") or {}
     if not isinstance(values, dict):
         raise UserError(f"The settings in {str(path)!r} are no mapping of names to values.")
     return values

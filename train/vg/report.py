@@ -107,7 +107,11 @@ class Report:
     @classmethod
     def parse(cls, text: bytes) -> Report:
         """The report that `to_dict` gave, from JSON. ValueError where it is damaged."""
-        return _REPORT.parse(text)
+        report = _REPORT.parse(text)
+        report.markdown().encode()  # half a character is a ValueError
+        if len(report.areas) != _BINS or set(report.page) != {"kept", "dropped"}:
+            raise ValueError("areas or page: not of this form")
+        return report
 
     def write(self, folder: Path) -> None:
         """report.json, report.md and page.md, each whole or not at all."""
