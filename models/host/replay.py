@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 from lmms_eval.api.instance import GenerationResult
@@ -78,8 +79,8 @@ class ReplayOptions:
             Settings.of(**values)
         except (UserError, TypeError, ValueError, OverflowError) as error:
             raise UserError(
-                f"{os.path.join(self.trace, 'run.json')} has settings that no run writes ({error}): restore it, or "
-                "give another run."
+                f"{Path(self.trace) / 'run.json'} has settings that no run writes ({error}): restore it, "
+                "or give another run."
             ) from error
         if self.second is not None:
             values |= {"pathway": "both", "skip_confidence": 1.0}

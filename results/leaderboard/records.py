@@ -218,8 +218,8 @@ def _task(
     known = results.get("n-samples", {})
     if unknown := [member for member in members if member not in known]:
         raise UserError(
-            f"The results of the run do not tell how many questions {', '.join(unknown)} asked: give the JSON that "
-            "the host wrote."
+            f"The results of the run do not tell how many questions {', '.join(unknown)} asked: give the "
+            "JSON that the host wrote."
         )
     sizes = [known[member] for member in members]
     missing = sum(_missing(member, results) for member in members)
@@ -280,7 +280,7 @@ def _finished(results: Mapping[str, Any]) -> datetime.datetime:
         return datetime.datetime.strptime(date, "%Y%m%d_%H%M%S")
     except ValueError as error:
         raise UserError(
-            f"The results say {date!r} as their date: give the JSON that the host wrote."
+            f"The results of the run say {date!r} as their date: give the JSON that the host wrote."
         ) from error
 
 

@@ -76,7 +76,7 @@ def _cells(file: Path) -> Iterator[list[Any]]:
                     values.pop()
                 if len(values) > MOST_COLUMNS:
                     raise UserError(
-                        f"{file}, row {number}: a cell in column {len(values)}, at most {MOST_COLUMNS} columns "
+                        f"{file}, row {number}: a cell in column {len(values)}, at most {MOST_COLUMNS} "
                         "are read: clear the cells beyond."
                     )
                 yield [_plain(value) for value in values]

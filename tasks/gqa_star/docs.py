@@ -96,7 +96,9 @@ def read_questions(folder: Path) -> list[Doc]:
     file, images = required(folder, CHOICES, HUB), image_folder(folder, gqa_docs.IMAGES, gqa_docs.HUB)
     official = folder / gqa_docs.QUESTIONS
     known = read_json(official) if official.is_file() else {}
-    if not isinstance(known, dict) or not all(isinstance(row, dict) for row in known.values()):
+    if not isinstance(known, dict) or not all(
+        isinstance(row, dict) and isinstance(row.get("types") or {}, dict) for row in known.values()
+    ):
         raise UserError(
             f"{official}: a JSON object of questions by their id is expected: give GQA's own file."
         )

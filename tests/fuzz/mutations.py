@@ -1,4 +1,4 @@
-"""Damaged files: bytes that a disk or an editor spoils, and structures that another program writes. All are seeded."""
+"""Damaged files: bytes that a disk spoils, and structures that another program writes. All are seeded."""
 
 from __future__ import annotations
 

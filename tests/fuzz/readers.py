@@ -38,8 +38,8 @@ class Reader:
     """One reader.
 
     file: the one that is damaged, below a folder. make: writes a folder that reads well. read: reads it;
-    AssertionError where something is lost that was whole. bend: the mutation of its structure. weight: how many
-    of the mutations of a faster reader it gets. unnamed: whether the message names an argument instead of a file.
+    AssertionError where something is lost that was whole. bend: the mutation of its structure. weight: its
+    part of the mutations. unnamed: whether the message names an argument instead of a file.
     """
 
     name: str

@@ -1,5 +1,7 @@
 """The files that the fuzzer damages, small and whole, and how each is read."""
 
+# ruff: noqa: E501 - tables of files
+
 from __future__ import annotations
 
 import functools
@@ -446,35 +448,35 @@ def arguments(folder: Path) -> None:
         kind.of(given).identity()
 
 
-def readers(Reader: type) -> list[Any]:
+def readers(make: Callable[..., Any]) -> list[Any]:
     """All of them; weight is about what one reading costs."""
     results, rows = f"run/model/{DATE}_results.json", f"run/model/{DATE}_samples_df_local.jsonl"
     traces, data = "run/traces/rank0.jsonl", "run/traces/data.json"
     gqa = "data/gqa/testdev_balanced_questions.json"
     found = [
-        Reader("traces, resumed", "rank0.jsonl", write_traces, resume, bent_lines, 4),
-        Reader("run.json, resumed", "run.json", write_traces, resume, bent_json),
-        Reader("data.json, at a run's end", "data.json", write_traces, finish, bent_json),
-        Reader("traces, replayed", "rank0.jsonl", write_traces, replay, bent_lines),
-        Reader("run.json, replayed", "run.json", write_traces, replay, bent_json),
+        make("traces, resumed", "rank0.jsonl", write_traces, resume, bent_lines, 4),
+        make("run.json, resumed", "run.json", write_traces, resume, bent_json),
+        make("data.json, at a run's end", "data.json", write_traces, finish, bent_json),
+        make("traces, replayed", "rank0.jsonl", write_traces, replay, bent_lines),
+        make("run.json, replayed", "run.json", write_traces, replay, bent_json),
         *(
-            Reader(f"{name}, checked", file, write_run, check, mutation)
+            make(f"{name}, checked", file, write_run, check, mutation)
             for name, file, mutation in (
                 ("traces", traces, bent_lines), ("data.json", data, bent_json), ("results", results, bent_json),
                 ("logged samples", rows, bent_lines),
             )
         ),
-        Reader("baseline", "baseline.json", write_baseline, baseline, bent_json),
-        Reader("results, recorded", results, write_run, leaderboard, bent_json),
-        Reader("record", "runs/record.json", write_record, read_records, bent_json),
+        make("baseline", "baseline.json", write_baseline, baseline, bent_json),
+        make("results, recorded", results, write_run, leaderboard, bent_json),
+        make("record", "runs/record.json", write_record, read_records, bent_json),
         *(
-            Reader(f"{name}, reported", file, write_report, report, mutation, 0.02)
+            make(f"{name}, reported", file, write_report, report, mutation, 0.02)
             for name, file, mutation in (("traces", traces, bent_lines), ("results", results, bent_json))
         ),
-        Reader("answers", "answers.jsonl", write_answers, answers, bent_lines),
-        Reader("Excel file of answers", "answers.xlsx", write_answers, sheet, None, 0.5),
+        make("answers", "answers.jsonl", write_answers, answers, bent_lines),
+        make("Excel file of answers", "answers.xlsx", write_answers, sheet, None, 0.5),
         *(
-            Reader(f"questions: {name}", file, write_tasks, task(module, read), mutation, 0.5)
+            make(f"questions: {name}", file, write_tasks, task(module, read), mutation, 0.5)
             for name, file, module, read, mutation in (
                 ("df_local", "questions.jsonl", "local",
                  lambda folder: _module("local").read_questions(folder / "questions.jsonl"), bent_lines),
@@ -492,21 +494,21 @@ def readers(Reader: type) -> list[Any]:
                  lambda folder: _module("hrbench").read_questions(folder / "data", "hrbench_4k"), None),
             )
         ),
-        Reader("GQA's questions, for distractors", gqa, write_tasks, mcq, bent_json),
-        Reader("distractors, continued", "mcq.jsonl", write_mcq, mcq, bent_lines),
-        Reader("recipe", "recipe.yaml", write_recipe, recipe, bent_yaml, 0.5),
-        Reader("settings of data vg", "vg.yaml", write_settings, settings, bent_yaml, 0.2),
-        Reader("LLaVA's JSON", "llava.json", write_llava, llava, bent_json),
+        make("GQA's questions, for distractors", gqa, write_tasks, mcq, bent_json),
+        make("distractors, continued", "mcq.jsonl", write_mcq, mcq, bent_lines),
+        make("recipe", "recipe.yaml", write_recipe, recipe, bent_yaml, 0.5),
+        make("settings of data vg", "vg.yaml", write_settings, settings, bent_yaml, 0.2),
+        make("LLaVA's JSON", "llava.json", write_llava, llava, bent_json),
         *(
-            Reader(f"Visual Genome: {name}", f"vg/{name}.json", write_genome, genome, bent_json, 0.3)
+            make(f"Visual Genome: {name}", f"vg/{name}.json", write_genome, genome, bent_json, 0.3)
             for name in ("image_data", "objects", "question_answers", "attributes", "region_descriptions",
                          "qa_to_region_mapping")
         ),
-        Reader("data vg, continued: build.json", "out/build.json", write_build, genome, bent_json, 0.3),
-        Reader("data vg, continued: a part", "out/parts/part-00000.json", write_build, genome, bent_json, 0.3),
-        Reader("samples in Parquet", "samples-00000.parquet", write_samples, samples, None),
+        make("data vg, continued: build.json", "out/build.json", write_build, genome, bent_json, 0.3),
+        make("data vg, continued: a part", "out/parts/part-00000.json", write_build, genome, bent_json, 0.3),
+        make("samples in Parquet", "samples-00000.parquet", write_samples, samples, None),
         *(
-            Reader(f"model arguments of {name}", name, functools.partial(_write_arguments, {name: text}), arguments,
+            make(f"model arguments of {name}", name, functools.partial(_write_arguments, {name: text}), arguments,
                    bent_text, 1.0, True)
             for name, text in ARGUMENTS.items()
         ),

@@ -9,8 +9,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dualfocus_lmms.errors import UserError
-from dualfocus_lmms.files import atomic_write
+from dualfocus_lmms.errors import Interrupted, UserError
+from dualfocus_lmms.files import atomic_write, new_folder
 from dualfocus_lmms.scenes import SIDE, Scene, Thing
 
 
@@ -27,6 +27,8 @@ def write_visual_genome(folder: str | Path, scenes: Sequence[Scene], first_id: i
         raise UserError(f"{folder} holds pictures already: give a new folder.")
     try:
         _write(folder, pictures, scenes, first_id)
+    except KeyboardInterrupt as error:
+        raise Interrupted(f"nothing is kept in {str(folder)!r}. The same command begins anew.") from error
     except OSError as error:
         raise UserError(
             f"Cannot write to {str(folder)!r}: {error}. Give a new folder that can be written."
@@ -34,16 +36,21 @@ def write_visual_genome(folder: str | Path, scenes: Sequence[Scene], first_id: i
 
 
 def _write(folder: Path, pictures: Path, scenes: Sequence[Scene], first_id: int) -> None:
-    pictures.mkdir(parents=True)
-    images, objects, questions = [], [], []
-    for image_id, scene in enumerate(tqdm(scenes, desc="scenes", leave=False), first_id):
-        scene.picture().save(pictures / f"{image_id}.jpg", quality=92)
-        images.append({"image_id": image_id, "width": SIDE, "height": SIDE, "url": f"VG_100K/{image_id}.jpg"})
-        records = {thing: _record(thing, image_id, place) for place, thing in enumerate(scene.things)}
-        objects.append({"image_id": image_id, "objects": list(records.values())})
-        questions.append({"id": image_id, "qas": _qas(scene, image_id, records)})
-    for name, content in (("image_data", images), ("objects", objects), ("question_answers", questions)):
-        atomic_write(folder / f"{name}.json", json.dumps(content))
+    images: list[dict[str, Any]] = []
+    objects: list[dict[str, Any]] = []
+    questions: list[dict[str, Any]] = []
+    with new_folder(
+        pictures
+    ) as partial:  # which comes last: without it nothing is in the way of the same call
+        for image_id, scene in enumerate(tqdm(scenes, desc="scenes", leave=False), first_id):
+            scene.picture().save(partial / f"{image_id}.jpg", quality=92)
+            name = f"VG_100K/{image_id}.jpg"
+            images.append({"image_id": image_id, "width": SIDE, "height": SIDE, "url": name})
+            records = {thing: _record(thing, image_id, place) for place, thing in enumerate(scene.things)}
+            objects.append({"image_id": image_id, "objects": list(records.values())})
+            questions.append({"id": image_id, "qas": _qas(scene, image_id, records)})
+        for name, content in (("image_data", images), ("objects", objects), ("question_answers", questions)):
+            atomic_write(folder / f"{name}.json", json.dumps(content))
 
 
 def _record(thing: Thing, image_id: int, place: int) -> dict[str, Any]:
