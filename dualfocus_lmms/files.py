@@ -76,6 +76,8 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     try:
         partial.mkdir(parents=True)
         yield partial
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
         partial.rename(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Every reader on a few damaged files: none ends in a traceback, hangs, loses what is whole or names no file."""
+"""Every reader on damaged files: none ends in a traceback, hangs, loses what is whole or names no file."""
 
 from __future__ import annotations
 

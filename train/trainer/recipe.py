@@ -276,8 +276,10 @@ def _missing_files(given: Mapping[str, Any]) -> Iterator[str]:
     if isinstance(given.get("evaluation"), dict):
         named["evaluation.path"] = given["evaluation"].get("path")
     for key, path in named.items():
-        hub_name = key == "model" and (path in SHIPPED or re.fullmatch(r"[\w-]+/[\w.-]+", str(path)))
-        if isinstance(path, str) and not hub_name and not os.path.exists(path):
+        if not isinstance(path, str):
+            continue
+        hub_name = key == "model" and (path in SHIPPED or re.fullmatch(r"[\w-]+/[\w.-]+", path))
+        if not hub_name and not os.path.exists(path):
             yield f"{key}: there is no {path!r}"
 
 
