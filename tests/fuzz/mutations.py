@@ -67,7 +67,7 @@ def bend(value: Any, random: Random) -> Any:
     for _ in range(random.choice((1, 1, 1, 3))):
         path = random.choice(_places(value))
         if not path:
-            return random.choice(ODD) if random.random() < 0.2 else value
+            return copy.deepcopy(random.choice(ODD)) if random.random() < 0.2 else value
         place = value
         for key in path[:-1]:
             place = place[key]
@@ -81,7 +81,7 @@ def bend(value: Any, random: Random) -> Any:
         elif kind == 2 and isinstance(place, list):
             place.append(copy.deepcopy(place[key]))
         else:
-            place[key] = random.choice(ODD)
+            place[key] = copy.deepcopy(random.choice(ODD))
     return value
 
 
