@@ -328,7 +328,12 @@ def read_measured(folder: Path = FOLDER) -> dict[str, Measured]:
 
 def _read(path: Path, model: type[Model]) -> Model:
     advice = "Restore it; a record of a run may be deleted and made again, with --add."
-    return Kind[Model](model).read(path, advice)
+    found = Kind[Model](model).read(path, advice)
+    try:
+        found.model_dump_json()
+    except ValueError as error:  # half a character, which no table can show
+        raise UserError(f"{path} cannot be read ({error}). {advice}") from error
+    return found
 
 
 def add(measured: Measured, folder: Path | None = None) -> Path:

@@ -28,7 +28,7 @@ from dualfocus_lmms import UserError
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from fuzz.mutations import Mutation, spoil
 
-SLOW = 10.0  # seconds: a reader that takes longer has hung
+SLOW = 60.0  # seconds: a reader that takes longer has hung
 PACKAGES = ("dualfocus_lmms", "lmms_eval")
 BAR_OFF = {"TQDM_DISABLE": "1"}
 
