@@ -64,7 +64,8 @@ def choose_template(
     brought = [text for text in map(default_template, (processors, tokenizer.chat_template)) if text]
     own = next((text for text in brought if _writes(tokenizer, text, image_texts)), None)
     replaced = asked == "auto" and own is not None and _is_rewording(tokenizer, own, family)
-    used = "family" if asked == "family" or replaced or (asked == "auto" and own is None) else "checkpoint"
+    of_family = asked == "family" or replaced or (asked == "auto" and own is None)
+    used: Literal["family", "checkpoint"] = "family" if of_family else "checkpoint"
     template = family.chat_template if used == "family" else own
     if not template or not _writes(tokenizer, template, image_texts):
         raise UserError(_unusable(used, family, image_texts, brought))

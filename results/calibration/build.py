@@ -19,9 +19,8 @@ import pandas as pd
 from dualfocus_lmms.boxes import Box
 from dualfocus_lmms.calibrated import FORMAT, PREFIX, VERSION, Bias, CalibratedRule, Case, FittedOn, Logistic
 from dualfocus_lmms.errors import UserError, choose
-from dualfocus_lmms.files import writable
+from dualfocus_lmms.files import save_text, writable
 from dualfocus_lmms.integrity import FINGERPRINT
-from dualfocus_lmms.results.baseline import write_text
 from dualfocus_lmms.results.calibration import fit
 from dualfocus_lmms.results.outcomes import outcomes
 from dualfocus_lmms.results.report import by_question
@@ -211,7 +210,7 @@ def _write(out: str | Path, rule: CalibratedRule, table: Table, runs: Sequence[R
         "seed": fit.SEED,
         "figures": figures,
     }
-    write_text(out, json.dumps(data, indent=1, allow_nan=False) + "\n", "calibration")
+    save_text(out, json.dumps(data, indent=1, allow_nan=False) + "\n", "calibration")
 
 
 def _text(out: str | Path, rule: CalibratedRule, table: Table) -> str:

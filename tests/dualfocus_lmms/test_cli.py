@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import re
@@ -373,3 +374,34 @@ def test_no_command_is_a_mistake(run):
     done = run()
     assert done.code == 2
     assert "Commands:" in done.out + done.err
+
+
+def test_an_interruption_says_what_is_kept_and_is_in_the_way_of_nothing(
+    run_command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dualfocus_lmms.train.data import scene_files
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    command = ("dualfocus", "data", "scenes", str(tmp_path / "out"), "--count", "2")
+    with monkeypatch.context() as patch:
+        patch.setattr(scene_files, "_qas", interrupted)
+        done = run_command(*command)
+    assert (done.returncode, "nothing is kept" in done.stderr) == (130, True)
+    assert not list((tmp_path / "out").glob("VG_100K*"))
+    assert run_command(*command).returncode == 0
+    assert len(list((tmp_path / "out" / "VG_100K").iterdir())) == 2
+
+
+def test_a_full_disk_is_one_message(run_command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    from dualfocus_lmms import families
+
+    def full() -> str:
+        raise OSError(errno.ENOSPC, "No space left on device", "file.json")
+
+    monkeypatch.setattr(families, "table", full)
+    done = run_command("dualfocus", "families")
+    assert done.returncode == 2
+    assert "file.json" in done.stderr
+    assert "Traceback" not in done.stderr
