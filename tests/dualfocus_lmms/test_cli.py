@@ -277,7 +277,7 @@ def test_tiny_names_the_sizes(run, tmp_path: Path):
 def test_eval_passes_everything_to_the_host(run, monkeypatch: pytest.MonkeyPatch, arguments: list[str]):
     received = []
 
-    def evaluate(arguments: list[str]) -> int:
+    def evaluate(arguments: list[str], check_questions: object) -> int:
         received.append(list(arguments))
         return 3
 
@@ -288,7 +288,7 @@ def test_eval_passes_everything_to_the_host(run, monkeypatch: pytest.MonkeyPatch
 
 
 def test_eval_shows_the_hosts_user_errors(run, monkeypatch: pytest.MonkeyPatch):
-    def evaluate(arguments: list[str]) -> int:
+    def evaluate(arguments: list[str], check_questions: object) -> int:
         raise UserError("No task.")
 
     monkeypatch.setattr("dualfocus_lmms.models.host.evaluate.evaluate", evaluate)
