@@ -49,8 +49,8 @@ class ReplayOptions(Options):
     select: Rule | None = option(
         None,
         unset="the run's",
-        help="rule that picks the answer: `macro`, `micro`, `ppl`, `ppl_tie_macro`, or one of another "
-        "package; `release` or `micro_context` on a run with this rule",
+        help="rule that picks the answer: `macro`, `micro`, `ppl`, `ppl_tie_macro`, "
+        "`calibrated:FILE`, or one of another package; `release` or `micro_context` on a run with this rule",
     )
     skip_confidence: Probability | None = option(
         None,
