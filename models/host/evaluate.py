@@ -78,8 +78,8 @@ def _how_to_go_on(args: Any) -> str:
     """For an interruption before the first question, or after the last."""
     if "trace=" in str(args.model_args):
         return (
-            "no question was being answered. Answers given before are in the trace folder: the same command "
-            "with resume=True goes on."
+            "no question was being answered. Answers given before are in the trace folder: run the same "
+            "command with resume=True to resume."
         )
     return "no question was being answered. Nothing is kept: with trace=<folder> answers would be."
 

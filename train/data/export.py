@@ -72,7 +72,7 @@ def export(
         return folder / name
     except KeyboardInterrupt as error:
         raise Interrupted(
-            f"images are in {str(folder)!r}, the conversations are not. The same command begins anew."
+            f"images are in {str(folder)!r}, the conversations are not. Run the same command to start again."
         ) from error
     except OSError as error:
         raise UserError(f"Cannot write to {str(folder)!r}: {error}.") from error

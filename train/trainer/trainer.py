@@ -70,7 +70,7 @@ def train(recipe: str, overrides: Sequence[str] = ()) -> Path:
     except KeyboardInterrupt as error:
         last = last_checkpoint(Path(chosen.output))
         done = f"the last complete checkpoint is {last}" if last else "there is no complete checkpoint yet"
-        raise Interrupted(f"{done}. The same command goes on from there.") from error
+        raise Interrupted(f"{done}. Run the same command to resume from there.") from error
     except (OSError, RuntimeError, SafetensorError) as error:  # what the libraries raise when a disk is full
         if shutil.disk_usage(chosen.output).free > _SPACE:
             raise
