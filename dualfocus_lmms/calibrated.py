@@ -7,7 +7,6 @@ asked again, unless its name says so: `select=calibrated_in_sample:FILE`.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from typing import Any, Protocol
 
 from dualfocus_lmms.boxes import Box
 from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.json_text import load_json
 from dualfocus_lmms.types import Answer
 
 PREFIX = "calibrated:"
@@ -189,7 +189,7 @@ def load(name: str) -> CalibratedRule:
     prefix, _, file = name.partition(":")
     path = Path(file).expanduser()
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = load_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise UserError(f"select={name}: {path} cannot be read ({error}): {ADVICE}") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:

@@ -1,4 +1,4 @@
-"""The two ways a run can stop. Knows nothing about how they are shown (see `cli`)."""
+"""The ways a run can stop. Knows nothing about how they are shown (see `cli`)."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -13,6 +13,10 @@ class UserError(Exception):
 
 class GenerationError(RuntimeError):
     """The model failed on a sample (NaN logits, for example). It stops the run and is never scored."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C in work that can go on: the message says what is finished and how. Exit code 130."""
 
 
 def choose(what: str, given: object, allowed: Iterable[object]) -> UserError:

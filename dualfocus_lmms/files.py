@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -70,6 +71,26 @@ def replacing(path: str | Path, sync: bool = False) -> Iterator[Path]:
     if sync and os.name == "posix":
         with suppress(OSError):  # the file is complete; not every file system can sync a folder
             _sync(path.parent, os.O_RDONLY)
+
+
+@contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """A folder beside `path` to fill, which becomes `path` when the block ends.
+
+    When the block raises, it is removed, and so is what a kill left of an earlier one: nothing half done is
+    in the way of the same call. Raises OSError, also where `path` holds something.
+    """
+    path = Path(path).resolve()
+    partial = path.with_name(f"{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _sync(path: Path, flags: int) -> None:

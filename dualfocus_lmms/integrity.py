@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.json_text import STRICT, Kind
 from dualfocus_lmms.trace import Trace, read_traces, write_json
 
 DATA_FILE = "data.json"
@@ -20,6 +25,8 @@ FINGERPRINT = "questions_fingerprint"  # the column, and the entry in the result
 # Columns with the location of the data or notes about them; they are not part of a question.
 _BESIDE_THE_QUESTION = {"image", "images", "image_id", "hub", "questions_without_image", FINGERPRINT}
 _MEDIA = {"Image", "Audio", "Video"}
+
+log = logging.getLogger(__name__)
 
 
 def questions_fingerprint(docs: Any) -> str:
@@ -91,7 +98,7 @@ def write_data(folder: str | Path, documents: Mapping[str, Any]) -> None:
     documents: by "task/split", all documents of a task, including those that --limit left out. Entries
     of tasks that are not run again stay.
     """
-    data = read_data(folder)
+    data = _known(Path(folder))
     for name, described in describe_data(read_traces(folder)[0]).items():
         data.setdefault(name, {}).update(described)
     for name, docs in documents.items():
@@ -107,6 +114,44 @@ def write_data(folder: str | Path, documents: Mapping[str, Any]) -> None:
 
 
 def read_data(folder: str | Path) -> dict[str, dict[str, Any]]:
-    """What `write_data` wrote, by "task/split"; empty where the run has not ended."""
+    """What `write_data` wrote, by "task/split"; empty where the run has not ended. UserError for a damaged
+    one."""
     path = Path(folder) / DATA_FILE
-    return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    entries = _DATA.read(path, "Continue the run with resume=True, or delete it.")
+    return {
+        name: {key: value for key, value in asdict(entry).items() if value is not None}
+        for name, entry in entries.items()
+    }
+
+
+def _known(folder: Path) -> dict[str, dict[str, Any]]:
+    """`read_data`. A damaged file is put aside with a warning: a run that ends must not fail for it."""
+    try:
+        return read_data(folder)
+    except UserError as error:
+        aside = folder / f"{DATA_FILE}.damaged"
+        with suppress(OSError):
+            os.replace(folder / DATA_FILE, aside)
+        log.warning(
+            "%s It is written again, but for questions of tasks that are not in this run; the old one is %s.",
+            *(error, aside.name),
+        )
+        return {}
+
+
+@dataclass(frozen=True)
+class _Described:
+    """The entry of a task and its split."""
+
+    samples: int | None = None
+    prompts: str | None = None
+    images: str | None = None
+    questions: int | None = None
+    questions_fingerprint: str | None = None
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+
+_DATA: Kind[dict[str, _Described]] = Kind(dict[str, _Described])

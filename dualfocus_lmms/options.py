@@ -275,14 +275,14 @@ class ImageBounds(Options):
     min_pixels: PixelCount | None = option(
         None,
         unset="the checkpoint's",
-        help="fewest pixels of an image, for families with [dynamic resolution](docs/families.md#zoom)",
+        help="fewest pixels of an image, for families with dynamic resolution, such as Qwen2.5-VL",
     )
     max_pixels: PixelCount | None = option(
         None, unset="the checkpoint's", help="most pixels of an image, for the same families"
     )
 
 
-class LoadingOptions(ImageBounds):
+class LoadingOptions(Options):
     """Which model, and how it is loaded: see `load_checkpoint` and `make_engine`."""
 
     pretrained: Folder = option(
@@ -334,7 +334,7 @@ class LoadingOptions(ImageBounds):
     )
 
 
-class Keywords(SettingOptions, LoadingOptions):
+class Keywords(ImageBounds, SettingOptions, LoadingOptions):
     """Everything that `DualFocusModel` takes."""
 
     @classmethod

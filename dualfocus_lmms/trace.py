@@ -9,21 +9,22 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar, Literal
 
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.files import atomic_write
-from dualfocus_lmms.types import Answer, JointScores, Scores, Selection, TemplateChoice, Usage
+from dualfocus_lmms.json_text import LONGEST_LINE, STRICT, Kind, lines
+from dualfocus_lmms.types import Answer, JointScores, Selection, TemplateChoice
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-VERSION = 1
+VERSION: Literal[1] = 1
 # Settings that older runs did not write, with the value that stands for what they did.
 _ADDED = {"chat_template": "auto", "crop_pixels": "original"}
 
@@ -73,34 +74,18 @@ class Trace:
     chat_template_used: str | None = None
     input_size: tuple[int, int] | None = None
     crop_size: tuple[int, int] | None = None
-    version: int = VERSION
+    version: Literal[1] = VERSION
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     def to_json(self) -> str:
         """One line of JSON without a line break."""
         return json.dumps(asdict(self), ensure_ascii=False, allow_nan=False, default=str)
 
     @classmethod
-    def from_json(cls, line: str) -> Trace:
+    def from_json(cls, line: str | bytes) -> Trace:
         """The trace that `to_json` wrote. ValueError when the line is damaged or of another version."""
-        data = json.loads(line)
-        if not isinstance(data, dict) or data.get("version") != VERSION:
-            raise ValueError(f"not a trace of version {VERSION}")
-        try:
-            if data["macro"] is None:
-                raise TypeError("it has no macro answer")
-            data["selection"] = _selection(data["selection"])
-            for stage in ("macro", "locate", "micro"):
-                data[stage] = _answer(data[stage])
-            for name in ("image_size", "box", "crop"):
-                data[name] = tuple(data[name]) if data[name] is not None else None
-            for name in ("shifted_box", "input_size", "crop_size"):  # older traces lack some of them
-                if data.get(name) is not None:
-                    data[name] = tuple(data[name])
-            data["judged"] = _judged(data.get("judged"))
-            data["stop"] = tuple(data.get("stop", ()))
-            return cls(**data)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"not a trace: {error}") from error
+        return _TRACE.parse(line)
 
     @property
     def answers(self) -> list[Answer]:
@@ -108,32 +93,8 @@ class Trace:
         return [answer for answer in (self.macro, self.locate, self.micro) if answer is not None]
 
 
-def _selection(data: Mapping[str, Any]) -> Selection:
-    fields = dict(data)
-    if fields.get("compared") is not None:  # older traces have none
-        fields["compared"] = tuple(fields["compared"])
-    return Selection(**fields)
-
-
-def _answer(data: Mapping[str, Any] | None) -> Answer | None:
-    if data is None:
-        return None
-    fields = dict(data)
-    fields["usage"] = Usage(**fields["usage"])
-    fields["tokens"], fields["logprobs"] = tuple(fields["tokens"]), tuple(fields["logprobs"])
-    return Answer(**fields)
-
-
-def _judged(data: Mapping[str, Any] | None) -> JointScores | None:
-    if data is None:
-        return None
-    scores = {
-        name: None
-        if data[name] is None
-        else Scores(data[name]["text"], tuple(data[name]["logprobs"]), tuple(data[name]["closings"]))
-        for name in ("macro", "micro")
-    }
-    return JointScores(**{**data, **scores})
+_TRACE: Kind[Trace] = Kind(Trace)
+_SETTINGS: Kind[dict[str, Any]] = Kind(dict[str, Any])
 
 
 def trace_key(key: Mapping[str, Any]) -> str:
@@ -153,23 +114,29 @@ def read_traces(folder: str | Path) -> tuple[list[Trace], list[str]]:
     traces: dict[str, Trace] = {}
     damaged = []
     for path in sorted(folder.glob("rank*.jsonl")):
-        for number, line in _lines(path):
-            try:
-                trace = Trace.from_json(line)
-            except ValueError as error:
-                damaged.append(f"{path.name}:{number}: {error}")
-                continue
-            traces[trace_key(trace.key)] = trace
+        try:
+            for number, line in lines(path):
+                try:
+                    trace = _of_a_run(line)
+                except ValueError as error:
+                    damaged.append(f"{path.name}:{number}: {error}")
+                    continue
+                traces[trace_key(trace.key)] = trace
+        except OSError as error:
+            raise UserError(f"Cannot read the traces in {path}: {error}. Give a readable folder.") from error
     return list(traces.values()), damaged
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Every line that is not blank with its number, from 1 on. UserError when the file cannot be read."""
-    try:
-        with path.open(encoding="utf-8", errors="replace") as lines:
-            yield from ((number, line) for number, line in enumerate(lines, 1) if line.strip())
-    except OSError as error:
-        raise UserError(f"Cannot read the traces in {path}: {error}. Give a readable folder.") from error
+def _of_a_run(line: bytes | None) -> Trace:
+    """The trace of a line whose key says which sample of a run it is. ValueError for any other line."""
+    if line is None:
+        raise ValueError(f"it is longer than {LONGEST_LINE:,} bytes")
+    trace = Trace.from_json(line)
+    task, split, doc_id = (trace.key.get(name) for name in ("task", "split", "doc_id"))
+    named = isinstance(task, str) and isinstance(split, str)
+    if not named or not isinstance(doc_id, int) or isinstance(doc_id, bool) or doc_id < 0:
+        raise ValueError(f"key: task, split and doc_id name no sample, got {trace.key!r:.80}")
+    return trace
 
 
 class TraceWriter:
@@ -205,6 +172,11 @@ class TraceWriter:
                 "room, then give resume=True."
             ) from error
 
+    @property
+    def folder(self) -> Path:
+        """Where it writes to."""
+        return Path(self._file.name).parent
+
     def close(self) -> None:
         self._file.close()
 
@@ -226,29 +198,36 @@ def _hold(file: BinaryIO) -> None:
 def claim_folder(folder: str | Path, settings: Mapping[str, Any], resume: bool) -> None:
     """Make `folder` the trace folder of a run with `settings`; call it from one process only.
 
-    A folder with traces is taken again only with `resume`, and only by the same settings: UserError names
-    those that differ.
+    A folder with answers is taken again only with `resume`, and only by the same settings: UserError names
+    those that differ. One without answers, as a run leaves it that failed before its first, is anybody's.
     """
     folder = Path(folder)
     run = folder / "run.json"
-    used = run.exists() or any(folder.glob("rank*.jsonl"))
-    if used and not resume:
-        raise UserError(
-            f"The trace folder {folder} already holds a run{_no_answer(folder)}. "
-            "Add resume=True to continue it, or give another folder."
-        )
-    if run.exists():
-        _compare(folder, read_settings(folder), json.loads(json.dumps(dict(settings))))
-        return
-    if used:
-        raise UserError(
-            f"{folder} holds traces but no run.json: it cannot be resumed safely. Give another folder."
-        )
     try:
+        if _answered(folder):
+            _check_same_run(folder, run, settings, resume)
+            return
+        for path in folder.glob("rank*.jsonl"):
+            with path.open("ab") as file:
+                _hold(file)  # of a run at work that has no answer yet
         folder.mkdir(parents=True, exist_ok=True)
         write_json(run, settings)
     except OSError as error:
         raise UserError(f"Cannot make the trace folder {folder}: {error}. Give another folder.") from error
+
+
+def _check_same_run(folder: Path, run: Path, settings: Mapping[str, Any], resume: bool) -> None:
+    """UserError where a folder with answers cannot be continued."""
+    if not resume:
+        raise UserError(
+            f"The trace folder {folder} already holds a run. Add resume=True to continue it, or give another "
+            "folder."
+        )
+    if not run.exists():
+        raise UserError(
+            f"{folder} holds traces but no run.json: it cannot be resumed safely. Give another folder."
+        )
+    _compare(folder, read_settings(folder), json.loads(json.dumps(dict(settings))))
 
 
 def record_template(folder: str | Path, template: TemplateChoice) -> None:
@@ -277,16 +256,10 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 def read_settings(folder: str | Path) -> dict[str, Any]:
     """The settings of the run that wrote a trace folder."""
-    path = Path(folder) / "run.json"
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"Cannot read the settings of a run from {path}: {error}. Give a folder that a run wrote whole."
-        ) from error
-    if not isinstance(settings, dict):
-        raise UserError(f"Cannot read the settings of a run from {path}: it does not hold a JSON object.")
-    return settings
+    return _SETTINGS.read(
+        Path(folder) / "run.json",
+        "It says which settings the answers in the folder have: restore it, or give another folder.",
+    )
 
 
 def _compare(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -300,15 +273,8 @@ def _compare(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) ->
     if differing:
         raise UserError(
             f"The run in {folder} cannot be resumed with other settings: {'; '.join(differing)}. "
-            f"Use the same settings, or give another folder{_no_answer(folder)}."
+            "Use the same settings, or give another folder."
         )
-
-
-def _no_answer(folder: Path) -> str:
-    """What to do about a run that stopped, or was started, without any answer."""
-    if _answered(folder):
-        return ""
-    return " (it has no answer yet: unless it is at work now, the folder may be deleted)"
 
 
 def _answered(folder: Path) -> bool:

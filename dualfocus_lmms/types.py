@@ -253,10 +253,14 @@ class Backend(Protocol):
     """What the flow needs from a model. `testing.FakeBackend` is a scripted one."""
 
     box_format: BoxFormat
-    template: TemplateChoice | None  # None where nothing is known of it
     local_patches: bool  # whether a sub-image can join the tiles of an image
     native_locate: str | None  # Q1 as the family was trained with, {question} in it; None: it has none
     resolution: DynamicResolution | None  # how it resizes images; None: its encoder or tiles have one size
+
+    @property
+    def template(self) -> TemplateChoice | None:
+        """Whose chat template writes the prompts; None where nothing is known of it."""
+        ...
 
     def generate(self, prompts: Sequence[Prompt]) -> list[Answer]:
         """Greedy continuations, one for each prompt, in order.

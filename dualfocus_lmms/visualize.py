@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from dualfocus_lmms.boxes import Box
 from dualfocus_lmms.calibrated import is_calibrated
 from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.files import replacing
 from dualfocus_lmms.images import rgb
 from dualfocus_lmms.prompts import PROMPTS, bare_question
 from dualfocus_lmms.trace import Trace
@@ -84,7 +85,8 @@ def save(picture: Image.Image, path: str | Path) -> None:
     """Write an image; UserError when the folder or the file's ending is not usable (`check_path`)."""
     check_path(path)
     try:
-        picture.save(path)
+        with replacing(path) as temporary:
+            picture.save(temporary, Image.registered_extensions()[Path(path).suffix.lower()])
     except (OSError, ValueError) as error:
         raise UserError(f"Cannot write the image {str(path)!r}: {error}.") from error
 

@@ -11,14 +11,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.files import save_text
+from dualfocus_lmms.json_text import STRICT, Kind
 from dualfocus_lmms.results.outcomes import ACCURACY, number
-from dualfocus_lmms.results.runs import Run, TaskRun, read_json
+from dualfocus_lmms.results.runs import Run, TaskRun
 
-VERSION = 1
+VERSION: Literal[1] = 1
 FINGERPRINTS = ("prompts", "images", "questions_fingerprint")
 _DECIMALS = 3  # of the score of one answer
 _NUMBERS = re.compile(r"\[\s+((?:-?[\d.]+|null)(?:,\s+(?:-?[\d.]+|null))*)\s+\]")
@@ -60,7 +61,9 @@ class Baseline:
     versions: dict[str, str]
     settings: dict[str, Any]
     tasks: dict[str, TaskScores]
-    version: int = VERSION
+    version: Literal[1] = VERSION
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     @classmethod
     def of(cls, run: Run) -> Baseline:
@@ -92,22 +95,14 @@ class Baseline:
         path = Path(path)
         if not path.is_file():
             raise UserError(f"No baseline at {path}: write one from a run that is good, with --update.")
-        data = read_json(path)
-        if data.get("version") != VERSION:
-            raise UserError(
-                f"{path} is a baseline of version {data.get('version')!r}, this program reads {VERSION}: "
-                "write it anew with --update."
-            )
-        try:
-            tasks = {name: _read_task(values) for name, values in data.pop("tasks").items()}
-            return cls(tasks=tasks, **data)
-        except (AttributeError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is no baseline ({error!r}): write it anew with --update.") from error
+        return _BASELINE.read(
+            path,
+            f"A baseline of version {VERSION} is expected: restore it, or write it anew from a run that is "
+            "good, with --update.",
+        )
 
 
-def _read_task(values: Mapping[str, Any]) -> TaskScores:
-    figures = {name: Figure(**figure) for name, figure in values["metrics"].items()}
-    return TaskScores(**{**values, "metrics": figures})
+_BASELINE: Kind[Baseline] = Kind(Baseline)
 
 
 def _task_scores(task: TaskRun, results: Mapping[str, Any]) -> TaskScores:

@@ -116,11 +116,12 @@ def _looked_up(task_run: TaskRun, loaded: ConfigurableTask) -> tuple[TaskRun, Co
 def _fits(task_run: TaskRun, loaded: ConfigurableTask, docs: Any) -> bool:
     """Whether these are the questions of the run: by fingerprint, or where a run was killed before it wrote
     one, by the prompts of its samples."""
+    if any(sample.doc_id >= len(docs) for sample in task_run.samples):
+        return False
     if FINGERPRINT in task_run.data:
         return questions_fingerprint(docs) == task_run.data[FINGERPRINT]
     return all(
-        sample.doc_id < len(docs)
-        and loaded.doc_to_text(docs[sample.doc_id]).strip() == sample.trace.prompts["macro"].strip()
+        loaded.doc_to_text(docs[sample.doc_id]).strip() == sample.trace.prompts.get("macro", "").strip()
         for sample in task_run.samples
     )
 
@@ -128,7 +129,7 @@ def _fits(task_run: TaskRun, loaded: ConfigurableTask, docs: Any) -> bool:
 def _from_docs(loaded: ConfigurableTask, samples: Sequence[SampleRun], docs: Sequence[Doc]) -> dict[str, Any]:
     columns = (loaded.config.metadata or {}).get("dualfocus") or {}
     question, box = columns.get("question"), columns.get("box")
-    prompts = [sample.trace.prompts["macro"] for sample in samples]
+    prompts = [sample.trace.prompts.get("macro", "") for sample in samples]
     boxes = [None if box is None else doc[box] for doc in docs]
     return {
         "question": prompts if question is None else [doc[question] for doc in docs],

@@ -6,7 +6,6 @@ print(run.complete, {name: len(task.samples) for name, task in run.tasks.items()
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -14,11 +13,47 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.integrity import read_data
+from dualfocus_lmms.json_text import LONGEST_LINE, Kind, lines
 from dualfocus_lmms.trace import Trace, read_settings, read_traces
 
 REPLAY = "dualfocus_replay"  # the model class that answers from traces
 RESULTS = "*_results.json"
+_AGAIN = "Run the same command with resume=True: nothing is answered twice, and it is written anew."
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")  # the rest is the host's
+
+
+class _Size(_Part):
+    original: int
+    effective: int
+
+
+class _Config(_Part):
+    model: str | None = None
+    model_args: str | dict[str, Any] | None = None
+    resolved_cli_args: dict[str, Any] | None = None
+
+
+class _Results(_Part):
+    """What is read of the host's results."""
+
+    results: dict[str, dict[str, Any]] = {}
+    higher_is_better: dict[str, dict[str, bool | None]] = {}
+    configs: dict[str, dict[str, Any]] = {}
+    sizes: dict[str, _Size] = Field({}, alias="n-samples")
+    group_subtasks: dict[str, list[str]] = {}
+    versions: dict[str, Any] = {}
+    config: _Config | None = None
+
+
+_RESULTS: Kind[_Results] = Kind(_Results)
+_ROW: Kind[dict[str, Any]] = Kind(dict[str, Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +123,7 @@ def load_run(folder: str | Path, traces: str | Path | None = None) -> Run:
     """
     folder = Path(folder)
     file = newest_results(folder)
-    results = None if file is None else read_json(file)
+    results = None if file is None else _read_results(file)
     if results is not None and (results.get("config") or {}).get("model") == REPLAY:
         raise UserError(
             f"{folder} holds a replay, whose traces are those of another run with another choice: give the "
@@ -102,13 +137,14 @@ def load_run(folder: str | Path, traces: str | Path | None = None) -> Run:
         )
     found, damaged = ([], []) if where is None else read_traces(where)
     settings = read_settings(where) if where is not None and (where / "run.json").is_file() else {}
-    data = read_json(where / "data.json") if where is not None and (where / "data.json").is_file() else {}
+    data = {} if where is None else read_data(where)
+    found, strange = _of_known_questions(found, _questions(results, data))
     return Run(
         name=folder.resolve().name,
         tasks=_tasks(results, file, found, data),
         results=results,
         settings=settings,
-        damaged=tuple(damaged),
+        damaged=(*damaged, *strange),
     )
 
 
@@ -117,15 +153,27 @@ def newest_results(folder: Path) -> Path | None:
     return max(folder.rglob(RESULTS), key=lambda path: path.name, default=None)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; UserError when it cannot be read or holds another thing."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}): give a file as it was written.") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} holds no JSON object: give a file as it was written.")
-    return value
+def _questions(results: Mapping[str, Any] | None, data: Mapping[str, Any]) -> dict[str, int]:
+    """How many questions a task has, as far as a run's files say it."""
+    sizes = (results or {}).get("n-samples", {})
+    told = {name.split("/")[0]: about["questions"] for name, about in data.items() if "questions" in about}
+    return {task: size["original"] for task, size in sizes.items()} | told
+
+
+def _of_known_questions(traces: list[Trace], questions: Mapping[str, int]) -> tuple[list[Trace], list[str]]:
+    """(traces, those of questions that the task does not have, by name): such a line is damaged."""
+    kept, strange = [], []
+    for trace in traces:
+        task, doc_id = trace.key["task"], trace.key["doc_id"]
+        if doc_id < questions.get(task, doc_id + 1):
+            kept.append(trace)
+        else:
+            strange.append(f"{task}: doc_id {doc_id} of {questions[task]} questions, from 0 on")
+    return kept, strange
+
+
+def _read_results(file: Path) -> dict[str, Any]:
+    return _RESULTS.read(file, _AGAIN).model_dump(by_alias=True, exclude_unset=True)
 
 
 def _trace_folder(folder: Path, results: Mapping[str, Any] | None) -> Path | None:
@@ -138,7 +186,7 @@ def _trace_folder(folder: Path, results: Mapping[str, Any] | None) -> Path | Non
 
 def trace_argument(results: Mapping[str, Any] | None) -> Path | None:
     """The folder in `trace=` of the model arguments that the host's results repeat."""
-    given = (results or {}).get("config", {}).get("model_args") or ""
+    given = ((results or {}).get("config") or {}).get("model_args") or ""
     if isinstance(given, Mapping):
         name = given.get("trace")
     else:
@@ -157,7 +205,7 @@ def _tasks(
         splits[trace.key["task"]] = trace.key["split"]
     results = results or {}
     configs, sizes = results.get("configs", {}), results.get("n-samples", {})
-    include_path = (results.get("config") or {}).get("resolved_cli_args", {}).get("include_path")
+    include_path = ((results.get("config") or {}).get("resolved_cli_args") or {}).get("include_path")
     tasks = {}
     for task in sorted(sizes or samples):
         split = splits.get(task) or _split(configs.get(task, {}))
@@ -185,11 +233,14 @@ def _samples_file(results: Path | None, task: str) -> Path | None:
 
 
 def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                yield json.loads(line)
-            except ValueError as error:
-                raise UserError(
-                    f"{path}:{number} cannot be read ({error}): give a file as it was written."
-                ) from error
+    number = 1
+    try:
+        for number, line in lines(path):  # noqa: B007 - named in the message
+            if line is None:
+                raise ValueError(f"it is longer than {LONGEST_LINE:,} bytes")
+            row = _ROW.parse(line)
+            if not isinstance(row.get("doc_id"), int):
+                raise ValueError(f"doc_id: a whole number is expected, got {row.get('doc_id')!r:.80}")
+            yield row
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}:{number} cannot be read ({error}). {_AGAIN}") from error

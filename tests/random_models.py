@@ -190,7 +190,7 @@ def random_questions(
 
 def _scene(random: Random) -> tuple[Image.Image, str]:
     scene = make_scene("validation", random.randrange(2**31), 0)
-    return scene.picture(), random.choice(scene.asked).question
+    return scene.image(), random.choice(scene.questions).question
 
 
 def random_settings(random: Random, checkpoint: Checkpoint, own_boxes: bool, skip: float = 1.0) -> Settings:

@@ -5,23 +5,41 @@ dualfocus ask photo.jpg "What is on the sign?" --pretrained CHECKPOINT --save an
 
 from __future__ import annotations
 
-from typing import Annotated
+import errno
+from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from dualfocus_lmms._version import __version__
 from dualfocus_lmms.cli import ask, bench, checkpoints, data, results, train
 from dualfocus_lmms.cli import eval as evaluation
 from dualfocus_lmms.cli.output import show
-from dualfocus_lmms.errors import GenerationError, UserError
+from dualfocus_lmms.errors import GenerationError, Interrupted, UserError
+
+
+class Commands(typer.core.TyperGroup):
+    """Shows what an interruption leaves; typer itself says "Aborted"."""
+
+    def invoke(self, context: Any) -> Any:
+        try:
+            return super().invoke(context)
+        except Interrupted as error:
+            show(f"\nInterrupted: {error}", error=True)
+            raise typer.Exit(130) from None
+
 
 app = typer.Typer(
+    cls=Commands,
     help="DualFocus: two looks at an image, the answer with the lower perplexity.",
     pretty_exceptions_enable=False,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
 )
+
+# A disk, a quota or a file that is full, and a disk that is only read.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 # The command reads nothing: whatever follows it, --help included, belongs to the host.
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -44,17 +62,21 @@ app.command()(bench.bench)
 
 
 def main() -> None:
-    """The entry point. Exit codes: 0 done, 1 the model, the program or a check failed, 2 a user's
-    mistake."""
+    """The entry point. Exit codes: 0 done, 1 the model, the program or a check failed, 2 a user's mistake
+    or a full disk, 130 interrupted."""
     try:
         app(prog_name="dualfocus")
     except UserError as error:
         _stop(error, 2)
     except GenerationError as error:
         _stop(error, 1)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        _stop(f"{error}. Make room or give another folder; what was written before is whole.", 2)
 
 
-def _stop(error: Exception, code: int) -> None:
+def _stop(error: object, code: int) -> None:
     show(f"Error: {error}", error=True)
     raise SystemExit(code)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,7 +18,15 @@ def evaluate(context: typer.Context) -> None:
     """Run lmms-eval with --model dualfocus. Takes all of its options; dualfocus eval --help lists them."""
     from dualfocus_lmms.models.host.evaluate import evaluate
 
-    raise typer.Exit(evaluate(context.args))
+    raise typer.Exit(evaluate(context.args, _check_questions))
+
+
+def _check_questions(tasks: Sequence[str], limit: int | None) -> None:
+    """UserError for a user's own file of questions that has faults, before a model is loaded for it."""
+    if "df_local" in tasks:
+        from dualfocus_lmms.tasks.local.docs import check
+
+        check(limit)
 
 
 def arguments(

@@ -25,7 +25,7 @@ from transformers import GenerationConfig, LlavaConfig, LlavaForConditionalGener
 
 from dualfocus_lmms._version import __version__
 from dualfocus_lmms.errors import UserError, choose
-from dualfocus_lmms.files import atomic_write
+from dualfocus_lmms.files import atomic_write, new_folder
 from dualfocus_lmms.models.checkpoint.loading import DTYPES
 from dualfocus_lmms.models.convert import llava_original as original
 from dualfocus_lmms.models.convert.weight_files import (
@@ -283,21 +283,16 @@ def _final(weight: Weight, rows: int, dtype: torch.dtype | None) -> Spec:
 @contextmanager
 def _partial(target: Path, size: int) -> Iterator[Path]:
     """The folder to write to, which becomes `target` at the end of the block, or vanishes when it fails."""
-    partial = target.with_name(f"{target.name}.partial")
     try:
-        shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
-        partial.mkdir(parents=True)
-        free = shutil.disk_usage(partial).free
-        if free < size:
-            raise UserError(
-                f"{str(target)!r} needs {size / 1e9:.1f} GB, and its disk has {free / 1e9:.1f} GB left."
-            )
-        yield partial
-        partial.rename(target)
+        with new_folder(target) as partial:
+            free = shutil.disk_usage(partial).free
+            if free < size:
+                raise UserError(
+                    f"{str(target)!r} needs {size / 1e9:.1f} GB, and its disk has {free / 1e9:.1f} GB left."
+                )
+            yield partial
     except OSError as error:
         raise UserError(f"Cannot write {str(target)!r}: {error}.") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write_weights(folder: Path, conversion: Conversion, progress: bool) -> None:

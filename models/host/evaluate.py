@@ -12,18 +12,19 @@ import gc
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from traceback import walk_tb
 from typing import Any
 
-from dualfocus_lmms.errors import GenerationError, UserError, choose
+from dualfocus_lmms.errors import GenerationError, Interrupted, UserError, choose
 from dualfocus_lmms.files import writable
 from dualfocus_lmms.models.host.manifest import ONLY_OUR_TASKS
 from dualfocus_lmms.models.host.requests import GENERATION_SETTINGS, ONLY_GENERATE_UNTIL
 
 OUR_PREFIX = "df_"
 OUR_MODELS = "dualfocus"  # how the names of ours begin
+_REPLAY = "dualfocus_replay"  # opens no image
 _NO_MODEL = "hf"  # the host's default for --model, which it does not have itself
 # The host's functions that check its arguments: their own ValueError or AssertionError is the user's mistake.
 _CHECKS = ("cli_evaluate", "cli_evaluate_single", "simple_evaluate", "_require_model_id")
@@ -34,8 +35,12 @@ class _Stop(BaseException):
     """Carries an error past the host, which catches every Exception and exits with 0."""
 
 
-def evaluate(arguments: Sequence[str]) -> int:
+def evaluate(
+    arguments: Sequence[str], check_questions: Callable[[Sequence[str], int | None], None] | None = None
+) -> int:
     """Run the host with its own command-line `arguments`; the exit code.
+
+    check_questions: called with the tasks and the limit before a model is loaded.
 
     Raises what went wrong, a UserError where one lies beneath it.
     """
@@ -46,8 +51,14 @@ def evaluate(arguments: Sequence[str]) -> int:
     def stop_at_failure(args: Any) -> Any:
         try:
             _check(args)
+            if check_questions is not None and args.model != _REPLAY:
+                tasks = [task.strip() for task in args.tasks.split(",")]
+                whole = args.limit is not None and args.limit >= 1
+                check_questions(tasks, int(args.limit) if whole else None)
             with _fewest_tasks(args), _results_written(args.output_path):
                 return single(args)
+        except KeyboardInterrupt as error:
+            raise error if isinstance(error, Interrupted) else Interrupted(_how_to_go_on(args)) from error
         except Exception as error:
             raise _Stop from error
 
@@ -61,6 +72,16 @@ def evaluate(arguments: Sequence[str]) -> int:
     finally:
         host.cli_evaluate_single = single
     return 0
+
+
+def _how_to_go_on(args: Any) -> str:
+    """For an interruption before the first question, or after the last."""
+    if "trace=" in str(args.model_args):
+        return (
+            "no question was being answered. Answers given before are in the trace folder: run the same "
+            "command with resume=True to resume."
+        )
+    return "no question was being answered. Nothing is kept: with trace=<folder> answers would be."
 
 
 def _import_host() -> Any:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from lmms_eval.api.instance import GenerationResult
@@ -48,8 +49,8 @@ class ReplayOptions(Options):
     select: Rule | None = option(
         None,
         unset="the run's",
-        help="rule that picks the answer: `macro`, `micro`, `ppl`, `ppl_tie_macro`, or one of another "
-        "package; `release` or `micro_context` on a run with this rule",
+        help="rule that picks the answer: `macro`, `micro`, `ppl`, `ppl_tie_macro`, "
+        "`calibrated:FILE`, or one of another package; `release` or `micro_context` on a run with this rule",
     )
     skip_confidence: Probability | None = option(
         None,
@@ -86,6 +87,13 @@ class ReplayOptions(Options):
     def settings(self, run: Mapping[str, Any]) -> Settings:
         """How the answers of a run with the settings `run` (its run.json) are chosen, checked."""
         values = {name: run[name] for name in _FROM_RUN if name in run}
+        try:
+            Settings.of(**values)
+        except (UserError, TypeError, ValueError, OverflowError) as error:
+            raise UserError(
+                f"{Path(self.trace) / 'run.json'} has settings that no run writes ({error}): restore it, "
+                "or give another run."
+            ) from error
         if self.second is not None:
             values |= {"pathway": "both", "skip_confidence": 1.0}
         elif values.get("pathway") == "macro":

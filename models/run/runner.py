@@ -9,7 +9,7 @@ from functools import partial
 from loguru import logger
 from tqdm import tqdm
 
-from dualfocus_lmms.errors import GenerationError, UserError
+from dualfocus_lmms.errors import GenerationError, Interrupted, UserError
 from dualfocus_lmms.flow import Sample, answer_batch, run_macro, run_zoom
 from dualfocus_lmms.models.run import memory
 from dualfocus_lmms.models.run.batches import LARGEST_SIZE, BatchItem, BatchSize, Reader, in_order
@@ -66,13 +66,21 @@ class Runner:
             reader = Reader(in_order(unanswered.values()), pool)
             try:
                 self._run_batches(reader, progress)
-            except (
-                UserError
-            ):  # such as an image that cannot be read: the waiting questions are answered first
+                self._run_waiting(1, progress)
+            except UserError:  # an image cannot be read, say: the waiting questions are answered first
                 self._run_waiting(1, progress)
                 raise
-            self._run_waiting(1, progress)
+            except KeyboardInterrupt as error:
+                raise Interrupted(self._interrupted(requests)) from error
         return [self._traces[_name(request.key)] for request in requests]
+
+    def _interrupted(self, requests: Sequence[Request]) -> str:
+        """What is finished, and how to resume."""
+        finished = sum(_name(request.key) in self._traces for request in requests)
+        kept = "They are lost: with trace=<folder> they would be kept."
+        if self._writer is not None:
+            kept = f"They are in {self._writer.folder}: run the same command with resume=True to resume."
+        return f"{finished} of {len(requests)} questions are answered. {kept}"
 
     def _run_batches(self, reader: Reader, progress: tqdm) -> None:
         while items := reader.take(self.batch_size.now):

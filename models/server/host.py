@@ -53,13 +53,14 @@ URL = "OPENAI_BASE_URL"
 _BATCH = 8
 
 
-class ServerOptions(FlowOptions, ImageBounds):
+class ServerOptions(ImageBounds, FlowOptions):
     """Everything a user can set with `--model_args`."""
 
     base_url: Text = option(
         decides=False,
         secret=True,
-        help="of the server, with `/v1`; one with a password stands in the environment, as OPENAI_BASE_URL",
+        help="of the server, with `/v1`. One with a user or a password is refused, since lmms-eval writes "
+        "model arguments into its results: export `OPENAI_BASE_URL` and leave `base_url` out",
     )
     model: Text = option(help="the model's name there (`--served-model-name`, or what `/v1/models` lists)")
     family: FamilyName = option(

@@ -49,6 +49,7 @@ from transformers.models.llava_onevision.video_processing_llava_onevision import
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
 
 from dualfocus_lmms.errors import choose
+from dualfocus_lmms.files import new_folder
 from dualfocus_lmms.models.tiny.llava import character_tokenizer
 from dualfocus_lmms.plugins import family_for
 
@@ -77,8 +78,9 @@ def save_tiny_family(folder: str | Path, family: str, seed: int = 0) -> Path:
     tokenizer = processor.tokenizer
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    for part in (model, processor):
-        part.save_pretrained(folder)
+    with new_folder(folder) as partial:
+        for part in (model, processor):
+            part.save_pretrained(partial)
     return Path(folder)
 
 

@@ -27,6 +27,7 @@ from transformers import (
 from dualfocus_lmms.boxes import Box
 from dualfocus_lmms.conversation import Conversation
 from dualfocus_lmms.errors import UserError, choose
+from dualfocus_lmms.files import new_folder
 from dualfocus_lmms.models.checkpoint.image_inputs import image_tokens
 from dualfocus_lmms.models.checkpoint.loading import Checkpoint
 from dualfocus_lmms.models.convert.llava_original import read_tokenizer
@@ -74,8 +75,9 @@ def save_tiny(
     processor = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
     if steps:
         teach_form(Checkpoint(model, loaded, processor, LLAVA), steps, seed)
-    for part in (model, loaded, processor):
-        part.save_pretrained(folder)
+    with new_folder(folder) as partial:
+        for part in (model, loaded, processor):
+            part.save_pretrained(partial)
     return folder
 
 

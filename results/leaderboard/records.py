@@ -19,8 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.files import save_text
+from dualfocus_lmms.json_text import Kind
 from dualfocus_lmms.results.baseline import FINGERPRINTS, Baseline, Figure, TaskScores
-from dualfocus_lmms.results.runs import Run, read_json
+from dualfocus_lmms.results.runs import Run
 
 FOLDER = Path(__file__).parents[1] / "data"  # the package's own numbers: read anywhere, written in a checkout
 PUBLISHED, RUNS = "published", "runs"
@@ -214,7 +215,13 @@ def _task(
     name: str, task: TaskScores, results: Mapping[str, Any], others: Mapping[Pathway, dict[str, Score]]
 ) -> MeasuredTask:
     members = list(_members(name, results))
-    sizes = [results["n-samples"][member] for member in members]
+    known = results.get("n-samples", {})
+    if unknown := [member for member in members if member not in known]:
+        raise UserError(
+            f"The results of the run do not tell how many questions {', '.join(unknown)} asked: give the "
+            "JSON that the host wrote."
+        )
+    sizes = [known[member] for member in members]
     missing = sum(_missing(member, results) for member in members)
     return MeasuredTask(
         n=sum(size["effective"] for size in sizes),
@@ -273,7 +280,7 @@ def _finished(results: Mapping[str, Any]) -> datetime.datetime:
         return datetime.datetime.strptime(date, "%Y%m%d_%H%M%S")
     except ValueError as error:
         raise UserError(
-            f"The results say {date!r} as their date: give the JSON that the host wrote."
+            f"The results of the run say {date!r} as their date: give the JSON that the host wrote."
         ) from error
 
 
@@ -320,10 +327,13 @@ def read_measured(folder: Path = FOLDER) -> dict[str, Measured]:
 
 
 def _read(path: Path, model: type[Model]) -> Model:
+    advice = "Restore it; a record of a run may be deleted and made again, with --add."
+    found = Kind[Model](model).read(path, advice)
     try:
-        return model.model_validate(read_json(path))
-    except ValidationError as error:
-        raise UserError(f"{path} is not of the form it must have: {error}") from error
+        found.model_dump_json()
+    except ValueError as error:  # half a character, which no table can show
+        raise UserError(f"{path} cannot be read ({error}). {advice}") from error
+    return found
 
 
 def add(measured: Measured, folder: Path | None = None) -> Path:
@@ -332,7 +342,16 @@ def add(measured: Measured, folder: Path | None = None) -> Path:
     folder: None is the package's own, in a checkout alone (see `own_folder`).
     """
     path = (folder or own_folder()) / RUNS / f"{measured.name}.json"
-    if path.exists():
+    if path.exists() and _is_whole(path):
         raise UserError(f"{path} exists: this run was added before, and what was measured is never changed.")
     save_text(path, measured.model_dump_json(indent=1) + "\n", "record")
     return path
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a record can be read; what a full disk left of one may be written again."""
+    try:
+        _read(path, Measured)
+    except UserError:
+        return False
+    return True

@@ -45,20 +45,24 @@ FACTS = (
     "skip_confidence",
     "dtype",
 )
+NAMES_SHOWN = 5
 NOT_IN_CSV = ["trace", "run"]
 
 
 @dataclass(frozen=True)
 class Report:
-    """Where a report was written, and how much of it there is. images: how many samples have theirs."""
+    """Where a report was written, and how much of it there is. pictures: how many samples have theirs.
+    missing: what each run lacks."""
 
     folder: Path
     samples: int
     pictures: int
+    missing: tuple[str, ...] = ()
 
     def text(self) -> str:
-        """One line that says where to look."""
-        return f"{self.folder / 'report.html'}: {self.samples:,} samples, {self.pictures:,} with picture."
+        """Where to look, and what is missing of each run."""
+        where = f"{self.folder / 'report.html'}: {self.samples:,} samples, {self.pictures:,} with picture."
+        return "\n".join([where, *self.missing])
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,8 @@ def report(
         raise UserError(
             f"Cannot write the report to {folder}: {error}. Give another folder with --out."
         ) from error
-    return Report(folder, len(samples), sum(place >= 0 for place in rows["photo"]))
+    missing = tuple(f"{one.name}: {notice}" for one in shown for notice in incomplete(one))
+    return Report(folder, len(samples), sum(place >= 0 for place in rows["photo"]), missing)
 
 
 # --- runs --------------------------------------------------------------------------------------------------
@@ -208,11 +213,20 @@ def incomplete(shown: Shown) -> list[str]:
         if asked is not None and len(task.samples) < asked:
             share = 100 * len(task.samples) / asked
             notices.append(f"{name}: {len(task.samples):,} of {asked:,} samples are here ({share:.1f}%).")
+            present = {sample.doc_id for sample in task.samples}
+            lacking = [str(doc_id) for doc_id in range(asked) if doc_id not in present]
+            notices.append(f"Missing: doc_id {_first(lacking)}.")
     if shown.run.results is None and notices:
         notices.append("The run wrote no results: it was killed, still works, or was given a --limit.")
     if shown.run.damaged:
-        notices.append(f"Lines of the traces that cannot be read: {len(shown.run.damaged):,}.")
+        named = _first(shown.run.damaged)
+        notices.append(f"Lines of the traces that cannot be read: {len(shown.run.damaged):,}, {named}.")
     return [" ".join(notices)] if notices else []
+
+
+def _first(names: Sequence[str]) -> str:
+    """The first few by name."""
+    return ", ".join(names[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")
 
 
 def _tiles(samples: pd.DataFrame) -> list[page.Tile]:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.integrity import with_fingerprint
+from dualfocus_lmms.json_text import load_json
 from dualfocus_lmms.tasks.common.sources import (
     DATA,
     PLACEHOLDER_PATH,
@@ -88,8 +90,12 @@ def image_folder(folder: Path, path: str, hub: str) -> Path:
 def read_json(file: Path) -> Any:
     """The content of a JSON file (UTF-8). UserError when it cannot be read."""
     try:
-        return json.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+        content = file.read_bytes()
+        value = load_json(content)
+        if b"\\u" in content:
+            json.dumps(value, ensure_ascii=False).encode()  # half a character is a ValueError
+        return value
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} cannot be read ({error}): give the official JSON file.") from error
 
 
@@ -103,7 +109,7 @@ def with_images(task: str, docs: list[Doc], folder: Path) -> list[Doc]:
         raise UserError(f"{task}: the file holds no question. Give the official one.")
     if not images_needed():
         return [{**doc, "questions_without_image": 0} for doc in docs]
-    found = {path: Path(path).is_file() for path in {doc["image"] for doc in docs}}
+    found = {path: os.path.isfile(path) for path in {doc["image"] for doc in docs}}
     kept = [doc for doc in docs if found[doc["image"]]]
     if not kept:
         raise UserError(f"{task}: none of {len(docs)} questions has its image in {folder}: put them there.")

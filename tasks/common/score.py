@@ -24,13 +24,13 @@ from dualfocus_lmms.errors import UserError, choose
 from dualfocus_lmms.files import save_text
 from dualfocus_lmms.integrity import fingerprint, questions_fingerprint
 from dualfocus_lmms.tasks.common.scoring import NO_ANSWER
+from dualfocus_lmms.tasks.common.sheets import columns, read_sheet
 from dualfocus_lmms.tasks.common.sources import (
     DATA,
     Doc,
     given_file,
     named_path,
-    read_json_lines,
-    read_sheet,
+    read_rows,
     without_images,
 )
 
@@ -185,22 +185,27 @@ def read_answers(file: Path) -> dict[str, str]:
 
 
 def _lines(file: Path) -> Iterator[tuple[str, str]]:
-    for where, row in read_json_lines(file):
-        yield _id(row.get("question_id"), "question_id", where), _text(row.get("text"), "text", where)
+    yield from read_rows(
+        file,
+        lambda row, where: (
+            _id(row.get("question_id"), "question_id", where),
+            _text(row.get("text"), "text", where),
+        ),
+    )
 
 
 def _sheet(file: Path) -> Iterator[tuple[str, str]]:
-    table = read_sheet(file)
-    if missing := [name for name in ("index", "prediction") if name not in table.columns]:
+    names = columns(file)
+    if missing := [name for name in ("index", "prediction") if name not in names]:
         raise UserError(f"{file} has no column {' and no column '.join(missing)}: both are needed.")
-    for number, (key, reply) in enumerate(zip(table["index"], table["prediction"], strict=True), start=2):
+    for number, row in enumerate(read_sheet(file), start=2):
         where = f"{file}, row {number}"
-        yield _id(key, "index", where), str(reply)  # a cell may hold a number
+        yield _id(row["index"], "index", where), str(row["prediction"])  # a cell may hold a number
 
 
 def holds_truth(file: Path) -> bool:
     """Whether an Excel file has the correct answers and the options too, as submissions to MMBench may."""
-    return {"answer", "A", "B"} <= set(read_sheet(file, rows=0).columns)
+    return {"answer", "A", "B"} <= set(columns(file))
 
 
 def _id(value: Any, name: str, where: str) -> str:

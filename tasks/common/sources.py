@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from PIL import Image
 
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.images import UNREADABLE, open_image, unreadable
+from dualfocus_lmms.json_text import load_json
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from pandas import DataFrame
 
 Doc = dict[str, Any]
+Row = TypeVar("Row")
+
+FAULTS_SHOWN = 20  # of a file, each by its line
 
 DATA = "DUALFOCUS_DATA"
 LOCAL = "DUALFOCUS_LOCAL"
@@ -109,47 +112,64 @@ def usable(doc: Doc) -> Doc:
     return doc
 
 
-def read_json_lines(path: Path) -> Iterator[tuple[str, Doc]]:
-    """Every object of a JSON Lines file (UTF-8) with its position, "file:line"; blank lines are skipped."""
+def read_rows(path: Path, make: Callable[[Doc, str], Row]) -> list[Row]:
+    """What `make` returns of each object of a JSON Lines file and its position, "file:line".
+
+    UserError that names every line that is damaged, or that `make` refuses, up to FAULTS_SHOWN of them.
+    """
+    rows, faults = [], []
+    for where, line in _lines(path):
+        try:
+            rows.append(make(_parse(line, where), where))
+        except UserError as error:
+            faults.append(str(error))
+    refuse(path, faults)
+    return rows
+
+
+def refuse(path: Path, faults: Sequence[str]) -> None:
+    """UserError for all faults of a file, if there are any: the first FAULTS_SHOWN, and how many more."""
+    if len(faults) == 1:
+        raise UserError(faults[0])
+    if faults:
+        more = len(faults) - FAULTS_SHOWN
+        listed = "\n".join(f"  {fault}" for fault in faults[:FAULTS_SHOWN])
+        raise UserError(
+            f"{path} cannot be used, it has {len(faults)} faults:\n{listed}"
+            + (f"\n  and {more} more like these" if more > 0 else "")
+        )
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Every line that is not blank, with its position. Bytes that are not UTF-8 are that line's fault."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    except OSError as error:
         raise UserError(f"{path} cannot be read ({error}): give a UTF-8 file of JSON lines.") from error
     # Not splitlines(): a JSON string may hold other line separators.
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(content.split(b"\n"), start=1):
         if line.strip():
-            yield f"{path}:{number}", _parse(line, f"{path}:{number}")
+            yield f"{path}:{number}", line.decode("utf-8", "surrogateescape")
 
 
 def _parse(line: str, where: str) -> Doc:
     try:
-        value = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not JSON ({error}). Each line must hold one JSON object.") from error
+        value = load_json(line)
+    except ValueError as error:
+        raise UserError(
+            f"{where}: not JSON ({error}). Each line must hold one JSON object in UTF-8."
+        ) from error
     if not isinstance(value, dict):
         raise UserError(f"{where}: a JSON object is expected, got {type(value).__name__}.")
     try:
         json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:  # half of a surrogate pair, as from an emoji that was cut in two
+    except (UnicodeEncodeError, RecursionError) as error:
+        # Half of a surrogate pair, as from an emoji that was cut in two, or bytes that are not UTF-8.
         raise UserError(
-            f"{where}: half of a surrogate pair ({error}). Write the whole character, or none."
+            f"{where}: half of a surrogate pair, or bytes that are not UTF-8 ({error}). Write the whole "
+            "character, or none."
         ) from error
     return value
-
-
-def read_sheet(file: Path, rows: int | None = None) -> DataFrame:
-    """The first sheet of an Excel file, an empty cell as "". UserError when it cannot be read.
-
-    rows: only so many, 0 for its columns alone.
-    """
-    from zipfile import BadZipFile
-
-    import pandas
-
-    try:
-        return pandas.read_excel(file, dtype=object, keep_default_na=False, nrows=rows)
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
-        raise UserError(f"{file} cannot be read ({error}): give an Excel file (.xlsx).") from error
 
 
 def text_field(row: Doc, name: str, where: str) -> str:

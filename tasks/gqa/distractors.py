@@ -61,7 +61,10 @@ def read_questions(file: str | Path) -> list[GqaQuestion]:
 def _question(id: str, row: Any, where: str) -> GqaQuestion:
     if not isinstance(row, dict) or not isinstance(row.get("types"), dict):
         raise UserError(f"{where}: an object with question, answer, imageId and types is expected.")
-    group = (row.get("groups") or {}).get("global")
+    groups, program = row.get("groups") or {}, row.get("semantic") or []
+    group = groups.get("global") if isinstance(groups, dict) else 0
+    if not isinstance(group, str | None) or not isinstance(program, list) or not all(map(_is_step, program)):
+        raise UserError(f"{where}: 'groups' and 'semantic' must be as in GQA's own files, or absent.")
     types = {name: text_field(row["types"], name, where) for name in ("structural", "semantic", "detailed")}
     return GqaQuestion(
         id=id,
@@ -69,9 +72,15 @@ def _question(id: str, row: Any, where: str) -> GqaQuestion:
         answer=text_field(row, "answer", where),
         image=text_field(row, "imageId", where),
         group=group or None,
-        program=tuple(row.get("semantic") or ()),
+        program=tuple(program),
         **types,
     )
+
+
+def _is_step(step: Any) -> bool:
+    """Whether it is an operation of a program, with the numbers of the steps that it needs."""
+    needed = (step.get("dependencies") or []) if isinstance(step, dict) else None
+    return isinstance(needed, list) and all(isinstance(number, int) for number in needed)
 
 
 # --- options that the question itself names ----------------------------------------------------------------

@@ -39,13 +39,14 @@ class Spent:
     def add(self, usage: Any) -> None:
         """Count one reply. usage: that of the reply; None when the endpoint gave none."""
         given = usage if isinstance(usage, dict) else {}
-        counted: list[Any] = [given.get(f"{name}_tokens") for name in ("prompt", "completion")]
-        known = all(type(count) is int and count >= 0 for count in counted)
+        counted = [given.get(f"{name}_tokens") for name in ("prompt", "completion")]
+        whole = [count for count in counted if type(count) is int and count >= 0]
+        known = len(whole) == len(counted)
         with self._lock:
             self.replies += 1
             self.uncounted += not known
-            self.prompt_tokens += counted[0] if known else 0
-            self.completion_tokens += counted[1] if known else 0
+            self.prompt_tokens += whole[0] if known else 0
+            self.completion_tokens += whole[1] if known else 0
 
 
 class ChatEndpoint:

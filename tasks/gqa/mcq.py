@@ -22,8 +22,9 @@ from typing import BinaryIO
 
 from tqdm import tqdm
 
-from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.errors import Interrupted, UserError
 from dualfocus_lmms.files import atomic_write
+from dualfocus_lmms.json_text import load_json
 from dualfocus_lmms.tasks.common.prompts import option_lines
 from dualfocus_lmms.tasks.common.sources import Doc
 from dualfocus_lmms.tasks.gqa.distractors import (
@@ -146,13 +147,24 @@ def build(
     report = Report(
         str(path), source, len(wanted), len(before), options=Counter(before.values()), price=price
     )
-    if endpoint is None or model is None:
-        _write(path, _offline(todo, SameKind(all_questions, seed)), len(todo), report, seed, progress)
-    else:
-        with closing(ChatEndpoint(endpoint, model, retries)) as chat:
-            report.spent = chat.spent
-            _write(path, _from_endpoint(todo, chat, concurrency), len(todo), report, seed, progress)
-    atomic_write(report_path(path), json.dumps(report.record(), indent=1) + "\n")
+    try:
+        if endpoint is None or model is None:
+            _write(path, _offline(todo, SameKind(all_questions, seed)), len(todo), report, seed, progress)
+        else:
+            with closing(ChatEndpoint(endpoint, model, retries)) as chat:
+                report.spent = chat.spent
+                _write(path, _from_endpoint(todo, chat, concurrency), len(todo), report, seed, progress)
+        atomic_write(report_path(path), json.dumps(report.record(), indent=1) + "\n")
+    except KeyboardInterrupt as error:
+        raise Interrupted(
+            f"{report.before + report.written} of {report.questions} questions are in {path}. Run the same "
+            "command to resume with the others."
+        ) from error
+    except OSError as error:
+        raise UserError(
+            f"Cannot write {path}: {error}. Its lines are complete: make room, and run the same command to "
+            "resume."
+        ) from error
     return report
 
 
@@ -220,7 +232,7 @@ def read_lines(path: Path, questions: Mapping[str, GqaQuestion], source: str) ->
 def _read_line(line: bytes, where: str, questions: Mapping[str, GqaQuestion], source: str) -> tuple[str, int]:
     """The question's id and the number of its options."""
     try:
-        row = json.loads(line)
+        row = load_json(line)
         id, text, given = row["question_id"], row["question"], row["source"]
         question, *options = text.split("\n")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -230,7 +242,7 @@ def _read_line(line: bytes, where: str, questions: Mapping[str, GqaQuestion], so
             f"{where}: the source is {given!r}, that of this call {source!r}, and a file never mixes "
             "sources: give --out a new name."
         )
-    if id not in questions or questions[id].text != question:
+    if not isinstance(id, str) or id not in questions or questions[id].text != question:
         raise UserError(f"{where}: {id!r} is none of the questions given: give --out a new name.")
     return id, len(options)
 

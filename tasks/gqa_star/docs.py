@@ -29,7 +29,7 @@ from dualfocus_lmms.tasks.common.sources import (
     DATA,
     Doc,
     images_needed,
-    read_json_lines,
+    read_rows,
     text_field,
     usable,
 )
@@ -96,10 +96,17 @@ def read_questions(folder: Path) -> list[Doc]:
     file, images = required(folder, CHOICES, HUB), image_folder(folder, gqa_docs.IMAGES, gqa_docs.HUB)
     official = folder / gqa_docs.QUESTIONS
     known = read_json(official) if official.is_file() else {}
-    docs = [
-        {**_question(row, known, where), "image": str(images / text_field(row, "image", where))}
-        for where, row in read_json_lines(file)
-    ]
+    if not isinstance(known, dict) or not all(
+        isinstance(row, dict) and isinstance(row.get("types") or {}, dict) for row in known.values()
+    ):
+        raise UserError(
+            f"{official}: a JSON object of questions by their id is expected: give GQA's own file."
+        )
+
+    def document(row: Doc, where: str) -> Doc:
+        return {**_question(row, known, where), "image": str(images / text_field(row, "image", where))}
+
+    docs = read_rows(file, document)
     return with_images(TASK, docs, images)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.images import UNREADABLE, open_image, unreadable
 from dualfocus_lmms.prompts import SHORT_ANSWER
 from dualfocus_lmms.tasks.common.letters import letters, normalise
 from dualfocus_lmms.tasks.common.prompts import LETTER_ANSWER, option_lines
@@ -16,7 +19,8 @@ from dualfocus_lmms.tasks.common.sources import (
     images_needed,
     named_path,
     placeholder,
-    read_json_lines,
+    read_rows,
+    refuse,
     text_field,
     usable,
 )
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
 
 DATASET_KWARGS = placeholder("test")
 MOST_OPTIONS = 26
+_READERS = 4  # threads that open images
 
 
 def documents(dataset: Dataset) -> Dataset:
@@ -45,7 +50,33 @@ def read_questions(file: Path | None) -> list[Doc]:
         )
     if not file.is_file():
         raise UserError(f"{LOCAL} is {str(file)!r}, which is no file: give a JSON Lines file of questions.")
-    docs = [_document(row, file.parent, where) for where, row in read_json_lines(file)]
+    return [doc for _, doc in _read(file)]
+
+
+def check(limit: int | None = None) -> None:
+    """Look at the user's questions before a model is loaded. UserError that names every bad line of the file,
+    or every image that cannot be read, of the first `limit` questions."""
+    file = named_path(LOCAL)
+    if file is None or not file.is_file():
+        read_questions(file)  # says what is missing
+        return
+    first = {doc["image"]: where for where, doc in reversed(_read(file)[:limit])}
+    with ThreadPoolExecutor(_READERS) as pool:
+        faults = pool.map(lambda image: _image_fault(image, first[image]), reversed(first))
+        refuse(file, [fault for fault in faults if fault is not None])
+
+
+def _image_fault(image: str, where: str) -> str | None:
+    try:
+        open_image(image)
+    except UNREADABLE as error:
+        return str(unreadable(f"{where}: the image {image}", error, "replace it or remove its question."))
+    return None
+
+
+def _read(file: Path) -> list[tuple[str, Doc]]:
+    """The documents of a file, each with its place."""
+    docs = read_rows(file, lambda row, where: (where, _document(row, file.parent, where)))
     if not docs:
         raise UserError(f"{file} holds no question: give at least one line.")
     return docs
@@ -53,7 +84,7 @@ def read_questions(file: Path | None) -> list[Doc]:
 
 def _document(row: Doc, folder: Path, where: str) -> Doc:
     image = folder / Path(text_field(row, "image", where)).expanduser()
-    if images_needed() and not image.is_file():
+    if images_needed() and not os.path.isfile(image):
         raise UserError(f"{where}: the image {image} does not exist (paths start at the file's own folder).")
     options = _options(row, where)
     answers = _answers(row, where)

@@ -16,7 +16,8 @@ from dualfocus_lmms.images import UNREADABLE, opened, unreadable
 from dualfocus_lmms.tasks.common import official
 from dualfocus_lmms.tasks.common.letters import letters
 from dualfocus_lmms.tasks.common.prompts import LETTER_ANSWER, option_lines
-from dualfocus_lmms.tasks.common.sources import Doc, images_needed, read_sheet, text_field, usable
+from dualfocus_lmms.tasks.common.sheets import read_sheet
+from dualfocus_lmms.tasks.common.sources import Doc, images_needed, text_field, usable
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -88,7 +89,7 @@ def read_submission(file: Path) -> list[Doc]:
     to MMBench's dev split do. It asks what it answers: no rotation is added. No question has an image."""
     cells = [
         {name: "" if name == "image" else str(value) for name, value in row.items()}
-        for row in read_sheet(file).to_dict("records")
+        for row in read_sheet(file)
     ]
     docs = [_document({"question": "-", **row}, None, str(file)) for row in cells]
     return sorted(docs, key=lambda doc: (doc["question_id"], doc["rotation"]))

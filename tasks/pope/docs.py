@@ -14,7 +14,7 @@ from dualfocus_lmms.tasks.common.official import (
     required,
     with_images,
 )
-from dualfocus_lmms.tasks.common.sources import Doc, read_json_lines, text_field, usable
+from dualfocus_lmms.tasks.common.sources import Doc, read_rows, text_field, usable
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -42,7 +42,7 @@ def read_split(folder: Path, split: str) -> list[Doc]:
     """The questions of `<folder>/pope/coco_pope_<split>.json` whose image is in `<folder>/pope/images/`."""
     file = required(folder, f"pope/coco_pope_{split}.json", HUB)
     images = image_folder(folder, IMAGES, HUB)
-    docs = [_document(row, images, where) for where, row in read_json_lines(file)]
+    docs = read_rows(file, lambda row, where: _document(row, images, where))
     return with_images(f"df_pope_{split}", docs, images)
 
 

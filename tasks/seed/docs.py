@@ -98,7 +98,7 @@ def _question(row: Doc, where: str) -> Doc:
 def _dimension(number: Any, where: str) -> str:
     try:
         index = int(number) - 1
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         index = -1
     if not 0 <= index < len(DIMENSIONS):
         raise UserError(f"{where}: 'question_type_id' of an image must be 1 to 9, got {number!r}.")

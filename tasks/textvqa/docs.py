@@ -14,7 +14,7 @@ from dualfocus_lmms.integrity import FINGERPRINT
 from dualfocus_lmms.prompts import SHORT_ANSWER
 from dualfocus_lmms.tasks.common import official
 from dualfocus_lmms.tasks.common.scoring import NoAnswer
-from dualfocus_lmms.tasks.common.sources import Doc, read_json_lines, text_field, usable
+from dualfocus_lmms.tasks.common.sources import Doc, read_rows, text_field, usable
 from dualfocus_lmms.tasks.common.vqa_accuracy import vqa_accuracy
 
 if TYPE_CHECKING:
@@ -100,12 +100,11 @@ def _capital_first(question: str) -> str:
 
 
 def _read_prompts(file: Path) -> Prompts:
-    prompts = {}
-    for where, row in read_json_lines(file):
+    def prompt(row: Doc, where: str) -> tuple[tuple[str, str], str]:
         text = text_field(row, "text", where)
-        question = text.split("\n")[0]
-        prompts[text_field(row, "question_id", where), question.lower()] = text
-    return prompts
+        return (text_field(row, "question_id", where), text.split("\n")[0].lower()), text
+
+    return dict(read_rows(file, prompt))
 
 
 def _found(prompts: Prompts, doc: Doc, file: Path) -> str:

@@ -14,7 +14,7 @@ from dualfocus_lmms.tasks.common.letters import letters
 from dualfocus_lmms.tasks.common.official import by_environment, from_either, required, with_images
 from dualfocus_lmms.tasks.common.options import correct_letter, hub_row, read_choice, score, share_images
 from dualfocus_lmms.tasks.common.prompts import LETTER_ANSWER
-from dualfocus_lmms.tasks.common.sources import Doc, read_json_lines, text_field
+from dualfocus_lmms.tasks.common.sources import Doc, read_rows, text_field
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -46,10 +46,11 @@ def _hub_questions(dataset: Dataset) -> list[Doc]:
 def read_questions(folder: Path) -> list[Doc]:
     """The questions of `<folder>/vstar/test_questions.jsonl` whose image, a path in `vstar/`, exists."""
     file = required(folder, QUESTIONS, HUB)
-    docs = [
-        {**_question(row, where), "image": str(file.parent / text_field(row, "image", where))}
-        for where, row in read_json_lines(file)
-    ]
+
+    def document(row: Doc, where: str) -> Doc:
+        return {**_question(row, where), "image": str(file.parent / text_field(row, "image", where))}
+
+    docs = read_rows(file, document)
     return with_images(TASK, docs, file.parent)
 
 

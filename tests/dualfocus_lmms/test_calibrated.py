@@ -184,6 +184,7 @@ def test_a_run_keeps_what_is_in_the_file(tmp_path: Path, data: dict[str, Any]):
     kept = Settings.of(select=name).to_dict()
     assert kept["calibration"] == {key: data[key] for key in data if key not in ("format", "version")}
     claim_folder(tmp_path / "traces", kept, resume=False)
+    (tmp_path / "traces" / "rank0.jsonl").write_text("{}\n")  # an answer, whose settings are then kept
     claim_folder(tmp_path / "traces", Settings.of(select=name).to_dict(), resume=True)
     write(tmp_path / "b.json", BIAS | {"b": 0.25})
     with pytest.raises(UserError, match="calibration"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import re
@@ -282,7 +283,7 @@ def test_tiny_names_the_sizes(run, tmp_path: Path):
 def test_eval_passes_everything_to_the_host(run, monkeypatch: pytest.MonkeyPatch, arguments: list[str]):
     received = []
 
-    def evaluate(arguments: list[str]) -> int:
+    def evaluate(arguments: list[str], check_questions: object) -> int:
         received.append(list(arguments))
         return 3
 
@@ -293,7 +294,7 @@ def test_eval_passes_everything_to_the_host(run, monkeypatch: pytest.MonkeyPatch
 
 
 def test_eval_shows_the_hosts_user_errors(run, monkeypatch: pytest.MonkeyPatch):
-    def evaluate(arguments: list[str]) -> int:
+    def evaluate(arguments: list[str], check_questions: object) -> int:
         raise UserError("No task.")
 
     monkeypatch.setattr("dualfocus_lmms.models.host.evaluate.evaluate", evaluate)
@@ -379,3 +380,34 @@ def test_no_command_is_a_mistake(run):
     done = run()
     assert done.code == 2
     assert "Commands:" in done.out + done.err
+
+
+def test_an_interruption_says_what_is_kept_and_is_in_the_way_of_nothing(
+    run_command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dualfocus_lmms.train.data import scene_files
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    command = ("dualfocus", "data", "scenes", str(tmp_path / "out"), "--count", "2")
+    with monkeypatch.context() as patch:
+        patch.setattr(scene_files, "_qas", interrupted)
+        done = run_command(*command)
+    assert (done.returncode, "nothing is kept" in done.stderr) == (130, True)
+    assert not list((tmp_path / "out").glob("VG_100K*"))
+    assert run_command(*command).returncode == 0
+    assert len(list((tmp_path / "out" / "VG_100K").iterdir())) == 2
+
+
+def test_a_full_disk_is_one_message(run_command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    from dualfocus_lmms import families
+
+    def full() -> str:
+        raise OSError(errno.ENOSPC, "No space left on device", "file.json")
+
+    monkeypatch.setattr(families, "table", full)
+    done = run_command("dualfocus", "families")
+    assert done.returncode == 2
+    assert "file.json" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -30,7 +30,7 @@ def trace(doc_id: int, task: str = "df_local", context: str = "c", image: str = 
         prompts={},
         image_size=(6, 4),
         image_hash=image,
-        selection=Selection("yes", "macro", "macro", None),
+        selection=Selection("macro", "yes", "macro", None),
         macro=Answer("macro", "yes", (1,), (-0.1,), ended=False),
     )
 

@@ -28,6 +28,7 @@ OTHERS = {
     "box_shift": 7,
     "prompts": "figure8",
     "subimage": "patch",
+    "crop_pixels": "auto",
 }
 
 

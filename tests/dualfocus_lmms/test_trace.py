@@ -230,18 +230,20 @@ def test_traces_that_cannot_be_read(tmp_path: Path) -> None:
         read_traces(tmp_path)
 
 
-def test_a_run_that_failed_before_its_first_answer_is_told_from_others(tmp_path: Path) -> None:
-    """Its folder may go; that of a run with answers never."""
+def test_a_folder_without_answers_is_taken_over(tmp_path: Path) -> None:
+    """What a bad file of questions leaves does not refuse the mended command; a run with answers is kept."""
     claim_folder(tmp_path, {"protocol": "paper"}, resume=False)
     TraceWriter(tmp_path).close()
     for settings, resume in (({"protocol": "paper"}, False), ({"protocol": "release"}, True)):
-        with pytest.raises(UserError, match="deleted"):
-            claim_folder(tmp_path, settings, resume)
+        claim_folder(tmp_path, settings, resume)
+        assert read_settings(tmp_path) == settings
+    (tmp_path / "run.json").write_text("")
+    claim_folder(tmp_path, {"protocol": "paper"}, resume=False)
+    assert read_settings(tmp_path) == {"protocol": "paper"}
     fill(tmp_path, trace(0))
     for settings, resume in (({"protocol": "paper"}, False), ({"protocol": "release"}, True)):
-        with pytest.raises(UserError) as refused:
+        with pytest.raises(UserError, match="another folder"):
             claim_folder(tmp_path, settings, resume)
-        assert "deleted" not in str(refused.value)
 
 
 def test_no_folder_to_read(tmp_path: Path) -> None:
@@ -264,6 +266,7 @@ def test_an_empty_folder_is_claimed(tmp_path: Path, resume: bool) -> None:
 
 def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
     claim_folder(tmp_path, SETTINGS, resume=False)
+    fill(tmp_path, trace(0))
     with pytest.raises(UserError, match="resume"):
         claim_folder(tmp_path, SETTINGS, resume=False)
 
@@ -286,6 +289,7 @@ def test_a_run_is_resumed(tmp_path: Path) -> None:
 )
 def test_other_settings_do_not_resume(tmp_path: Path, changed: dict, named: list[str]) -> None:
     claim_folder(tmp_path, SETTINGS, resume=False)
+    fill(tmp_path, trace(0))
     with pytest.raises(UserError) as caught:
         claim_folder(tmp_path, SETTINGS | changed, resume=True)
     assert all(word in str(caught.value) for word in named)
@@ -343,6 +347,7 @@ def test_traces_of_unknown_settings(tmp_path: Path, resume: bool) -> None:
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '"paper"'])
 def test_damaged_settings(tmp_path: Path, content: str) -> None:
     (tmp_path / "run.json").write_text(content)
+    fill(tmp_path, trace(0))
     with pytest.raises(UserError, match=r"run\.json"):
         claim_folder(tmp_path, SETTINGS, resume=True)
 
@@ -364,15 +369,19 @@ def test_a_folder_that_another_process_writes_to_is_refused_until_that_ends(tmp_
         assert other.stdout.readline() == b"1\n"
         with pytest.raises(UserError, match=r"rank0\.jsonl"):
             TraceWriter(tmp_path)
+        (tmp_path / "rank0.jsonl").write_bytes(b"")
+        with pytest.raises(UserError, match=r"rank0\.jsonl"):  # at work, though it has no answer yet
+            claim_folder(tmp_path, SETTINGS, resume=False)
         TraceWriter(tmp_path, rank=1).close()
         other.kill()
     fill(tmp_path, trace(1))
     traces, damaged = read_traces(tmp_path)
-    assert (len(traces), damaged) == (2, [])
+    assert (len(traces), damaged) == (1, [])
 
 
 def test_runs_from_before_the_zoom_of_eq_3_are_resumed_where_nothing_is_enlarged(tmp_path: Path) -> None:
     claim_folder(tmp_path, SETTINGS, resume=False)
+    fill(tmp_path, trace(0))
     later = SETTINGS | {"min_pixels": None, "max_pixels": None}
     claim_folder(tmp_path, later | {"crop_pixels": "original"}, resume=True)
     with pytest.raises(UserError, match=r"crop_pixels was 'original', now 'auto'"):

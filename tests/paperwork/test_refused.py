@@ -21,7 +21,7 @@ POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 1\n
     ("name", "family", "remedy"),
     [
         ("llava-next-video-7b-hf", None, "family=generic"),
-        ("logics-thinking", None, "family=generic"),
+        ("logics-thinking", None, "code of its own"),
         ("logics-thinking", "generic", "logics"),
         ("qwen3.5-family-partial", None, "family=generic"),
         ("qwen3.5-family-partial", "generic", "qwen3.5-family-partial"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -146,3 +147,48 @@ def test_images_are_turned_upright(tmp_path: Path) -> None:
     Image.new("RGB", (6, 4)).save(tmp_path / "turned.jpg", exif=exif)
     (image,) = sources.images({"image": str(tmp_path / "turned.jpg")})
     assert image.size == (4, 6)
+
+
+def test_every_bad_line_is_named_up_to_a_number(folder: Path) -> None:
+    good = '{"image": "red.png", "question": "q", "answer": "a"}'
+    file = folder / "mine.jsonl"
+    file.write_bytes("\n".join([good, "{", good, *['{"image": 3}'] * 24]).encode() + b"\n\xff\n")
+    with pytest.raises(UserError) as refused:
+        local_docs.read_questions(file)
+    lines = str(refused.value).splitlines()
+    assert "26 faults" in lines[0]
+    assert ["mine.jsonl:2:" in lines[1], "mine.jsonl:4:" in lines[2], "mine.jsonl:22:" in lines[20]] == [
+        True
+    ] * 3
+    assert lines[21:] == ["  and 6 more like these"]
+
+
+def test_every_unreadable_image_is_named_before_a_model_is_loaded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "cut.png").write_bytes((folder / "red.png").read_bytes()[:50])
+    (folder / "text.png").write_text("no image")
+    names = ["red.png", "cut.png", "red.png", "cut.png", "text.png"]
+    rows = [{"image": name, "question": "q", "answer": "a"} for name in names]
+    file = folder / "mine.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    monkeypatch.setenv("DUALFOCUS_LOCAL", str(file))
+    with pytest.raises(UserError) as refused:
+        local_docs.check()
+    assert [place in str(refused.value) for place in (":2:", ":4:", ":5:")] == [True, False, True]
+    with pytest.raises(UserError, match=r"mine\.jsonl:2: .*cut\.png"):
+        local_docs.check(limit=4)
+    local_docs.check(limit=1)
+
+
+def test_the_command_refuses_a_bad_file_before_it_loads_a_model(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, run_command: Callable[..., Any]
+) -> None:
+    (folder / "mine.jsonl").write_text("{", encoding="utf-8")
+    monkeypatch.setenv("DUALFOCUS_LOCAL", str(folder / "mine.jsonl"))
+    done = run_command(
+        "dualfocus", "eval", "--model_args", f"pretrained={folder / 'no-such-model'}", "--tasks", "df_local"
+    )
+    assert done.returncode == 2
+    assert "mine.jsonl:1" in done.stderr
+    assert "no-such-model" not in done.stderr

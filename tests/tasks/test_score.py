@@ -86,8 +86,8 @@ def test_markdown_and_json_hold_the_scores(pope: Path, write_lines: Write) -> No
         "name": "accuracy", "value": pytest.approx(100 / 3), "error": pytest.approx(100 / 3), "samples": 3,
     }  # fmt: skip
     assert set(saved["versions"]) == {"dualfocus_lmms", "lmms_eval"}
-    with pytest.raises(UserError):
-        found.save(pope / "nowhere" / "scores.json")
+    with pytest.raises(UserError, match="scores"):
+        found.save(pope / "scores.json" / "more.json")
 
 
 def test_questions_without_an_id_use_their_index(

@@ -138,7 +138,7 @@ def test_an_invalid_line_raises(
     choice_folder: Path, write_lines: Callable[..., Path], change: dict[str, Any]
 ) -> None:
     file = choice_folder / vstar_docs.QUESTIONS
-    (_, row), *_ = sources.read_json_lines(file)
+    row, *_ = sources.read_rows(file, lambda row, where: row)
     write_lines(file, [row | change])
     with pytest.raises(UserError, match=r"test_questions\.jsonl:1"):
         vstar_docs.read_questions(choice_folder)
@@ -149,7 +149,7 @@ def test_the_hub_gives_the_same_questions(choice_folder: Path, monkeypatch: pyte
     monkeypatch.delenv("DUALFOCUS_DATA", raising=False)
     rows = [
         {**row, "image": Image.new("L", (5, 4))}
-        for _, row in sources.read_json_lines(choice_folder / vstar_docs.QUESTIONS)
+        for row in sources.read_rows(choice_folder / vstar_docs.QUESTIONS, lambda row, where: row)
     ]
     hub = datasets.Dataset.from_list(rows).cast_column("image", datasets.Image())
     docs = vstar_docs.documents(hub)

@@ -143,7 +143,7 @@ def _llava_turns(name: str, record: Mapping[str, Any]) -> list[tuple[str, str]]:
     entries = record.get("conversations")
     if not isinstance(entries, list) or not all(isinstance(turn, Mapping) for turn in entries):
         raise UserError(f"Record {name!r} has no list of turns under 'conversations'.")
-    turns = [(_ROLES.get(turn.get("from", ""), "?"), turn.get("value")) for turn in entries]
+    turns = [(_ROLES.get(str(turn.get("from")), "?"), turn.get("value")) for turn in entries]
     while turns and turns[0][0] != "user":
         turns.pop(0)
     while turns and turns[-1][0] != "assistant":
@@ -233,12 +233,21 @@ def check_llava(records: Iterable[Mapping[str, Any]], listed: int = 3) -> None:
     problems: list[str] = []
     for record in records:
         try:
+            _check_names(record)
             from_llava(record, lambda _: _NO_IMAGE)
         except UserError as error:
             problems.append(str(error))
     if problems:
         messages = "\n".join(problems[:listed])
         raise UserError(f"{len(problems)} records cannot be used:\n{messages}")
+
+
+def _check_names(record: Mapping[str, Any]) -> None:
+    """UserError where `image` is neither the name of an image nor a list of names."""
+    image = record.get("image")
+    names = image if isinstance(image, list) else [] if image is None else [image]
+    if not all(isinstance(name, str) for name in names):
+        raise UserError(f"Record {_name(record)!r} has {str(image)[:80]!r} under 'image', not a file's name.")
 
 
 _NO_IMAGE = Image.new("RGB", (1, 1))

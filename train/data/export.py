@@ -17,7 +17,7 @@ from typing import Any
 from PIL import Image
 
 from dualfocus_lmms.boxes import BoxFormat
-from dualfocus_lmms.errors import UserError, choose
+from dualfocus_lmms.errors import Interrupted, UserError, choose
 from dualfocus_lmms.files import atomic_write, replacing
 from dualfocus_lmms.flow import locate_prompt, micro_prompt
 from dualfocus_lmms.protocol import Protocol, load_protocol
@@ -77,6 +77,10 @@ def export(
             else:
                 file.writelines(line + "\n" for line in lines)
         return folder / name
+    except KeyboardInterrupt as error:
+        raise Interrupted(
+            f"images are in {str(folder)!r}, the conversations are not. Run the same command to start again."
+        ) from error
     except OSError as error:
         raise UserError(f"Cannot write to {str(folder)!r}: {error}.") from error
 

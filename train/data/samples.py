@@ -186,8 +186,22 @@ class SampleFiles(Sequence[TrainingSample]):
         row = index - (self._ends[shard - 1] if shard else 0)
         key = (shard, row // _GROUP)
         if self._group is None or self._group[0] != key:
-            self._group = (key, self._file(shard).read_row_group(key[1]))
-        return _sample(self._group[1].slice(row % _GROUP, 1).to_pylist()[0])
+            self._group = (key, self._read(shard, key[1]))
+        try:
+            return _sample(self._group[1].slice(row % _GROUP, 1).to_pylist()[0])
+        except (KeyError, TypeError, ValueError, UserError) as error:
+            raise UserError(
+                f"{str(self.shards[shard])!r}, row {row}: no sample ({error}). {_AGAIN}"
+            ) from error
+
+    def _read(self, shard: int, group: int) -> pa.Table:
+        try:
+            return self._file(shard).read_row_group(group)
+        except (pa.ArrowException, OSError) as error:
+            rows = f"rows {group * _GROUP} to {(group + 1) * _GROUP - 1}"
+            raise UserError(
+                f"{str(self.shards[shard])!r}, {rows}, cannot be read: {error}. {_AGAIN}"
+            ) from error
 
     def __iter__(self) -> Iterator[TrainingSample]:
         return (self[index] for index in range(len(self)))
@@ -199,6 +213,7 @@ class SampleFiles(Sequence[TrainingSample]):
         return self._open[2]
 
 
+_AGAIN = "Copy the file again, or delete it and make the samples again."
 _TEXT = ("id", "image.path", "crop.path", "question", "answer", "box.list.element", "source")
 
 
@@ -249,8 +264,8 @@ def _rows_of(shard: Path) -> int:
     """How many samples a shard holds; UserError when it is no shard of samples."""
     try:
         file = pq.ParquetFile(shard)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{str(shard)!r} is no Parquet file that can be read: {error}.") from error
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{str(shard)!r} is no Parquet file that can be read: {error}. {_AGAIN}") from error
     with file:
         missing = sorted(set(_COLUMNS.names) - set(file.schema_arrow.names))
         if missing:

@@ -9,8 +9,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dualfocus_lmms.errors import UserError
-from dualfocus_lmms.files import atomic_write
+from dualfocus_lmms.errors import Interrupted, UserError
+from dualfocus_lmms.files import atomic_write, new_folder
 from dualfocus_lmms.scenes import SIDE, Scene, Thing
 
 
@@ -27,6 +27,10 @@ def write_visual_genome(folder: str | Path, scenes: Sequence[Scene], first_id: i
         raise UserError(f"{folder} holds images already: give a new folder.")
     try:
         _write(folder, image_folder, scenes, first_id)
+    except KeyboardInterrupt as error:
+        raise Interrupted(
+            f"nothing is kept in {str(folder)!r}. Run the same command to start again."
+        ) from error
     except OSError as error:
         raise UserError(
             f"Cannot write to {str(folder)!r}: {error}. Give a new folder that can be written."
@@ -34,16 +38,20 @@ def write_visual_genome(folder: str | Path, scenes: Sequence[Scene], first_id: i
 
 
 def _write(folder: Path, image_folder: Path, scenes: Sequence[Scene], first_id: int) -> None:
-    image_folder.mkdir(parents=True)
-    images, objects, questions = [], [], []
-    for image_id, scene in enumerate(tqdm(scenes, desc="scenes", leave=False), first_id):
-        scene.image().save(image_folder / f"{image_id}.jpg", quality=92)
-        images.append({"image_id": image_id, "width": SIDE, "height": SIDE, "url": f"VG_100K/{image_id}.jpg"})
-        records = {thing: _record(thing, image_id, index) for index, thing in enumerate(scene.things)}
-        objects.append({"image_id": image_id, "objects": list(records.values())})
-        questions.append({"id": image_id, "qas": _qas(scene, image_id, records)})
-    for name, content in (("image_data", images), ("objects", objects), ("question_answers", questions)):
-        atomic_write(folder / f"{name}.json", json.dumps(content))
+    images: list[dict[str, Any]] = []
+    objects: list[dict[str, Any]] = []
+    questions: list[dict[str, Any]] = []
+    # The folder of images comes last: until it is there, nothing is in the way of the same call.
+    with new_folder(image_folder) as partial:
+        for image_id, scene in enumerate(tqdm(scenes, desc="scenes", leave=False), first_id):
+            scene.image().save(partial / f"{image_id}.jpg", quality=92)
+            name = f"VG_100K/{image_id}.jpg"
+            images.append({"image_id": image_id, "width": SIDE, "height": SIDE, "url": name})
+            records = {thing: _record(thing, image_id, index) for index, thing in enumerate(scene.things)}
+            objects.append({"image_id": image_id, "objects": list(records.values())})
+            questions.append({"id": image_id, "qas": _qas(scene, image_id, records)})
+        for name, content in (("image_data", images), ("objects", objects), ("question_answers", questions)):
+            atomic_write(folder / f"{name}.json", json.dumps(content))
 
 
 def _record(thing: Thing, image_id: int, index: int) -> dict[str, Any]:

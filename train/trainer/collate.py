@@ -6,8 +6,8 @@ where a run was interrupted.
 
 from __future__ import annotations
 
-import json
 import multiprocessing
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +23,7 @@ from dualfocus_lmms.boxes import BoxFormat
 from dualfocus_lmms.conversation import Conversation
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.images import UNREADABLE, open_image, unreadable
+from dualfocus_lmms.json_text import load_json
 from dualfocus_lmms.models.checkpoint.image_inputs import ImageReader, ImageRefusedError, joined
 from dualfocus_lmms.protocol import Protocol
 from dualfocus_lmms.train.data.conversations import (
@@ -90,7 +91,10 @@ def llava_source(path: str, images: str | None, share: float | None = None) -> S
     they are needed.
     """
     records = _read_json(Path(path))
-    check_llava(records)
+    try:
+        check_llava(records)
+    except UserError as error:
+        raise UserError(f"{path!r}: {error}") from error
     _warn_of_blank_replies(path, records)
     if images is None and any(record.get("image") for record in records):
         raise UserError(f"{path!r} names pictures: give their folder as `images`.")
@@ -115,7 +119,7 @@ def _find_pictures(records: Sequence[Mapping[str, Any]], folder: Path, listed: i
     for record in records:
         image = record.get("image") or ()
         names.update([image] if isinstance(image, str) else image)
-    missing = sorted(name for name in names if not (folder / name).is_file())
+    missing = sorted(name for name in names if not os.path.isfile(folder / name))
     if missing:
         shown = ", ".join(missing[:listed])
         raise UserError(
@@ -131,7 +135,7 @@ def _llava_example(records: Sequence[Mapping[str, Any]], folder: Path, number: i
 def _read_json(path: Path) -> list[Mapping[str, Any]]:
     try:
         text = path.read_text(encoding="utf-8-sig")  # with or without a byte order mark
-        records = _json_lines(text) if path.suffix == ".jsonl" else json.loads(text)
+        records = _json_lines(text) if path.suffix == ".jsonl" else load_json(text)
     except (OSError, ValueError) as error:
         raise UserError(f"{str(path)!r} cannot be read as JSON: {error}.") from error
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
@@ -145,7 +149,7 @@ def _json_lines(text: str) -> list[Any]:
     # Not splitlines(): a JSON string may hold other line separators.
     for number, line in enumerate(text.split("\n"), start=1):
         try:
-            values += [json.loads(line)] if line.strip() else []
+            values += [load_json(line)] if line.strip() else []
         except ValueError as error:
             raise ValueError(f"line {number}: {error}") from error
     return values

@@ -22,6 +22,7 @@ from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.models.checkpoint.shipped import SHIPPED
 from dualfocus_lmms.prompts import SHORT_ANSWER
 from dualfocus_lmms.protocol import PROTOCOLS, Protocol
+from dualfocus_lmms.train.data.yaml_file import read_yaml
 from dualfocus_lmms.types import Template
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -137,10 +138,7 @@ def load_recipe(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
     UserError with every fault that can be found: unknown keys, wrong types, rules, missing files.
     """
     path = _find(recipe)
-    try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"The recipe {str(path)!r} cannot be read: {error}.") from error
+    given = read_yaml(path, "The recipe")
     if not isinstance(given, dict):
         raise UserError(f"The recipe {str(path)!r} is no mapping of keys to values.")
     problems = list(_override(given, overrides))
@@ -162,7 +160,7 @@ def load_recipe(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
 def _find(recipe: str) -> Path:
     """A path as it is, or a recipe of ours by name."""
     path = Path(recipe)
-    if path.is_file():
+    if os.path.isfile(path):
         return path
     ours = sorted(file.stem for file in RECIPES.glob("*.yaml"))
     if recipe in ours:
@@ -290,8 +288,10 @@ def _missing_files(given: Mapping[str, Any]) -> Iterator[str]:
     if isinstance(given.get("evaluation"), dict):
         named["evaluation.path"] = given["evaluation"].get("path")
     for key, path in named.items():
-        hub_name = key == "model" and (path in SHIPPED or re.fullmatch(r"[\w-]+/[\w.-]+", str(path)))
-        if isinstance(path, str) and not hub_name and not Path(path).exists():
+        if not isinstance(path, str):
+            continue
+        hub_name = key == "model" and (path in SHIPPED or re.fullmatch(r"[\w-]+/[\w.-]+", path))
+        if not hub_name and not os.path.exists(path):
             yield f"{key}: there is no {path!r}"
 
 

@@ -22,8 +22,9 @@ from loguru import logger
 from safetensors import SafetensorError
 from transformers import Trainer, TrainerCallback, set_seed
 
-from dualfocus_lmms.errors import GenerationError, UserError
+from dualfocus_lmms.errors import GenerationError, Interrupted, UserError
 from dualfocus_lmms.files import atomic_write
+from dualfocus_lmms.json_text import Kind
 from dualfocus_lmms.models.checkpoint.image_inputs import FixedSizeImages, ProcessorImages
 from dualfocus_lmms.models.checkpoint.image_text_inputs import reader, token_types
 from dualfocus_lmms.models.checkpoint.loading import Checkpoint, load_checkpoint
@@ -67,6 +68,10 @@ def train(recipe: str, overrides: Sequence[str] = ()) -> Path:
     try:
         run.trainer.train(resume_from_checkpoint=str(run.last) if run.last else None)
         _finish(run, result)
+    except KeyboardInterrupt as error:
+        last = last_checkpoint(Path(chosen.output))
+        done = f"the last complete checkpoint is {last}" if last else "there is no complete checkpoint yet"
+        raise Interrupted(f"{done}. Run the same command to resume from there.") from error
     except (OSError, RuntimeError, SafetensorError) as error:  # what the libraries raise when a disk is full
         if shutil.disk_usage(chosen.output).free > _SPACE:
             raise
@@ -321,9 +326,9 @@ def _claim(recipe: Recipe, arguments: Any) -> None:
     note = Path(recipe.output) / "recipe.json"
     mine = json.loads(json.dumps(recipe.to_dict()))
     with arguments.main_process_first(local=False):
-        theirs = _ADDED | (_recipe_of(note) or mine)
+        theirs = _ADDED | (_recipe_of(note) if _begun(note.parent) and note.exists() else mine)
         differing = [key for key in mine if key not in _FREE and theirs.get(key) != mine[key]]
-        if differing and _begun(note.parent):
+        if differing:
             raise UserError(
                 f"{recipe.output!r} holds a run with another {', '.join(differing)}: "
                 "give another output, or the recipe it was started with (its recipe.json)."
@@ -336,14 +341,16 @@ def _claim(recipe: Recipe, arguments: Any) -> None:
                 raise UserError(f"output: cannot write to {recipe.output!r}: {error}.") from error
 
 
-def _recipe_of(note: Path) -> Any:
-    """The recipe that a folder's run was started with; None where there is none."""
-    try:
-        return json.loads(note.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{str(note)!r} cannot be read: {error}. Give another output.") from error
+def _recipe_of(note: Path) -> dict[str, Any]:
+    """The recipe that a folder's run was started with."""
+    return _RECIPE.read(
+        note,
+        "Give another output. Where the checkpoints beside it are of this very recipe, delete the file: the "
+        "same command goes on.",
+    )
+
+
+_RECIPE: Kind[dict[str, Any]] = Kind(dict[str, Any])
 
 
 def _begun(output: Path) -> bool:

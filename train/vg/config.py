@@ -9,11 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-import yaml
 from pydantic import Field
 
 from dualfocus_lmms.errors import UserError, choose
 from dualfocus_lmms.options import Bool, Options, must_be
+from dualfocus_lmms.train.data.yaml_file import read_yaml
 from dualfocus_lmms.train.vg.phrases import Words, split
 
 DEFAULTS = Path(__file__).parents[1] / "configs" / "vg.yaml"
@@ -81,10 +81,7 @@ def _photo(words: Any) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"The settings in {str(path)!r} cannot be read: {error}.") from error
+    values = read_yaml(path, "The file of settings") or {}
     if not isinstance(values, dict):
         raise UserError(f"The settings in {str(path)!r} are no mapping of names to values.")
     return values

@@ -61,11 +61,15 @@ def records(
             else:
                 try:
                     record, end = _DECODER.raw_decode(text, at)
+                except RecursionError as error:
+                    raise _broken(path, base + at, "it is nested too deep") from error
                 except json.JSONDecodeError as error:
                     incomplete = error.pos >= len(text) - 16 or "string" in error.msg
                     if not (incomplete and len(text) - at < _LARGEST and read_more()):
                         raise _broken(path, base + at, error.msg) from error
                     continue
+                except ValueError as error:  # a number of thousands of digits
+                    raise _broken(path, base + at, str(error)) from error
                 if end == len(text) and read_more():  # a number may go on
                     continue
                 yield base + at, base + end, record
@@ -108,7 +112,11 @@ class JsonArray:
         start, end = self._table[3 * row + 1 : 3 * row + 3]
         with open(self.path, "rb") as file:
             file.seek(start)
-            return json.loads(file.read(end - start), strict=False)
+            text = file.read(end - start)
+        found = json.loads(text, strict=False)
+        if b"\\ud" in text.lower():  # half a character becomes "?": no file can hold it
+            found = json.loads(json.dumps(found, ensure_ascii=False).encode("utf-8", "replace"))
+        return found
 
 
 def record_id(record: Any) -> int | None:
@@ -116,4 +124,5 @@ def record_id(record: Any) -> int | None:
     if not isinstance(record, dict):
         return None
     found = record.get("image_id", record.get("id"))
-    return found if isinstance(found, int) and not isinstance(found, bool) else None
+    is_id = isinstance(found, int) and not isinstance(found, bool) and abs(found) < 1 << 62
+    return found if is_id else None

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -33,7 +34,8 @@ NEEDED = ("image_data", "question_answers", "objects")
 OPTIONAL = ("attributes", "region_descriptions")
 MAPPING = "qa_to_region_mapping.json"
 IMAGE_FOLDERS = ("VG_100K", "VG_100K_2", ".")
-_BAD = (KeyError, TypeError, ValueError, AttributeError)  # what a record in another shape raises
+# What a record in another shape raises.
+_BAD = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,7 @@ class Annotations:
         return int(regions[row]) if row < len(ids) and ids[row] == question_id else None
 
 
+_PAIR = re.compile(r'"?\b(\d{1,18})"?\s*:\s*"?(\d{1,18})\b')  # what fits into 64 bits
 _NO_REGIONS = (np.empty(0, np.int64), np.empty(0, np.int64))
 
 
@@ -96,10 +99,10 @@ def read_mapping(path: Path, piece: int = 1 << 20) -> tuple[np.ndarray, np.ndarr
         while text := file.read(piece):
             text = rest + text
             cut = text.rfind(",") + 1
-            found = re.findall(r'"?(\d+)"?\s*:\s*"?(\d+)', text[:cut])
+            found = _PAIR.findall(text[:cut])
             pairs.append(np.array(found, dtype=np.int64).reshape(-1, 2))
             rest = text[cut:]
-        pairs.append(np.array(re.findall(r'"?(\d+)"?\s*:\s*"?(\d+)', rest), dtype=np.int64).reshape(-1, 2))
+        pairs.append(np.array(_PAIR.findall(rest), dtype=np.int64).reshape(-1, 2))
     table = np.concatenate(pairs)
     table = table[np.argsort(table[:, 0], kind="stable")]
     return table[:, 0].copy(), table[:, 1].copy()
@@ -270,7 +273,7 @@ def image_path(image_id: int, annotations: Annotations) -> Path | None:
     if isinstance(url, str):
         names.append(PurePosixPath(url).name)
     paths = (annotations.root / folder / name for name in names for folder in IMAGE_FOLDERS)
-    return next((path for path in paths if path.is_file()), None)
+    return next((path for path in paths if os.path.isfile(path)), None)
 
 
 def make_samples(

@@ -6,12 +6,13 @@ import hashlib
 import heapq
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from dualfocus_lmms.files import atomic_write
+from dualfocus_lmms.json_text import STRICT, Kind
 
 EXAMPLES = 3  # of each reason
 PAGE = 20  # kept and dropped questions on the page to read by eye
@@ -51,6 +52,8 @@ class Report:
     page: dict[str, list[Line]] = field(default_factory=lambda: {"kept": [], "dropped": []})
     problems: list[str] = field(default_factory=list)
     problem_count: int = 0
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     @property
     def questions(self) -> int:
@@ -102,12 +105,12 @@ class Report:
         return asdict(self) | {"kept": dict(self.kept), "dropped": dict(self.dropped)}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Report:
-        """The report of the values that `to_dict` returned, from JSON."""
-        report = cls(**values)
-        report.kept, report.dropped = Counter(values["kept"]), Counter(values["dropped"])
-        report.examples = {verdict: _lines(lines) for verdict, lines in values["examples"].items()}
-        report.page = {side: _lines(lines) for side, lines in values["page"].items()}
+    def parse(cls, text: bytes) -> Report:
+        """The report of the values that `to_dict` returned, from JSON. ValueError where it is damaged."""
+        report = _REPORT.parse(text)
+        report.markdown().encode()  # half a character is a ValueError
+        if len(report.areas) != _BINS or set(report.page) != {"kept", "dropped"}:
+            raise ValueError("areas or page: not of this form")
         return report
 
     def write(self, folder: Path) -> None:
@@ -154,8 +157,7 @@ class Report:
         return "\n".join(lines)
 
 
-def _lines(values: Iterable[Mapping[str, Any]]) -> list[Line]:
-    return [Line(**{**value, "box": value["box"] and tuple(value["box"])}) for value in values]
+_REPORT: Kind[Report] = Kind(Report)
 
 
 def _percent(part: int, whole: int) -> str:

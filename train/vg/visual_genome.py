@@ -7,6 +7,8 @@ samples; an interrupted build resumes with the lots that are not done, and ends 
 from __future__ import annotations
 
 import json
+import logging
+import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -18,8 +20,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.errors import Interrupted, UserError
 from dualfocus_lmms.files import atomic_write
+from dualfocus_lmms.json_text import Kind
 from dualfocus_lmms.protocol import load_protocol
 from dualfocus_lmms.train.data.samples import SHARDS, TrainingSample, shard_path, write_shard
 from dualfocus_lmms.train.vg.config import VGConfig
@@ -27,8 +30,11 @@ from dualfocus_lmms.train.vg.question_grounding import Dropped, Grounded, Reason
 from dualfocus_lmms.train.vg.records import Annotations, Outcome, image_path, make_samples, outcomes
 from dualfocus_lmms.train.vg.report import Line, Report
 
+log = logging.getLogger(__name__)
+
 LOT = 100  # images a lot
 _PARTS = "parts"
+_SETTINGS: Kind[dict[str, Any]] = Kind(dict[str, Any])
 _IMAGE_REASONS = (Reason.NO_IMAGE, Reason.BAD_IMAGE)  # the user may add the images and run the build again
 
 
@@ -79,6 +85,11 @@ def build(
         report.write(out)
         for leftover in out.glob(f".{SHARDS}.*"):  # of interrupted processes
             leftover.unlink(missing_ok=True)
+    except KeyboardInterrupt as error:
+        raise Interrupted(
+            f"{report.images:,} of {len(ids):,} images are done. They are kept in {str(out)!r}; run the same "
+            "command to resume."
+        ) from error
     except OSError as error:  # such as no space left
         raise UserError(
             f"Stopped: {error}. What is done is kept in {str(out)!r}; run the same command to resume."
@@ -101,10 +112,9 @@ class _Job:
         """The report of one lot, read if it is done and no image was missing; else the lot is processed."""
         index, images = lot
         part = self.out / _PARTS / f"part-{index:05d}.json"
-        if part.exists():
-            done = Report.from_dict(json.loads(part.read_text(encoding="utf-8")))
-            if not any(done.dropped[reason.value] for reason in _IMAGE_REASONS):
-                return done
+        done = _read_part(part)
+        if done is not None and not any(done.dropped[reason.value] for reason in _IMAGE_REASONS):
+            return done
         report = Report(seed=self.seed)
         if self.annotations_only:
             rows = [row for image in images for row in self._rows(image, report)]
@@ -184,10 +194,22 @@ def _count(found: Sequence[Outcome], report: Report) -> None:
         report.add(Line(outcome.id, outcome.image_id, outcome.question, outcome.answer, verdict, note, box))
 
 
+def _read_part(path: Path) -> Report | None:
+    """The report of a lot that is done; None for one to do, or to do again as its part is damaged."""
+    if not path.exists():
+        return None
+    try:
+        return Report.parse(path.read_bytes())
+    except ValueError as error:
+        log.warning("%s cannot be read (%s): its images are processed again.", path, error)
+        return None
+
+
 _job: _Job | None = None  # of this worker process
 
 
 def _start(job: _Job) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
     global _job
     _job = job
 
@@ -229,7 +251,7 @@ def _begin(out: Path, annotations: Annotations, config: VGConfig, *settings: Any
             atomic_write(path, text)
     except OSError as error:
         raise UserError(f"Cannot write to {str(out)!r}: {error}.") from error
-    written, given = json.loads(path.read_text(encoding="utf-8")), json.loads(text)
+    written, given = _SETTINGS.read(path, "Give an empty folder."), json.loads(text)
     other = sorted(key for key in given if written.get(key) != given[key])
     if other:
         raise UserError(

@@ -171,6 +171,10 @@ def test_a_run_is_known_by_the_same_values_as_ever():
         "dtype": "auto",
         "revision": None,
         "family": None,
+        "chat_template": "auto",  # of a folder that is older than this argument too
+        "crop_pixels": "auto",
+        "min_pixels": None,
+        "max_pixels": None,
     }
 
 

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from dualfocus_lmms import Box, GenerationError, Question, Settings, StopCriteria, UserError, read_traces
+from dualfocus_lmms.errors import Interrupted
 from dualfocus_lmms.models.run.request import Request
 from dualfocus_lmms.models.run.runner import Runner
 from dualfocus_lmms.testing import FakeBackend, Reply
@@ -298,3 +299,16 @@ def test_after_a_retry_for_memory_a_given_box_is_not_computed_again():
     traces = Runner(doubtful(every=1, room=2, stage="micro"), settings, 4).run(requests(4))
     assert all(trace.micro is not None for trace in traces)
     assert sorted(found) == ["0", "1", "2", "3"]
+
+
+def test_ctrl_c_says_what_is_finished_and_how_to_go_on(tmp_path):
+    def interrupted(stage, conversation):
+        if "Number 3" in conversation.turns[0].text:
+            raise KeyboardInterrupt
+        return "[0.1, 0.1, 0.9, 0.9]" if stage == "locate" else "yes"
+
+    for writer, told in ((TraceWriter(tmp_path), "resume=True"), (None, "lost")):
+        runner = Runner(FakeBackend(interrupted), SETTINGS, 1, writer)
+        with pytest.raises(Interrupted, match=rf"3 of 5 .*{told}"):
+            runner.run(requests(5))
+    assert [trace.key["doc_id"] for trace in read_traces(tmp_path)[0]] == [0, 1, 2]

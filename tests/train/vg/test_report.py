@@ -25,7 +25,7 @@ def test_merged_parts_equal_one_report() -> None:
         parts[i % 4].add(line)
     merged = Report(seed=3)
     for part in reversed(parts):
-        merged.merge(Report.from_dict(json.loads(json.dumps(part.to_dict()))))
+        merged.merge(Report.parse(json.dumps(part.to_dict()).encode()))
     assert merged == whole
     assert (len(whole.page["kept"]), len(whole.page["dropped"]), whole.questions) == (20, 20, 99)
     assert "66 of 99 questions kept (66.7%)" in whole.markdown()
