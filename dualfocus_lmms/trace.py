@@ -26,7 +26,7 @@ except ImportError:  # Windows
 
 VERSION: Literal[1] = 1
 # Settings that older runs did not write, with the value that stands for what they did.
-_ADDED = {"chat_template": "auto", "crop_pixels": "original"}
+_ADDED = {"crop_pixels": "original"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,10 +239,12 @@ def record_template(folder: str | Path, template: TemplateChoice) -> None:
     used = settings.get("chat_template_used")
     if used is None and template.replaced and _answered(folder):
         raise UserError(
-            f"The run in {folder} was begun before chat_template could be chosen, with the checkpoint's own "
-            f"template, and chat_template={template.asked} now means the family's. Give another folder."
+            f"The run in {folder} was begun before chat_template could be chosen, and does not say whose it "
+            f"has; chat_template={template.asked} means the family's now. Give chat_template=checkpoint (what"
+            " was used where chat_template.jinja or tokenizer_config.json has one), chat_template=family, or "
+            "another folder."
         )
-    now = settings | {"chat_template_used": template.used}
+    now = {"chat_template": template.asked} | settings | {"chat_template_used": template.used}
     if used is None:
         write_json(folder / "run.json", now)
     else:
@@ -263,7 +265,8 @@ def read_settings(folder: str | Path) -> dict[str, Any]:
 
 
 def _compare(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    before = {name: value for name, value in _ADDED.items() if name in now} | dict(before)
+    added = _ADDED | {"chat_template": now.get("chat_template")}  # an older run does not say which it had
+    before = {name: value for name, value in added.items() if name in now} | dict(before)
     known = before.keys() - {"chat_template_used"} | now.keys()  # `record_template` compares that one
     differing = [
         f"{name} was {before.get(name)!r}, now {now.get(name)!r}"

@@ -28,5 +28,5 @@ def unsupported_release(reason: str) -> UserError:
     """The error where the fast engines would compute something else than the model with this release."""
     return UserError(
         f"The fast engines do not support transformers {transformers.__version__} with this model: {reason}. "
-        "Give engine=naive, or install a release named in docs/compatibility.md."
+        "Give engine=batched, or install a release named in docs/compatibility.md."
     )

@@ -114,7 +114,7 @@ class _GreedyScores(LogitsProcessor):
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         logprobs = scores.float().log_softmax(-1)  # (B, V)
         allowed = scores.clone()
-        allowed[:, self._suppressed] = -torch.inf
+        allowed[:, self._suppressed : self._suppressed + 1] = -torch.inf
         self.logprobs.append(logprobs.gather(-1, allowed.argmax(-1, keepdim=True))[:, 0])
         return allowed
 

@@ -19,7 +19,7 @@ from loguru import logger
 from pydantic import field_validator
 
 from dualfocus_lmms.boxes import Box
-from dualfocus_lmms.calibrated import CalibratedRule
+from dualfocus_lmms.calibrated import CalibratedRule, is_calibrated
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.flow import perplexities, skip_reason
 from dualfocus_lmms.integrity import FINGERPRINT, questions_fingerprint, read_data
@@ -87,8 +87,9 @@ class ReplayOptions(Options):
     def settings(self, run: Mapping[str, Any]) -> Settings:
         """How the answers of a run with the settings `run` (its run.json) are chosen, checked."""
         values = {name: run[name] for name in _FROM_RUN if name in run}
+        fitted = {"select": None} if is_calibrated(values.get("select")) else {}  # its file may have changed
         try:
-            Settings.of(**values)
+            Settings.of(**values | fitted)
         except (UserError, TypeError, ValueError, OverflowError) as error:
             raise UserError(
                 f"{Path(self.trace) / 'run.json'} has settings that no run writes ({error}): restore it, "

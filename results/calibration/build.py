@@ -165,9 +165,9 @@ def _table(
         for part, some in parts(scored):
             rows.append({"rule": name, "questions of": part, **_row(some), **numbers})
     note = (
-        f"Scores in percent. Cross-validated: each sample by the rule fitted on the other {folds} folds; all "
-        "samples of a question are in one fold. Gain: cross-validated - b = 0, with its 95% interval. The "
-        f"interval of b is that of 1,000 draws of questions. {BY_QUESTION}"
+        f"Scores in percent. Cross-validated: each sample by the rule fitted on the other folds ({folds} in "
+        "all); all samples of a question are in one fold. Gain: cross-validated - b = 0, with its 95% "
+        f"interval. The interval of b is that of 1,000 draws of questions. {BY_QUESTION}"
     )
     style = {"p": "{:.2g}"} | SIGNED | dict.fromkeys(("b", "b, low", "b, high"), "{:+.3f}")
     return Table("calibration", "Calibration", pd.DataFrame(rows), note, style)

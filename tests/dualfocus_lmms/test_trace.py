@@ -321,12 +321,14 @@ def test_a_run_from_before_templates_could_be_chosen_resumes_unless_its_template
     claim_folder(tmp_path, SETTINGS, resume=False)
     fill(tmp_path, trace(0))
     claim_folder(tmp_path, SETTINGS | {"chat_template": "auto"}, resume=True)
-    with pytest.raises(UserError, match="chat_template"):
-        claim_folder(tmp_path, SETTINGS | {"chat_template": "family"}, resume=True)
     with pytest.raises(UserError, match="another folder"):
         record_template(tmp_path, REPLACED)
-    record_template(tmp_path, OWN)
-    assert read_settings(tmp_path)["chat_template_used"] == "checkpoint"
+    claim_folder(tmp_path, SETTINGS | {"chat_template": "checkpoint"}, resume=True)
+    record_template(tmp_path, replace(OWN, asked="checkpoint"))
+    settings = read_settings(tmp_path)
+    assert (settings["chat_template"], settings["chat_template_used"]) == ("checkpoint", "checkpoint")
+    with pytest.raises(UserError, match="chat_template was 'checkpoint'"):
+        claim_folder(tmp_path, SETTINGS | {"chat_template": "auto"}, resume=True)
 
 
 def test_a_trace_from_before_templates_could_be_chosen() -> None:

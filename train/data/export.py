@@ -138,7 +138,8 @@ def _crop_file(
         return part
     file = io.BytesIO()
     enlarged.save(file, "PNG")
-    return SampleImage(file.getvalue(), str(PurePosixPath(crop.name or sample.id).with_suffix(".png")))
+    name = PurePosixPath(_file_name(crop, sample.id)).with_suffix(".png")
+    return SampleImage(file.getvalue(), str(name))
 
 
 def _file_name(image: SampleImage, fallback: str) -> str:

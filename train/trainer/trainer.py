@@ -27,7 +27,7 @@ from dualfocus_lmms.files import atomic_write
 from dualfocus_lmms.json_text import Kind
 from dualfocus_lmms.models.checkpoint.image_inputs import FixedSizeImages, ProcessorImages
 from dualfocus_lmms.models.checkpoint.image_text_inputs import reader, token_types
-from dualfocus_lmms.models.checkpoint.loading import Checkpoint, load_checkpoint
+from dualfocus_lmms.models.checkpoint.loading import Checkpoint, family_of, load_checkpoint
 from dualfocus_lmms.models.checkpoint.tokenize_chat import Renderer
 from dualfocus_lmms.models.engines.registry import make_engine
 from dualfocus_lmms.settings import Settings
@@ -45,7 +45,7 @@ from dualfocus_lmms.train.trainer.collate import (
 from dualfocus_lmms.train.trainer.evaluation import Scored, evaluate, summary
 from dualfocus_lmms.train.trainer.recipe import Recipe, load_recipe, processes, training_arguments
 from dualfocus_lmms.train.trainer.weights import Companions, trainable, whole_weights, write_checkpoint
-from dualfocus_lmms.zoom import check_crops
+from dualfocus_lmms.zoom import check_crops, crop_pixels_done
 
 
 def train(recipe: str, overrides: Sequence[str] = ()) -> Path:
@@ -328,6 +328,8 @@ def _claim(recipe: Recipe, arguments: Any) -> None:
     with arguments.main_process_first(local=False):
         theirs = _ADDED | (_recipe_of(note) if _begun(note.parent) and note.exists() else mine)
         differing = [key for key in mine if key not in _FREE and theirs.get(key) != mine[key]]
+        if "crop_pixels" not in theirs and _enlarges(recipe):  # older runs showed crops as they are
+            differing.append("crop_pixels")
         if differing:
             raise UserError(
                 f"{recipe.output!r} holds a run with another {', '.join(differing)}: "
@@ -339,6 +341,11 @@ def _claim(recipe: Recipe, arguments: Any) -> None:
                 atomic_write(note, json.dumps(mine, indent=1))
             except OSError as error:
                 raise UserError(f"output: cannot write to {recipe.output!r}: {error}.") from error
+
+
+def _enlarges(recipe: Recipe) -> bool:
+    """Whether the model sees crops enlarged."""
+    return crop_pixels_done(recipe.rules().crop_pixels, family_of(recipe.model).resolution) != "original"
 
 
 def _recipe_of(note: Path) -> dict[str, Any]:

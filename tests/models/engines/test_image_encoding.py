@@ -63,7 +63,7 @@ def test_mrope_without_positions_for_images_is_refused(
     if not uses_mrope(loaded):
         pytest.skip("no M-RoPE")
     monkeypatch.delattr(type(loaded.model.model), "get_rope_index")
-    with pytest.raises(UserError, match=r"mrope_section.*engine=naive.*docs/compatibility\.md"):
+    with pytest.raises(UserError, match=r"mrope_section.*engine=batched.*docs/compatibility\.md"):
         make_engine(name, loaded)
     make_engine("naive", loaded)
 
@@ -96,7 +96,7 @@ def test_deepstack_features_that_the_encoder_does_not_return_are_missed(
     if not getattr(loaded.model.config.vision_config, "deepstack_visual_indexes", None):
         assert generate(backend)
         return
-    with pytest.raises(UserError, match=r"deepstack_features.*engine=naive.*docs/compatibility\.md"):
+    with pytest.raises(UserError, match=r"deepstack_features.*engine=batched.*docs/compatibility\.md"):
         generate(backend)
 
 

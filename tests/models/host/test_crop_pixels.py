@@ -41,6 +41,7 @@ def test_where_crops_are_enlarged_an_earlier_run_goes_on_as_it_began(tmp_path):
     run(checkpoint, folder)
     assert read_settings(folder)["crop_pixels"] == "auto"
     older(folder)
+    (folder / "rank0.jsonl").write_text("an answer\n")  # else the next run takes the folder
     with pytest.raises(UserError, match="crop_pixels was 'original', now 'auto'"):
         run(checkpoint, folder, resume=True)
     run(checkpoint, folder, resume=True, crop_pixels="original")

@@ -207,6 +207,7 @@ def test_a_fitted_rule_that_has_changed_since_the_run_is_refused(finish: Any, tm
     (tmp_path / "b.json").unlink()
     with pytest.raises(UserError, match=r"b\.json"):
         replay(f"trace={first}")
+    assert replay(f"trace={first},select=macro") == named("aaaaaa")
 
 
 def test_a_fitted_rule_is_refused_on_its_own_questions(finish: Any, tmp_path: Path) -> None:

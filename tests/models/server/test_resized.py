@@ -131,6 +131,7 @@ def test_the_processor_is_a_model_argument_and_part_of_a_runs_identity(stub, fol
     assert settings["image_processor"] is not None
     Server(**given, processor=str(folder), resume=True)
     other = save_tiny_family(tmp_path / "other", "qwen2_5_vl")
+    (tmp_path / "run" / "rank0.jsonl").write_text("an answer\n")  # else the next run takes the folder
     with pytest.raises(UserError):
         Server(**given, processor=str(other), resume=True)
     with pytest.raises(UserError, match="processor="):
