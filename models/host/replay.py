@@ -87,7 +87,9 @@ class ReplayOptions(Options):
     def settings(self, run: Mapping[str, Any]) -> Settings:
         """How the answers of a run with the settings `run` (its run.json) are chosen, checked."""
         values = {name: run[name] for name in _FROM_RUN if name in run}
-        fitted = {"select": None} if is_calibrated(values.get("select")) else {}  # its file may have changed
+        fitted = (
+            {"select": None} if is_calibrated(str(values.get("select"))) else {}
+        )  # its file may have changed
         try:
             Settings.of(**values | fitted)
         except (UserError, TypeError, ValueError, OverflowError) as error:
