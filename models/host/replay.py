@@ -87,9 +87,8 @@ class ReplayOptions(Options):
     def settings(self, run: Mapping[str, Any]) -> Settings:
         """How the answers of a run with the settings `run` (its run.json) are chosen, checked."""
         values = {name: run[name] for name in _FROM_RUN if name in run}
-        fitted = (
-            {"select": None} if is_calibrated(str(values.get("select"))) else {}
-        )  # its file may have changed
+        # The file of a fitted rule may have changed.
+        fitted = {"select": None} if is_calibrated(str(values.get("select"))) else {}
         try:
             Settings.of(**values | fitted)
         except (UserError, TypeError, ValueError, OverflowError) as error:
