@@ -11,11 +11,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from dualfocus_lmms.boxes import Box
 from dualfocus_lmms.errors import UserError
-from dualfocus_lmms.json_text import load_json
+from dualfocus_lmms.json_text import STRICT, Kind
 from dualfocus_lmms.types import Answer
 
 PREFIX = "calibrated:"
@@ -188,52 +188,46 @@ def load(name: str) -> CalibratedRule:
     """The rule called `calibrated:FILE` or `calibrated_in_sample:FILE`. UserError where FILE holds none."""
     prefix, _, file = name.partition(":")
     path = Path(file).expanduser()
-    try:
-        data = load_json(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise UserError(f"select={name}: {path} cannot be read ({error}): {ADVICE}") from error
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise UserError(f"select={name}: {path} is no calibration: {ADVICE}")
-    if data.get("version") != VERSION:
-        raise UserError(
-            f"select={name}: {path} is a calibration of version {data.get('version')!r}, this program reads "
-            f"{VERSION}: fit it again with `dualfocus calibrate`."
+    written = _FILE.read(path, f"For select={name} {ADVICE}")
+    if isinstance(written, _LogisticFile):
+        if sorted(written.features) != sorted(FEATURES) or any(
+            one.scale <= 0 for one in written.features.values()
+        ):
+            raise UserError(
+                f"{path} is damaged: it needs the features {', '.join(FEATURES)}, each with a scale above 0. "
+                f"For select={name} {ADVICE}"
+            )
+        choice: Bias | Logistic = Logistic(
+            written.intercept, {feature: written.features[feature] for feature in FEATURES}
         )
-    try:
-        return CalibratedRule(
-            choice=_choice(data),
-            count_eos=_checked(data["count_eos"], bool),
-            fitted_on=tuple(FittedOn(**one) for one in data["fitted_on"]),
-            in_sample=f"{prefix}:" == IN_SAMPLE,
-        )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"select={name}: {path} is damaged ({error!r}): {ADVICE}") from error
+    else:
+        choice = Bias(written.b)
+    return CalibratedRule(choice, written.count_eos, written.fitted_on, f"{prefix}:" == IN_SAMPLE)
 
 
-def _choice(data: Mapping[str, Any]) -> Bias | Logistic:
-    kind = data["rule"]
-    if kind == "bias":
-        return Bias(_number(data["b"]))
-    if kind != "logistic":
-        raise ValueError(f"a rule {kind!r}, neither bias nor logistic")
-    found = {
-        name: Feature(*(_number(values[part]) for part in ("mean", "scale", "weight")))
-        for name, values in data["features"].items()
-    }
-    if sorted(found) != sorted(FEATURES):
-        raise ValueError(f"features {sorted(found)}, not {sorted(FEATURES)}")
-    if any(one.scale <= 0 for one in found.values()):
-        raise ValueError("a scale that is not above 0")
-    return Logistic(_number(data["intercept"]), {name: found[name] for name in FEATURES})
+@dataclass(frozen=True, kw_only=True)
+class _File:
+    """What `dualfocus calibrate` writes, whatever the rule; what it was measured to be worth is not read."""
+
+    format: Literal["dualfocus-calibration"]
+    version: Literal[1]
+    count_eos: bool
+    fitted_on: tuple[FittedOn, ...]
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT | {"extra": "ignore"}
 
 
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError(f"{value!r} is no number")
-    return float(value)
+@dataclass(frozen=True, kw_only=True)
+class _BiasFile(_File):
+    rule: Literal["bias"]
+    b: float
 
 
-def _checked(value: Any, kind: type) -> Any:
-    if not isinstance(value, kind):
-        raise TypeError(f"{value!r} is no {kind.__name__}")
-    return value
+@dataclass(frozen=True, kw_only=True)
+class _LogisticFile(_File):
+    rule: Literal["logistic"]
+    intercept: float
+    features: Mapping[str, Feature]
+
+
+_FILE: Kind[_BiasFile | _LogisticFile] = Kind(_BiasFile | _LogisticFile)

@@ -6,7 +6,6 @@ key of an address is in a message.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -20,6 +19,7 @@ from urllib.parse import urlsplit
 import openai
 
 from dualfocus_lmms.errors import GenerationError, UserError
+from dualfocus_lmms.json_text import load_json
 from dualfocus_lmms.text_output import excerpt
 
 KEY = "OPENAI_API_KEY"
@@ -174,8 +174,8 @@ def read_json(response: Any, url: str) -> dict[str, Any]:
             url, f"{kind or 'no content type'}: {excerpt(body[:200].decode(errors='replace'))!r}"
         )
     try:
-        value = json.loads(body)
-    except (ValueError, RecursionError) as error:
+        value = load_json(body)
+    except ValueError as error:
         shown = excerpt(body[-100:].decode(errors="replace"))
         raise _no_object(url, f"broken JSON ({excerpt(error)}) that ends with {shown!r}") from error
     if not isinstance(value, dict):

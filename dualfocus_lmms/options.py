@@ -256,7 +256,7 @@ class FlowChoices(Options):
 
     def settings(self) -> Settings:
         """How DualFocus answers. UserError for choices that exclude each other."""
-        return Settings.of(**self.model_dump(include=set(SettingOptions.model_fields)))
+        return Settings.chosen(self)
 
 
 class SettingOptions(FlowChoices):
@@ -267,6 +267,9 @@ class SettingOptions(FlowChoices):
         help="`turn` shows the crop in a second turn of the conversation; `patch` makes it one more tile of "
         "the image, for families with tiles (table 6, LLaVA-NeXT)",
     )
+
+    def settings(self) -> Settings:
+        return Settings.chosen(self, self.subimage)  # type: ignore[arg-type]
 
 
 class ImageBounds(Options):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from dualfocus_lmms.calibrated import CalibratedRule
 from dualfocus_lmms.errors import UserError
@@ -14,6 +14,9 @@ from dualfocus_lmms.prompts import PROMPTS
 from dualfocus_lmms.protocol import Protocol, load_protocol
 from dualfocus_lmms.selection import Rule
 from dualfocus_lmms.zoom import CropPixels
+
+if TYPE_CHECKING:
+    from dualfocus_lmms.options import FlowChoices
 
 NATIVE = "native"  # prompts: Q1 as the model's family was trained with
 
@@ -81,16 +84,20 @@ class Settings:
                 "protocol": protocol, "pathway": pathway, "select": select, "prompts": prompts,
                 "skip_confidence": skip_confidence, "box_margin": box_margin, "count_eos": count_eos,
                 "grounding": grounding, "grounding_checkpoint": grounding_checkpoint,
-                "box_shift": box_shift, "subimage": subimage,
-                "crop_pixels": crop_pixels, **unknown,
-            },
+                "box_shift": box_shift, "subimage": subimage, "crop_pixels": crop_pixels, **unknown,
+            }
         )  # fmt: skip
+        return given.settings()
+
+    @classmethod
+    def chosen(cls, given: FlowChoices, subimage: Subimage = "turn") -> Settings:
+        """Settings from options, whose values are checked. UserError for choices that exclude each other."""
         chosen = load_protocol(given.protocol)
         prompts = chosen.name if given.prompts is None else given.prompts
         chosen = replace(chosen, prompts=PROMPTS.get(prompts, chosen.prompts))
         rule_name = chosen.rule if given.select is None else given.select
         rule = load_rule(rule_name)
-        if given.subimage == "patch" and isinstance(rule, JointRule):
+        if subimage == "patch" and isinstance(rule, JointRule):
             raise UserError(
                 f"select={rule_name} scores both answers after the region and the crop, and with "
                 "subimage=patch there is no such conversation. Choose another rule, such as ppl."
@@ -111,7 +118,7 @@ class Settings:
             grounding_checkpoint=detector_for(given.grounding, given.grounding_checkpoint),
             box_shift=given.box_shift,
             prompts=prompts,
-            subimage=given.subimage,  # type: ignore[arg-type]
+            subimage=subimage,
             crop_pixels=chosen.crop_pixels if given.crop_pixels is None else given.crop_pixels,
         )
 

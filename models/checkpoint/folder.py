@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.json_text import load_json
 
 ADAPTER = "adapter_config.json"
 # What transformers raises for a checkpoint that cannot be loaded. RuntimeError: weights of another shape than
@@ -43,11 +44,11 @@ def check_folder(pretrained: str) -> None:
         )
     for name in _SETTINGS:
         file = folder / f"{name}.json"
-        if file.is_file() and not _is_object(file):
+        settings = _object_in(file) if file.is_file() else {}
+        if settings is None:
             raise UserError(f"{str(file)!r} holds no JSON object: it is cut short or damaged. Get it anew.")
-    template = folder / "chat_template.json"
-    if template.is_file() and "chat_template" not in json.loads(template.read_text(encoding="utf-8-sig")):
-        raise UserError(f"{str(template)!r} holds no chat_template: write the template there, or delete it.")
+        if name == "chat_template" and file.is_file() and name not in settings:
+            raise UserError(f"{str(file)!r} holds no chat_template: write the template there, or delete it.")
 
 
 def _is_pointer(file: Path) -> bool:
@@ -55,11 +56,13 @@ def _is_pointer(file: Path) -> bool:
         return opened.read(len(_POINTER)) == _POINTER
 
 
-def _is_object(file: Path) -> bool:
+def _object_in(file: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None for anything else."""
     try:
-        return isinstance(json.loads(file.read_text(encoding="utf-8-sig")), dict)
+        found = load_json(file.read_text(encoding="utf-8-sig"))
     except ValueError:
-        return False
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def adapter_base(pretrained: str) -> str | None:

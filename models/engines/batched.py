@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 import torch
-from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
+from transformers import LogitsProcessor, StoppingCriteria
 
 from dualfocus_lmms.models.checkpoint.tokenize_chat import Rendered
 from dualfocus_lmms.models.engines.attention import steady_attention
@@ -77,13 +77,8 @@ class BatchedBackend(NaiveBackend):
         width = inputs["input_ids"].shape[1]
         record = _GreedyScores(self.image_token_id)
         done = _RowsDone(self, width, limits)
-        config = GenerationConfig(
-            max_new_tokens=max(limit.max_new_tokens for limit in limits),
-            do_sample=False,
-            num_beams=1,
-            eos_token_id=sorted(self.eos_ids),
-            pad_token_id=self._pad_id,
-        )
+        config = self._generation_config(max(limit.max_new_tokens for limit in limits))
+        config.suppress_tokens = None  # `record` does it, behind the raw log-probabilities
         with steady_attention(self.model.device), own_settings_ignored(self.model):
             sequences = self.model.generate(
                 **inputs, generation_config=config, logits_processor=[record], stopping_criteria=[done]

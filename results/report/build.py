@@ -21,7 +21,7 @@ from dualfocus_lmms.files import atomic_write, writable
 from dualfocus_lmms.images import open_image, set_up_pillow
 from dualfocus_lmms.results.outcomes import Outcomes, outcomes
 from dualfocus_lmms.results.report import accuracy as right
-from dualfocus_lmms.results.report import comparison, confidence, gallery, page, plots, tables
+from dualfocus_lmms.results.report import box_tables, comparison, confidence, gallery, page, plots, tables
 from dualfocus_lmms.results.report.tables import Table
 from dualfocus_lmms.results.runs import Run, load_run
 from dualfocus_lmms.text_output import csv_text, markdown
@@ -295,9 +295,9 @@ def _sections(shown: Shown) -> list[page.Section]:
             "Boxes",
             [
                 tables.fallbacks(samples),
-                tables.located(samples),
-                tables.boxes(samples),
-                tables.overlaps(samples),
+                box_tables.located(samples),
+                box_tables.boxes(samples),
+                box_tables.overlaps(samples),
             ],
             plots.areas(samples),
         ),

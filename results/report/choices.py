@@ -11,8 +11,6 @@ lower perplexity counts, as in the paper's table 8; it is compared with the firs
 from __future__ import annotations
 
 import argparse
-import json
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,18 +23,16 @@ from loguru import logger
 from dualfocus_lmms.boxes import Box
 from dualfocus_lmms.calibrated import CalibratedRule
 from dualfocus_lmms.errors import UserError
-from dualfocus_lmms.files import atomic_write
 from dualfocus_lmms.integrity import FINGERPRINT
 from dualfocus_lmms.joint_rules import JointRule
 from dualfocus_lmms.results.outcomes import outcomes
 from dualfocus_lmms.results.report import by_question
-from dualfocus_lmms.results.report.claims import Row, answers, gain_text, markdown
+from dualfocus_lmms.results.report.claims import Row, answers, gain_text, markdown, publish
 from dualfocus_lmms.results.report.tables import RIGHT
 from dualfocus_lmms.results.runs import Run, load_run
 from dualfocus_lmms.selection import select
 from dualfocus_lmms.settings import Settings
 
-MARKS = re.compile(r"(?<=<!-- choices -->\n).*?(?=<!-- end -->)", re.DOTALL)
 GLOBAL = ("count", "relation")
 
 
@@ -180,13 +176,7 @@ def main() -> None:
         "rules": {path.name: rules_of(path, arguments.select) for path in arguments.runs},
         "prompts": {path.name: prompts_of(arguments.runs[0], path) for path in arguments.second},
     }
-    text = written(found)
-    print(text)
-    if arguments.json is not None:
-        atomic_write(arguments.json, json.dumps(found, indent=1) + "\n")
-    if arguments.page is not None:
-        page = arguments.page.read_text(encoding="utf-8")
-        atomic_write(arguments.page, MARKS.sub(lambda _: text, page))
+    publish(found, written(found), "choices", arguments.json, arguments.page)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,6 @@ from dualfocus_lmms.tasks.common.scoring import Pair, counts, f1, f1_of
 from dualfocus_lmms.tasks.common.uncertainty import paired_bootstrap_error
 
 SKIPPED = 58  # percent of second looks, in the paper's table 9
-MARKS = re.compile(r"(?<=<!-- claims -->\n).*?(?=<!-- end -->)", re.DOTALL)
 Row = dict[str, Any]
 
 
@@ -248,6 +247,17 @@ def found_in(folders: Sequence[Path]) -> dict[str, Row]:
     return runs
 
 
+def publish(found: Mapping[str, Any], text: str, mark: str, to_json: Path | None, page: Path | None) -> None:
+    """Print tables, and where these are given write the figures to a file and the tables into a page: between
+    `<!-- mark -->` and `<!-- end -->`."""
+    print(text)
+    if to_json is not None:
+        atomic_write(to_json, json.dumps(found, indent=1) + "\n")
+    if page is not None:
+        old = re.compile(rf"(?<=<!-- {mark} -->\n).*?(?=<!-- end -->)", re.DOTALL)
+        atomic_write(page, old.sub(lambda _: text, page.read_text(encoding="utf-8")))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -257,13 +267,7 @@ def main() -> None:
     parser.add_argument("--page", type=Path, help="a page whose tables are written anew")
     arguments = parser.parse_args()
     runs = found_in(arguments.runs)
-    text = written(runs)
-    print(text)
-    if arguments.json is not None:
-        atomic_write(arguments.json, json.dumps(runs, indent=1) + "\n")
-    if arguments.page is not None:
-        page = arguments.page.read_text(encoding="utf-8")
-        atomic_write(arguments.page, MARKS.sub(lambda _: text, page))
+    publish(runs, written(runs), "claims", arguments.json, arguments.page)
 
 
 if __name__ == "__main__":

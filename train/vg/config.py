@@ -14,7 +14,7 @@ from pydantic import Field
 from dualfocus_lmms.errors import UserError, choose
 from dualfocus_lmms.options import Bool, Options, must_be
 from dualfocus_lmms.train.data.yaml_file import read_yaml
-from dualfocus_lmms.train.vg.phrases import Words, split
+from dualfocus_lmms.train.vg.words import Words, split
 
 DEFAULTS = Path(__file__).parents[1] / "configs" / "vg.yaml"
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from dualfocus_lmms.boxes import Box
 from dualfocus_lmms.train.vg.config import VGConfig
-from dualfocus_lmms.train.vg.phrases import Words
+from dualfocus_lmms.train.vg.words import Words
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from dualfocus_lmms import Answer, Selection, Trace
 from dualfocus_lmms.images import image_hash
-from dualfocus_lmms.results.report import comparison, gallery, page, plots, tables
+from dualfocus_lmms.results.report import box_tables, comparison, gallery, page, plots, tables
 
 Browser = Any  # see conftest
 SAMPLES = 5000
@@ -92,7 +92,7 @@ def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     "perplexity", "Perplexity", [tables.perplexities(some)], plots.perplexities(some)
                 ),
                 page.Section(
-                    "boxes", "Boxes", [tables.fallbacks(some), tables.boxes(some)], plots.areas(some)
+                    "boxes", "Boxes", [tables.fallbacks(some), box_tables.boxes(some)], plots.areas(some)
                 ),
             ],
             notices=["12 of 24 samples are here."],

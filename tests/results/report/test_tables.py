@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from dualfocus_lmms.results.report import accuracy as right
-from dualfocus_lmms.results.report import by_question, comparison, plots, tables
+from dualfocus_lmms.results.report import box_tables, by_question, comparison, plots, tables
 
 NAN = float("nan")
 
@@ -178,13 +178,13 @@ def test_boxes_by_area_and_overlap():
         KEPT | {"area": 100.0, "crop_pixels": 90_000.0, "iou": 1.0},
         ONE_LOOK,
     )
-    areas = tables.boxes(boxed).frame.set_index("area")
+    areas = box_tables.boxes(boxed).frame.set_index("area")
     assert areas["samples"].to_dict() == {"0-1%": 1, "1-4%": 1, "50-100%": 1, "all": 3}
     assert areas["side"].tolist() == [10, 20, 300, 20]
-    overlaps = tables.overlaps(boxed).frame.set_index("IoU of")
+    overlaps = box_tables.overlaps(boxed).frame.set_index("IoU of")
     assert overlaps["samples"].to_dict() == {"0-0.1": 1, "0.5-0.75": 1, "0.75-1": 1, "all": 3}
     assert overlaps.loc["0.5-0.75", "micro"] == 100
-    assert tables.overlaps(samples(RESCUED)).frame.empty
+    assert box_tables.overlaps(samples(RESCUED)).frame.empty
 
 
 def test_boxes_against_the_annotated_ones():
@@ -197,12 +197,12 @@ def test_boxes_against_the_annotated_ones():
         ONE_LOOK | box | {"fallback": "pathway_macro"},
         RESCUED | {"task": "u"},
     )
-    (row,) = tables.located(some).frame.to_dict("records")
+    (row,) = box_tables.located(some).frame.to_dict("records")
     assert (row["task"], row["samples"]) == ("t", 3)
     assert row["with a box"] == pytest.approx(200 / 3)
     assert row["IoU"] == pytest.approx(1.3 / 3)
     assert row["IoU above 0.5"] == pytest.approx(100 / 3)
-    assert tables.located(samples(RESCUED)).frame.empty
+    assert box_tables.located(samples(RESCUED)).frame.empty
 
 
 def test_kinds_of_questions():
