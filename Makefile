@@ -34,6 +34,8 @@ QUICK := \
 	tests/dualfocus_lmms/test_zoom.py \
 	tests/dualfocus_lmms/test_prompts.py \
 	tests/dualfocus_lmms/test_flow.py \
+	tests/dualfocus_lmms/test_flow_regions.py \
+	tests/dualfocus_lmms/test_flow_selection.py \
 	tests/dualfocus_lmms/test_selection.py \
 	tests/dualfocus_lmms/test_joint_rules.py \
 	tests/dualfocus_lmms/test_trace.py \

@@ -1,4 +1,4 @@
-"""The two passes on a scripted model: what it is asked, what becomes of its replies."""
+"""The two passes on a scripted model: what it is asked, and what becomes of a batch."""
 
 from __future__ import annotations
 
@@ -7,52 +7,31 @@ import math
 from dataclasses import replace
 
 import pytest
-from PIL import Image
+from scripted_flow import (
+    BOX,
+    LETTER,
+    Q1_PAPER,
+    Q1_RELEASE,
+    Q2_PAPER,
+    Q2_RELEASE,
+    SCRIPT,
+    number_of,
+    photo,
+    question,
+    run,
+)
 
 from dualfocus_lmms import (
-    BoxFormat,
     Conversation,
     GenerationError,
     Question,
     Settings,
     StopCriteria,
-    Trace,
     UserError,
     answer_batch,
     flow,
 )
 from dualfocus_lmms.testing import FakeBackend, Reply
-from dualfocus_lmms.zoom import DynamicResolution
-
-LETTER = "Answer with the option's letter from the given choices directly."
-BOX = "[0.50, 0.25, 1.00, 0.75]"
-SCRIPT = {"macro": Reply("cat", (-0.5,)), "locate": Reply(BOX, (-0.1, -0.2)), "micro": Reply("dog", (-0.25,))}
-Q1_PAPER = "Provide the coordinates of the region this question is asking about: "
-Q1_RELEASE = "Please provide the bounding box coordinate of the region this question asks: "
-Q2_PAPER = "Combine these two images and answer the question: "
-Q2_RELEASE = "Please combine the information from these two images and answer this question: "
-
-
-def photo(width: int = 40, height: int = 20) -> Image.Image:
-    """Every pixel its own colour."""
-    image = Image.new("RGB", (width, height))
-    image.putdata([(x % 256, y % 256, x // 256) for y in range(height) for x in range(width)])
-    return image
-
-
-def question(name: str = "0", image: Image.Image | None = None) -> Question:
-    text = f"What is object {name}?"
-    prompt = f"{text}\nA. cat\nB. dog\n{LETTER}"
-    return Question(name, image or photo(), text, prompt, {"task": "t", "doc_id": int(name)})
-
-
-def run(backend: FakeBackend, *questions: Question, **settings) -> list[Trace]:
-    return answer_batch(backend, questions, [StopCriteria(16)] * len(questions), Settings.of(**settings))
-
-
-def number_of(conversation: Conversation) -> int:
-    """The number in the question's name, read from the first turn."""
-    return int(conversation.turns[0].text.split("object ")[1].split("?")[0])
 
 
 @pytest.mark.parametrize(
@@ -93,14 +72,6 @@ def test_what_the_model_is_asked(protocol: str, q1: str, q2: str, crop: tuple[in
     assert trace.fallback is None
 
 
-def test_the_box_is_repeated_to_the_letter() -> None:
-    odd = "The region: [.5,0.25 , 1, 0.75]!"
-    backend = FakeBackend(SCRIPT | {"locate": odd})
-    (trace,) = run(backend, question())
-    assert backend.calls[2].conversations[0].turns[1].text == odd
-    assert trace.crop == (20, 5, 40, 15)
-
-
 def test_limits_reach_both_answers() -> None:
     backend = FakeBackend(SCRIPT)
     limits = [StopCriteria(3, ("\n",)), StopCriteria(5)]
@@ -111,87 +82,6 @@ def test_limits_reach_both_answers() -> None:
     release = FakeBackend(SCRIPT)
     run(release, question(), protocol="release")
     assert release.calls[1].limits == (StopCriteria(128),)
-
-
-@pytest.mark.parametrize("reply", ["", "The whole image.", "[0.1, 0.2, 0.3]", "nan, nan, nan, nan"])
-@pytest.mark.parametrize("protocol", ["paper", "release"])
-def test_no_box_in_the_reply(reply: str, protocol: str) -> None:
-    backend = FakeBackend(SCRIPT | {"locate": reply})
-    (trace,) = run(backend, question(), protocol=protocol)
-    assert [call.stage for call in backend.calls] == ["macro", "locate"]
-    assert (trace.selection.text, trace.selection.margin) == ("cat", None)
-    assert (trace.fallback, trace.box, trace.crop, trace.micro) == ("no_box", None, None, None)
-    assert trace.locate is not None
-    assert trace.locate.text == reply
-    assert list(trace.prompts) == ["macro", "locate"]
-    assert Trace.from_json(trace.to_json()) == trace
-
-
-@pytest.mark.parametrize(
-    ("protocol", "reply", "size", "crop"),
-    [
-        # a point or a line
-        ("paper", "[0.50, 0.50, 0.50, 0.50]", (40, 20), None),
-        ("paper", "[0.50, 0.00, 0.50, 1.00]", (40, 20), None),
-        ("release", "[0.50, 0.50, 0.50, 0.50]", (400, 200), (175, 75, 225, 125)),
-        ("release", "[0.00, 0.00, 0.00, 0.00]", (400, 200), None),
-        # outside the image, wholly or in part
-        ("paper", "[1.20, 0.20, 1.40, 0.40]", (40, 20), None),
-        ("release", "[1.20, 0.20, 1.40, 0.40]", (400, 200), (374, 0, 399, 125)),
-        ("paper", "[0.50, -0.50, 1.50, 0.50]", (40, 20), (20, 0, 40, 10)),
-        ("release", "[0.50, -0.50, 1.50, 0.50]", (400, 200), (175, 0, 399, 199)),
-        # one pixel wide or high
-        ("paper", "[0.00, 0.50, 1.00, 0.75]", (1, 8), (0, 4, 1, 6)),
-        ("paper", "[0.50, 0.00, 0.75, 1.00]", (8, 1), (4, 0, 6, 1)),
-        ("paper", "[0.10, 0.10, 0.90, 0.90]", (1, 1), (0, 0, 1, 1)),
-        ("release", "[0.00, 0.50, 1.00, 0.75]", (1, 8), None),
-        ("release", "[0.10, 0.10, 0.90, 0.90]", (1, 1), None),
-    ],
-)
-def test_odd_boxes_and_photos(protocol, reply, size, crop) -> None:
-    backend = FakeBackend(SCRIPT | {"locate": reply})
-    (trace,) = run(backend, question(image=photo(*size)), protocol=protocol)
-    assert trace.crop == crop
-    assert trace.box is not None
-    if crop is None:
-        assert trace.fallback == "empty_region"
-        assert trace.selection.text == "cat"
-        assert len(backend.calls) == 2
-    else:
-        part = backend.calls[2].conversations[0].images[1]
-        assert part.size == (crop[2] - crop[0], crop[3] - crop[1])
-        assert trace.fallback is None
-        assert trace.selection.text == ("dog" if protocol == "paper" else "cat")  # a tie, in the release
-    assert Trace.from_json(trace.to_json()) == trace
-
-
-@pytest.mark.parametrize(
-    ("threshold", "probability", "skipped"),
-    [
-        (1, 1.0, False),  # 1 never skips
-        (1.0, 0.99, False),
-        (0, 0.001, True),  # 0 always does
-        (0.5, 0.5, False),  # strictly above
-        (0.5, 0.5000001, True),
-        (0.5, 0.4999999, False),
-        (0.8, 0.81, True),
-        (0.8, 0.79, False),
-    ],
-)
-def test_skip_gate(threshold: float, probability: float, skipped: bool) -> None:
-    logprob = math.log(probability)
-    backend = FakeBackend(SCRIPT | {"macro": Reply("cat", (logprob, logprob), eos=-5.0)})
-    (trace,) = run(backend, question(), skip_confidence=threshold)
-    assert len(backend.calls) == (1 if skipped else 3)
-    assert trace.fallback == ("skip_confidence" if skipped else None)
-    if skipped:
-        assert (trace.selection.text, trace.locate, trace.micro) == ("cat", None, None)
-
-
-def test_skip_gate_counts_the_closing_token_when_told() -> None:
-    script = SCRIPT | {"macro": Reply("cat", (math.log(0.9),), eos=math.log(0.1))}  # 0.9 without, 0.3 with it
-    assert run(FakeBackend(script), question(), skip_confidence=0.5)[0].fallback == "skip_confidence"
-    assert run(FakeBackend(script), question(), skip_confidence=0.5, count_eos=True)[0].fallback is None
 
 
 def test_macro_alone_is_one_call() -> None:
@@ -280,78 +170,9 @@ def test_the_model_is_freed_after_a_batch(pathway: str) -> None:
     assert backend.forgotten == 1
 
 
-@pytest.mark.parametrize(
-    ("settings", "expected", "rule"),
-    [
-        ({}, "dog", "ppl"),
-        ({"select": "macro"}, "cat", "macro"),
-        ({"select": "micro"}, "dog", "micro"),
-        ({"count_eos": True}, "cat", "ppl"),
-        # the release counts the closing token
-        ({"protocol": "release", "select": "ppl_tie_macro"}, "cat", "ppl_tie_macro"),
-        ({"protocol": "release", "select": "ppl_tie_macro", "count_eos": False}, "dog", "ppl_tie_macro"),
-        ({"protocol": "release", "select": "micro"}, "dog", "micro"),
-    ],
-)
-def test_selection_by_rule(settings: dict, expected: str, rule: str) -> None:
-    script = SCRIPT | {"macro": Reply("cat", (-0.5,), eos=-0.1), "micro": Reply("dog", (-0.25,), eos=-2.0)}
-    (trace,) = run(FakeBackend(script), question(), **settings)
-    assert (trace.selection.text, trace.selection.rule) == (expected, rule)
-    count_eos = Settings.of(**settings).count_eos
-    macro, micro = ((0.5 + 0.1) / 2, (0.25 + 2.0) / 2) if count_eos else (0.5, 0.25)
-    assert trace.selection.margin == pytest.approx(micro - macro)
-    assert trace.ppl == pytest.approx({"macro": math.exp(macro), "micro": math.exp(micro)})
-
-
-@pytest.mark.parametrize(
-    ("rule", "expected"),
-    [("ppl", "dog"), ("ppl_tie_macro", "cat"), ("release", "cat"), ("micro_context", "dog")],
-)
-def test_ties(rule: str, expected: str) -> None:
-    script = SCRIPT | {"macro": Reply("cat", (-0.3,)), "micro": Reply("dog", (-0.3,))}
-    backend = FakeBackend(script, scores={"cat": (-0.3, -0.01), "dog": (-0.3, -0.01)})
-    (trace,) = run(backend, question(), select=rule)
-    assert trace.selection.text == expected
-    assert trace.selection.margin == 0
-
-
-def test_answers_without_words_or_hope() -> None:
-    script = SCRIPT | {"macro": Reply("", (), eos=-0.4), "micro": Reply("dog", (-900.0,))}
-    (trace,) = run(FakeBackend(script), question())
-    assert (trace.selection.pathway, trace.selection.text) == ("macro", "")
-    assert trace.ppl["macro"] == pytest.approx(math.exp(0.4))
-    assert trace.micro is not None
-    assert trace.micro.ppl() == math.inf
-    assert Trace.from_json(trace.to_json()) == trace
-
-
-def test_margin_in_pixels() -> None:
-    backend = FakeBackend(SCRIPT)
-    (trace,) = run(backend, question(), box_margin=3)
-    assert trace.crop == (17, 2, 40, 18)
-    (trace,) = run(backend, question(image=photo(400, 200)), protocol="release", box_margin=0)
-    assert trace.crop == (200, 0, 399, 199)
-
-
-def test_the_backend_s_own_box_format() -> None:
-    thousandths = BoxFormat("<box>({:d},{:d}),({:d},{:d})</box>", scale=1000)
-    backend = FakeBackend(SCRIPT | {"locate": "<box>(500,250),(1000,750)</box>"}, thousandths)
-    (trace,) = run(backend, question())
-    assert trace.box == (0.5, 0.25, 1, 0.75)
-    assert trace.crop == (20, 5, 40, 15)
-
-
 def test_questions_without_a_key_are_told_apart() -> None:
     questions = [Question(name, photo(), "What?", "What?") for name in ("a", "b")]
     assert [trace.key for trace in run(FakeBackend(SCRIPT), *questions)] == [{"id": "a"}, {"id": "b"}]
-
-
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "CMYK", "1"])
-def test_pictures_of_any_mode(mode: str) -> None:
-    backend = FakeBackend(SCRIPT)
-    (trace,) = run(backend, question(image=photo().convert(mode)))
-    assert trace.crop == (20, 5, 40, 15)
-    assert backend.calls[2].conversations[0].images[1].size == (20, 10)
 
 
 def test_limits_of_another_number_of_questions() -> None:
@@ -407,49 +228,3 @@ def test_a_fingerprint_that_a_question_carries_is_not_computed_again(monkeypatch
 def test_a_trace_holds_plain_strings_for_its_fallback_reason() -> None:
     (trace,) = run(FakeBackend(SCRIPT), question(), pathway="macro")
     assert type(trace.fallback) is str
-
-
-def test_the_seconds_of_the_joint_scores_are_shared_by_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The clock of the flow stands still but while answers are scored, which takes eight seconds."""
-    clock = [100.0]
-    monkeypatch.setattr("dualfocus_lmms.flow.time.perf_counter", lambda: clock[0])
-    backend = FakeBackend(SCRIPT)
-    score = backend.score
-
-    def slow(conversations):
-        clock[0] += 8
-        return score(conversations)
-
-    backend.score = slow
-    traces = run(backend, *(question(str(number)) for number in range(4)), select="micro_context")
-    assert [trace.judged.seconds for trace in traces] == [2.0] * 4
-
-
-@pytest.mark.parametrize(
-    ("settings", "shown", "received"),
-    [
-        ({}, (588, 308), (588, 308)),  # as many pixels as the image has in the model
-        ({"crop_pixels": 70_000}, (364, 196), (364, 196)),
-        ({"crop_pixels": "original"}, (300, 150), (308, 140)),
-        ({"protocol": "release", "select": "ppl"}, (324, 299), (336, 308)),
-        ({"protocol": "release", "select": "ppl", "crop_pixels": "auto"}, (448, 420), (448, 420)),
-    ],
-)
-def test_a_crop_is_enlarged_where_tokens_follow_an_images_size(settings, shown, received):
-    image = photo(600, 300)
-    backend = FakeBackend(SCRIPT, resolution=DynamicResolution(28, 56 * 56, 3584 * 3584))
-    (trace,) = run(backend, question(image=image), **settings)
-    crop = backend.calls[-1].conversations[0].images[-1]
-    original = image.crop(trace.crop)
-    assert (trace.input_size, trace.crop_size, crop.size) == ((588, 308), received, shown)
-    expected = original if shown == original.size else original.resize(shown, Image.Resampling.BICUBIC)
-    assert crop.tobytes() == expected.tobytes()
-
-
-def test_a_model_of_one_resolution_gets_the_crop_as_it_is_and_refuses_a_number_of_pixels():
-    backend = FakeBackend(SCRIPT)
-    (trace,) = run(backend, question())
-    assert backend.calls[-1].conversations[0].images[-1].tobytes() == photo().crop(trace.crop).tobytes()
-    assert (trace.input_size, trace.crop_size) == (None, None)
-    with pytest.raises(UserError, match="crop_pixels=50000"):
-        run(backend, question(), crop_pixels=50_000)

@@ -12,30 +12,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import (
-    Mistral3Config,
-    Mistral3ForConditionalGeneration,
-    MistralConfig,
-    PixtralProcessor,
-    PixtralVisionConfig,
-)
-from transformers.models.pixtral.image_processing_pixtral import PixtralImageProcessor
+from same_traces import assert_same
 
-from dualfocus_lmms import (
-    Box,
-    Conversation,
-    Question,
-    Settings,
-    StopCriteria,
-    Trace,
-    UserError,
-    answer_batch,
-)
-from dualfocus_lmms.families import table
+from dualfocus_lmms import Box, Conversation, Question, Settings, StopCriteria, UserError, answer_batch
 from dualfocus_lmms.models.checkpoint.loading import Checkpoint, load_checkpoint
 from dualfocus_lmms.models.engines.registry import make_engine
 from dualfocus_lmms.models.tiny.families import MAKERS, save_tiny_family
-from dualfocus_lmms.models.tiny.llava import character_tokenizer, save_tiny
+from dualfocus_lmms.models.tiny.llava import save_tiny
 from dualfocus_lmms.plugins import FAMILIES, load_family, names
 from dualfocus_lmms.types import Prompt
 
@@ -49,37 +32,6 @@ NAMES = sorted(MAKERS)
 def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     folder = save_tiny_family(tmp_path_factory.mktemp(request.param), request.param)
     return load_checkpoint(str(folder), device="cpu")
-
-
-@pytest.fixture
-def asked() -> tuple[list[Question], list[StopCriteria]]:
-    """Ragged questions with boxes about pictures of many shapes."""
-    rng, pixels = random.Random(0), np.random.default_rng(0)
-    questions, limits = [], []
-    for number in range(10):
-        size = (rng.choice([30, 64, 90, 200]), rng.choice([30, 64, 100, 150]))
-        blocks = Image.fromarray(pixels.integers(0, 256, (3, 3, 3), dtype=np.uint8))
-        xs, ys = sorted(rng.uniform(0, 1) for _ in range(2)), sorted(rng.uniform(0, 1) for _ in range(2))
-        text = " ".join("what" for _ in range(rng.randint(1, 9))) + "?"
-        questions.append(
-            Question(
-                id=str(number),
-                image=blocks.resize(size, Image.Resampling.NEAREST),
-                text=text,
-                prompt=text + rng.choice(["", "\nAnswer the question using a single word or phrase."]),
-                box=Box(xs[0], ys[0], xs[1], ys[1]),
-            )
-        )
-        limits.append(StopCriteria(rng.randint(1, 8)))
-    return questions, limits
-
-
-def assert_same(trace: Trace, other: Trace) -> None:
-    for ours, theirs in zip(trace.answers, other.answers, strict=True):
-        assert ours.tokens == theirs.tokens
-        assert ours.logprobs == pytest.approx(theirs.logprobs, abs=1e-4)
-    assert (trace.box, trace.crop, trace.fallback) == (other.box, other.crop, other.fallback)
-    assert (trace.input_size, trace.crop_size) == (other.input_size, other.crop_size)
 
 
 def two_rounds(reply: str) -> Conversation:
@@ -312,77 +264,6 @@ def test_the_generic_family_runs_a_model_that_no_family_knows(
         assert_same(trace, other)
     with pytest.raises(UserError):
         make_engine("shared", unknown)
-
-
-def mistral3() -> tuple[Any, Any]:
-    """A tiny Mistral 3: a model of transformers that no family of ours handles."""
-    words = character_tokenizer(specials=["[INST]", "[/INST]", "[IMG]", "[IMG_BREAK]", "[IMG_END]"])
-    vision = PixtralVisionConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, patch_size=14,
-        image_size=112,
-    )  # fmt: skip
-    text = MistralConfig(
-        vocab_size=len(words), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, head_dim=16, max_position_embeddings=4096,
-        sliding_window=None, eos_token_id=words.eos_token_id, pad_token_id=words.pad_token_id,
-    )  # fmt: skip
-    image = words.convert_tokens_to_ids("[IMG]")
-    torch.manual_seed(0)
-    model = Mistral3ForConditionalGeneration(
-        Mistral3Config(vision_config=vision, text_config=text, image_token_index=image, spatial_merge_size=2)
-    )
-    images = PixtralImageProcessor(size={"longest_edge": 112}, patch_size={"height": 28, "width": 28})
-    processor = PixtralProcessor(images, words, patch_size=14, spatial_merge_size=2, image_token="[IMG]")
-    processor.chat_template = (
-        "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}[INST]"
-        "{% for part in message['content'] %}{{ '[IMG]' if part['type'] == 'image' else part['text'] }}"
-        "{% endfor %}[/INST]{% else %}{{ message['content'][0]['text'] }}{{ eos_token }}{% endif %}"
-        "{% endfor %}"
-    )
-    return model, processor
-
-
-def test_the_ten_lines_of_the_docs_add_a_family(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: tuple[list[Question], list[StopCriteria]]
-):
-    page = (Path(__file__).parents[3] / "docs" / "families.md").read_text(encoding="utf-8")
-    lines = page.split("<!-- family -->\n```python\n")[1].split("```")[0]
-    assert lines.rstrip().count("\n") <= 12
-    (tmp_path / "our_package.py").write_text(lines, encoding="utf-8")
-    installed = tmp_path / "our_package-1.dist-info"
-    installed.mkdir()
-    (installed / "METADATA").write_text("Name: our-package\nVersion: 1\n")
-    registered = (
-        page.split("```toml\n")[1]
-        .split("```")[0]
-        .replace('project.entry-points."dualfocus_lmms.families"', "dualfocus_lmms.families")
-    )
-    (installed / "entry_points.txt").write_text(
-        registered.replace('"our_package:MISTRAL3"', "our_package:MISTRAL3")
-    )
-    folder = tmp_path / "checkpoint"
-    for part in mistral3():
-        part.save_pretrained(folder)
-    with pytest.raises(UserError):
-        load_checkpoint(str(folder), device="cpu")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    loaded = load_checkpoint(str(folder), device="cpu")
-    assert loaded.family.name == "mistral3"
-    questions, limits = asked
-    settings = Settings.of(grounding="annotated")
-    traces = answer_batch(make_engine(None, loaded), questions, limits, settings)
-    naive = answer_batch(make_engine("naive", loaded), questions, limits, settings)
-    for trace, other in zip(traces, naive, strict=True):
-        assert_same(trace, other)
-
-
-def test_the_docs_have_the_table_of_what_is_installed():
-    page = (Path(__file__).parents[3] / "docs" / "families.md").read_text(encoding="utf-8")
-    shown = page.split("<!-- dualfocus families -->\n")[1].split("\n<!-- end -->")[0]
-    assert shown.splitlines() == [line for line in table().splitlines() if "`example`" not in line]
-    for name in names(FAMILIES):
-        native = load_family(name).native_locate
-        assert native is None or native.replace("{question}", "...") in page
 
 
 @pytest.mark.parametrize("crop", [True, False])

@@ -20,6 +20,8 @@ from PIL import Image
 
 from dualfocus_lmms import Conversation, StopCriteria
 from dualfocus_lmms.chat_client import connect
+from dualfocus_lmms.models.families.llava import LLAVA
+from dualfocus_lmms.models.server.client import ServerBackend
 from dualfocus_lmms.types import Prompt
 
 MODEL = "tiny"
@@ -185,6 +187,14 @@ def stub(served_engine: Any) -> Iterator[StubServer]:
 def client(stub: StubServer) -> Callable[..., openai.OpenAI]:
     """A client of it that tries once, unless it is told otherwise."""
     return lambda retries=0: connect(stub.url, "secret", retries, 60)
+
+
+@pytest.fixture
+def backend(client: Callable[..., Any]) -> Callable[..., ServerBackend]:
+    def make(family: Any = LLAVA, model: str = "tiny", retries: int = 0, **options: Any) -> ServerBackend:
+        return ServerBackend(client(retries), model, family, **options)
+
+    return make
 
 
 @pytest.fixture

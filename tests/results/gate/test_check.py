@@ -1,54 +1,18 @@
-"""The gate: planted changes are caught, and a run that only lies on disk in another way passes."""
+"""The gate's verdict on scores: planted drops are caught, what is within the limits passes."""
 
 from __future__ import annotations
 
-import json
-import re
-import shutil
-import sys
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
-from xml.etree import ElementTree
 
 import pytest
-import yaml
-from markdown_it import MarkdownIt
-from typer.main import get_command
+from gate_runs import GOOD, WORSE, WriteRun, changed, edit_results
 
-from dualfocus_lmms import UserError, cli
+from dualfocus_lmms import UserError
 from dualfocus_lmms.results.baseline import Baseline
-from dualfocus_lmms.results.gate.check import FLIPS_SHOWN, Check, check, compare, update
-from dualfocus_lmms.results.gate.report import junit, markdown
+from dualfocus_lmms.results.gate.check import FLIPS_SHOWN, Check, check, compare
+from dualfocus_lmms.results.gate.report import markdown
 from dualfocus_lmms.results.runs import load_run
-
-WriteRun = Callable[..., Path]
-GOOD = [100.0 if place % 10 < 6 else 0.0 for place in range(1000)]  # 60 % right
-
-
-def changed(scores: Sequence[float], to: float, places: Sequence[int]) -> list[float]:
-    return [to if place in set(places) else score for place, score in enumerate(scores)]
-
-
-WORSE = changed(GOOD, 0.0, range(0, 300, 10))  # 30 of 1,000 right ones are wrong now
-
-
-@pytest.fixture
-def baseline(tmp_path: Path, write_run: WriteRun) -> Baseline:
-    update(load_run(write_run(tmp_path / "good", GOOD)), tmp_path / "baseline.json")
-    return Baseline.load(tmp_path / "baseline.json")
-
-
-@pytest.fixture
-def checked(tmp_path: Path, write_run: WriteRun, baseline: Baseline) -> Callable[..., Check]:
-    """A run with the given scores, checked; numbers after the scores are the bound and alpha."""
-
-    def make(
-        scores: Sequence[float], max_drop: float | None = None, alpha: float = 0.05, **how_written: object
-    ) -> Check:
-        return check(load_run(write_run(tmp_path / "new", scores, **how_written)), baseline, max_drop, alpha)
-
-    return make
 
 
 @pytest.mark.parametrize(("max_drop", "alpha"), [(None, 0.05), (1.0, 0.05), (100.0, 0.05), (1.0, 0.0)])
@@ -116,76 +80,6 @@ def test_better_answers_pass(checked: Callable[..., Check]) -> None:
     result = checked(changed(GOOD, 100.0, range(7, 307, 10)))
     assert result.all_failures == []
     assert result.tasks[0].comparisons[0].gain == pytest.approx(3)
-
-
-def test_the_order_and_the_processes_of_a_run_change_nothing(checked: Callable[..., Check]) -> None:
-    result = checked(GOOD, order=lambda ids: list(ids)[::-1], ranks=lambda place: place % 3)
-    assert result.all_failures == []
-    assert result.tasks[0].flips == ()
-
-
-def test_another_question_or_picture_is_caught(
-    checked: Callable[..., Check], tmp_path: Path, baseline: Baseline
-) -> None:
-    questions = [{"question": f"Question {doc_id}?"} for doc_id in range(1000)]
-    questions[500] = {"question": "Another?"}
-    result = checked(GOOD, questions=questions)
-    (failure,) = result.all_failures
-    assert baseline.tasks["df_local"].data["questions_fingerprint"] in failure
-    file = tmp_path / "new" / "traces" / "data.json"
-    data = json.loads(file.read_text())
-    data["df_local/test"] |= baseline.tasks["df_local"].data | {"images": "0" * 16}
-    file.write_text(json.dumps(data))
-    assert len(check(load_run(tmp_path / "new"), baseline).all_failures) == 1
-
-
-def test_without_fingerprints_nobody_knows_what_was_asked(
-    checked: Callable[..., Check], tmp_path: Path, baseline: Baseline
-) -> None:
-    checked(GOOD)
-    shutil.rmtree(tmp_path / "new" / "traces")
-    assert len(check(load_run(tmp_path / "new"), baseline).all_failures) == 3
-
-
-def test_a_run_whose_traces_are_elsewhere_becomes_no_baseline(tmp_path: Path, write_run: WriteRun) -> None:
-    """It would lack the fingerprints, and every later check would pass on other data."""
-    folder = write_run(tmp_path / "good", GOOD)
-    (folder / "traces").rename(tmp_path / "moved")
-    update(load_run(folder), tmp_path / "untraced.json")  # a run without trace=
-    (file,) = folder.rglob("*_results.json")
-    results = json.loads(file.read_text())
-    results["config"]["model_args"] = "pretrained=nano,trace=good/traces"
-    file.write_text(json.dumps(results))
-    with pytest.raises(UserError, match="--traces"):
-        update(load_run(folder), tmp_path / "baseline.json")
-    update(load_run(folder, tmp_path / "moved"), tmp_path / "baseline.json")
-    assert check(load_run(folder), Baseline.load(tmp_path / "untraced.json")).all_failures
-
-
-def test_a_task_that_is_gone_and_one_that_is_new(checked: Callable[..., Check]) -> None:
-    result = checked(GOOD, task="df_other")
-    assert [failure.split(":")[0] for failure in result.all_failures] == ["df_local"]
-    assert result.new == ("df_other",)
-
-
-@pytest.mark.parametrize("lost", ["**/rank0.jsonl", "**/*_samples_*.jsonl", "**/*_results.json"])
-def test_missing_samples(
-    checked: Callable[..., Check], tmp_path: Path, baseline: Baseline, lost: str
-) -> None:
-    assert checked(GOOD).all_failures == []
-    (file,) = (tmp_path / "new").glob(lost)
-    if file.suffix == ".json":
-        file.unlink()  # as a run that was killed
-    else:
-        file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
-    run = load_run(tmp_path / "new")
-    assert check(run, baseline).all_failures
-    with pytest.raises(UserError):
-        update(run, tmp_path / "other.json")
-
-
-def test_a_run_of_fewer_questions(checked: Callable[..., Check]) -> None:
-    assert any("1000" in failure for failure in checked(GOOD[:900]).all_failures)
 
 
 def test_scores_between_right_and_wrong_are_paired_by_flips_of_signs(
@@ -265,13 +159,6 @@ def test_a_check_of_many_tasks_corrects_for_their_number(tmp_path: Path, write_r
     assert (item.p, item.corrected) == pytest.approx((2 / 2**6, 10 * 2 / 2**6))
 
 
-def edit_results(folder: Path, edit: Callable[[dict], None]) -> None:
-    (file,) = folder.rglob("*_results.json")
-    results = json.loads(file.read_text())
-    edit(results)
-    file.write_text(json.dumps(results))
-
-
 def test_other_metrics_and_groups(tmp_path: Path, write_run: WriteRun) -> None:
     """Less of what should be low is no drop, what has no direction is not judged, a group has no samples."""
 
@@ -300,117 +187,9 @@ def test_other_metrics_and_groups(tmp_path: Path, write_run: WriteRun) -> None:
     assert any("bias" in failure for failure in check(load_run(folder), base).all_failures)
 
 
-def test_a_baseline_survives_its_file(tmp_path: Path, write_run: WriteRun, baseline: Baseline) -> None:
-    assert Baseline.of(load_run(tmp_path / "good")) == baseline
-    task = baseline.tasks["df_local"]
-    assert (task.samples, task.plain, task.scores) == (1000, True, GOOD)
-    assert (baseline.versions, baseline.settings) == ({"torch": "2"}, {"pretrained": "nano"})
-    assert baseline.date == "20261122_000000"
-    file = tmp_path / "baseline.json"
-    assert len(file.read_text().splitlines()) < 60  # the scores are one line
-    assert file.stat().st_size < 6000
-    update(load_run(write_run(tmp_path / "new", WORSE)), file)
-    assert check(load_run(tmp_path / "new"), Baseline.load(file)).all_failures == []
-
-
-@pytest.mark.parametrize(
-    "text", ["{", "[]", '{"version": 9}', '{"version": 1}', '{"version": 1, "tasks": {"a": 1}}']
-)
-def test_a_damaged_baseline_is_a_mistake(tmp_path: Path, text: str) -> None:
-    file = tmp_path / "b.json"
-    file.write_text(text)
-    with pytest.raises(UserError):
-        Baseline.load(file)
-
-
 @pytest.mark.parametrize(
     ("max_drop", "alpha"), [(-1, 0.05), (float("nan"), 0.05), (1, 1), (1, -0.1), (None, 0)]
 )
 def test_impossible_limits(checked: Callable[..., Check], max_drop: float | None, alpha: float) -> None:
     with pytest.raises(UserError):
         checked(GOOD, max_drop, alpha)
-
-
-def test_junit_counts(checked: Callable[..., Check]) -> None:
-    result = checked(WORSE[:999], max_drop=1.0)
-    root = ElementTree.fromstring(junit(result))
-    suites = {suite.get("name"): suite for suite in root}
-    assert list(suites) == ["run", "df_local"]
-    for suite in root:
-        assert int(suite.get("tests", "")) == len(suite.findall("testcase"))
-        assert int(suite.get("failures", "")) == len(suite.findall("testcase/failure"))
-    assert (root.get("tests"), root.get("failures")) == ("3", "2")
-    failed = [case.get("name") for case in root.iter("testcase") if case.find("failure") is not None]
-    assert failed == ["samples and data", "accuracy"]
-
-
-def test_the_summary_has_every_comparison_and_flip(
-    checked: Callable[..., Check], tmp_path: Path, baseline: Baseline
-) -> None:
-    text = markdown(checked(WORSE))
-    (row,) = [line for line in text.splitlines() if line.startswith("| df_local")]
-    cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells[:5] == ["df_local", "accuracy", "60.00", "57.00", "-3.00"]
-    assert cells[6:] == ["1.9e-09", "McNemar", "**fails**: significant"]
-    assert "below 0.05" in text
-    assert "--max-drop" not in text
-    bound = markdown(check(load_run(tmp_path / "new"), baseline, 1.0, 0.0))
-    assert "**fails**: above --max-drop" in bound
-    assert "corrected p" not in bound
-    flips = [line for line in text.splitlines() if "no \\| maybe" in line]  # the bar would end the cell
-    assert len(flips) == FLIPS_SHOWN
-
-
-def test_hostile_answers_are_text_in_the_summary_and_in_junit(checked: Callable[..., Check]) -> None:
-    texts = [
-        "<script>alert(1)</script> ![x](http://e.x/a.png)",
-        "a | b\n\n# c",
-        "[x](http://e.x) \x1b[31m `y",
-    ]
-    result = checked(WORSE)
-    (task,) = result.tasks
-    named = replace(task, task="<b>task|`", failures=(f"lacks {texts[0]}", "1. \n- item"))
-    flips = (replace(task.flips[0], question=texts[0], target=texts[1], answer=texts[2]),)
-    result = replace(result, run="<img src=x> ![y](z)", tasks=(replace(named, flips=flips),), new=("<b>",))
-    page = MarkdownIt("gfm-like", {"linkify": False}).enable("table").parse(markdown(result))
-    children = [child for block in page for child in block.children or []]
-    own = {"text", "text_special", "softbreak", "strong_open", "strong_close"}
-    assert {child.type for child in children} <= own
-    assert not {block.type for block in page} & {"html_block", "fence", "code_block", "hr"}
-    seen = ["".join(child.content for child in block.children or []) for block in page]
-    assert [text.replace("\u2060", "") for text in seen if "alert" in text][-1] == texts[0]
-    assert sum(block.type == "tr_open" for block in page) == 2 * 2
-    root = ElementTree.fromstring(junit(result).encode())
-    assert "<script>" in "".join(str(element.get("message")) for element in root.iter("failure"))
-
-
-def test_exit_codes(tmp_path: Path, write_run: WriteRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(*arguments: object) -> object:
-        monkeypatch.setattr(sys, "argv", ["dualfocus", "check", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        return stopped.value.code or 0
-
-    good, worse = write_run(tmp_path / "good", GOOD), write_run(tmp_path / "worse", WORSE)
-    base = tmp_path / "kept" / "baseline.json"
-    assert run(good, "--baseline", base) == 2  # there is none yet
-    assert run(good, "--baseline", base, "--update") == 0
-    assert run(good, "--baseline", base) == 0
-    assert run(worse, "--baseline", base, "--junit", tmp_path / "j.xml", "--summary", tmp_path / "s.md") == 1
-    assert ElementTree.parse(tmp_path / "j.xml").getroot().get("failures") == "1"
-    assert (tmp_path / "s.md").read_text().count("\n") > 10
-    assert run(worse, "--baseline", base, "--max-drop", 5, "--alpha", 0) == 0
-    assert run(tmp_path / "nowhere", "--baseline", base) == 2
-
-
-def test_the_workflow_in_the_documentation_runs_what_there_is() -> None:
-    """Its YAML is whole, actions are pinned by major version, and the commands take the options they get."""
-    text = (Path(__file__).parents[3] / "docs" / "ci.md").read_text(encoding="utf-8")
-    workflow = yaml.safe_load(text.partition("```yaml\n")[2].partition("```")[0])
-    steps = workflow["jobs"]["check"]["steps"]
-    assert all(re.fullmatch(r"actions/[a-z-]+@v\d+", step["uses"]) for step in steps if "uses" in step)
-    (command,) = [step["run"] for step in steps if "dualfocus check" in step.get("run", "")]
-    known = {option for item in get_command(cli.app).commands["check"].params for option in item.opts}
-    assert {word for word in command.split() if word.startswith("--")} <= known
-    (command,) = [step["run"] for step in steps if "dualfocus eval" in step.get("run", "")]
-    assert {"--log_samples", "--output_path"} <= set(command.split())

@@ -1,59 +1,33 @@
-"""Runs on a tiny model: against a loop written by hand, killed, on two processes, sharded, and with LoRA."""
+"""Runs on a tiny model: against a loop written by hand, killed, on two processes, and sharded."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from training_runs import SAME, STEPS, assert_same_run, evaluations, history, losses, weights
 from transformers import AutoProcessor, AutoTokenizer, LlavaForConditionalGeneration, get_scheduler
 
-from dualfocus_lmms import GenerationError, Settings, UserError
+from dualfocus_lmms import Settings, UserError
 from dualfocus_lmms.models.checkpoint.loading import load_checkpoint
 from dualfocus_lmms.models.engines.registry import make_engine
 from dualfocus_lmms.models.tiny.families import save_tiny_family
-from dualfocus_lmms.train.data.samples import read_samples, write_samples
+from dualfocus_lmms.train.data.samples import read_samples
 from dualfocus_lmms.train.trainer.evaluation import evaluate, summary
 from dualfocus_lmms.train.trainer.recipe import load_recipe, training_arguments
 from dualfocus_lmms.train.trainer.trainer import build, last_checkpoint, train, weighted_loss
 
 pytestmark = pytest.mark.seconds(70)
 
-STEPS = 8
-SAME = 1e-5  # nats and weights, float32: what another order of summation may change
 CHILD = "import sys; from dualfocus_lmms.train.trainer.trainer import train; train(sys.argv[1], sys.argv[2:])"
-
-
-@pytest.fixture(scope="module")
-def common(tiny_checkpoint, sample_folders) -> list[str]:
-    """Overrides of the tiny recipe that all runs share. The model writes boxes and says yes or no already."""
-    folder, held_out = sample_folders
-    return [
-        f"model={tiny_checkpoint}",
-        f"data.0.path={folder}",
-        f"data.1.path={folder}",
-        f"evaluation.path={held_out}",
-        f"evaluation.every={STEPS // 2}",
-        "evaluation.max_new_tokens=8",
-        f"steps={STEPS}",
-        "protocol=paper",
-        "batch_size=8",
-        "micro_batch_size=4",
-        "train=[projector, language_model]",
-        "training.logging_steps=1",
-        "training.save_steps=2",
-        "training.disable_tqdm=true",
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -62,35 +36,6 @@ def whole_run(common, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("whole") / "run"
     assert train("tiny_cpu", [*common, f"output={output}"]) == output / "model"
     return output
-
-
-def history(output: Path) -> list[dict[str, float]]:
-    return json.loads((output / "trainer_state.json").read_text())["log_history"]
-
-
-def losses(output: Path) -> list[float]:
-    return [entry["loss"] for entry in history(output) if "loss" in entry]
-
-
-def evaluations(output: Path) -> dict[str, float]:
-    """The figures of every evaluation during a run: "4 macro" is the macro accuracy after step 4."""
-    return {
-        f"{entry['step']} {name.removeprefix('eval_')}": value
-        for entry in history(output)
-        for name, value in entry.items()
-        if name.startswith("eval_")
-    }
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_checkpoint(str(folder), device="cpu").model.state_dict()
-
-
-def assert_same_run(output: Path, other: Path) -> None:
-    assert losses(output) == pytest.approx(losses(other), abs=SAME)
-    ours, theirs = weights(output / "model"), weights(other / "model")
-    assert ours.keys() == theirs.keys()
-    assert max((ours[name] - theirs[name]).abs().max().item() for name in ours) < SAME
 
 
 def by_hand(common: list[str], output: Path) -> tuple[list[float], dict[str, torch.Tensor]]:
@@ -279,114 +224,6 @@ def test_weights_divided_by_fsdp_make_the_same_run(whole_run, two_processes):
     assert_same_run(two_processes / "divided", whole_run)
 
 
-@pytest.fixture(scope="module")
-def lora(common) -> list[str]:
-    return [*common, "train=[projector]", "lora={r: 4, lora_alpha: 8}", "training.learning_rate=1e-2"]
-
-
-def test_lora_is_merged_into_the_checkpoint_and_can_be_continued(lora, tiny_checkpoint, tmp_path):
-    output, other = tmp_path / "run", tmp_path / "other"
-    train("tiny_cpu", [*lora, f"output={output}"])
-    before, after = weights(tiny_checkpoint), weights(output / "model")
-    changed = {name for name in before if not torch.equal(before[name], after[name])}
-    layers = [name for name in before if "language_model.layers" in name and "proj" in name]
-    projector = [name for name in before if "multi_modal_projector" in name]
-    assert changed == {*layers, *projector}
-    assert losses(output)[-1] < losses(output)[0]
-
-    from peft import PeftModel
-
-    base = LlavaForConditionalGeneration.from_pretrained(tiny_checkpoint)
-    adapted = PeftModel.from_pretrained(base, output / "checkpoint-8").eval()
-    merged = LlavaForConditionalGeneration.from_pretrained(output / "model").eval()
-    inputs = {
-        "input_ids": torch.tensor([[1, 9, 30, 31]]),
-        "attention_mask": torch.ones(1, 4, dtype=torch.long),
-    }
-    with torch.no_grad():
-        assert torch.allclose(adapted(**inputs).logits, merged(**inputs).logits, atol=1e-4)
-
-    shutil.copytree(output, other)
-    for name in ("model", "checkpoint-8"):
-        shutil.rmtree(other / name)
-    train("tiny_cpu", [*lora, f"output={output}"])  # finished: left alone
-    note = json.loads((other / "recipe.json").read_text())
-    (other / "recipe.json").write_text(json.dumps({**note, "output": str(other)}))
-    train("tiny_cpu", [*lora, f"output={other}"])
-    assert_same_run(other, output)
-
-
-def test_bfloat16_weights_with_lora_train_in_float32_where_it_matters(lora, tmp_path):
-    overrides = [*lora, f"output={tmp_path / 'run'}", "dtype=bfloat16", "training.bf16=true", "steps=2"]
-    recipe = load_recipe("tiny_cpu", overrides)
-    model = build(recipe, training_arguments(recipe, 1)).trainer.model
-    types = {(parameter.requires_grad, parameter.dtype) for parameter in model.parameters()}
-    assert types == {(True, torch.float32), (False, torch.bfloat16)}
-    folder = train("tiny_cpu", overrides)
-    assert {value.dtype for value in load_checkpoint(str(folder), dtype="bfloat16").model.parameters()} == {
-        torch.bfloat16
-    }
-
-
-def test_what_does_not_fit_is_reported(common, tmp_path):
-    output = tmp_path / "run"
-    train("tiny_cpu", [*common, f"output={output}", "steps=2", "max_length=100", "evaluation=null"])
-    assert not any("eval_macro" in entry for entry in history(output))
-    last = history(output)[-1]
-    assert last["shortened"] > 0
-    assert last["shortened"] + last["left_out"] <= 16
-    assert all(math.isfinite(loss) for loss in losses(output))
-
-
-def test_a_loss_that_is_no_number_stops_the_run(common, tmp_path):
-    with pytest.raises(GenerationError):
-        train("tiny_cpu", [*common, f"output={tmp_path / 'run'}", "training.learning_rate=1e30"])
-    assert not (tmp_path / "run" / "model").exists()
-
-
-def test_no_checkpoint_of_a_broken_model_is_written(common, tmp_path):
-    """Though the loss is logged later than checkpoints are written. What failed may be started otherwise."""
-    output = tmp_path / "run"
-    rare = [
-        "training.save_steps=1",
-        "training.logging_steps=100",
-        "evaluation=null",
-        "training.warmup_steps=0",
-    ]
-    with pytest.raises(GenerationError):
-        train("tiny_cpu", [*common, *rare, f"output={output}", "training.learning_rate=1e30"])
-    for folder in output.glob("checkpoint-*"):
-        assert all(bool(value.isfinite().all()) for value in weights(folder).values())
-    shutil.rmtree(output)
-    with pytest.raises(GenerationError):
-        train(
-            "tiny_cpu", [*common, f"output={output}", "training.learning_rate=1e30", "training.save_steps=8"]
-        )
-    assert last_checkpoint(output) is None
-    train("tiny_cpu", [*common, f"output={output}", "steps=1", "evaluation=null"])
-
-
-def test_an_output_that_cannot_be_written_is_the_users_mistake(common, tmp_path):
-    (tmp_path / "file").touch()
-    for output in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(UserError, match="file"):
-            train("tiny_cpu", [*common, f"output={output}"])
-
-
-def test_a_run_in_which_no_sample_fits_makes_no_checkpoint(common, make_samples, tmp_path):
-    long = [replace(sample, question="what " * 90) for sample in make_samples(8, 2)]
-    write_samples(long, tmp_path / "long")
-    output, data = tmp_path / "run", f"data=[{{path: {tmp_path / 'long'}}}]"
-    with pytest.raises(UserError, match="max_length"):
-        train("tiny_cpu", [*common, f"output={output}", data, "max_length=100", "evaluation=null", "steps=1"])
-    assert not (output / "model").exists()
-
-
-def test_a_length_beyond_the_models_is_refused(common, tmp_path):
-    with pytest.raises(UserError, match="4096"):
-        train("tiny_cpu", [*common, f"output={tmp_path / 'run'}", "max_length=5000"])
-
-
 def test_samples_can_be_used_as_macro_questions_too(common, tmp_path):
     recipe = load_recipe("tiny_cpu", [*common, f"output={tmp_path / 'run'}"])
     assert [source.kind for source in recipe.data] == ["samples", "macro"]
@@ -415,8 +252,3 @@ def test_a_box_weight_of_nearly_one_is_nearly_the_plain_run(common, whole_run, t
     output = tmp_path / "run"
     train("tiny_cpu", [*common, f"output={output}", "box_weight=1.000001", "steps=2"])
     assert losses(output)[0] == pytest.approx(losses(whole_run)[0], abs=SAME)
-
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
