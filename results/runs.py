@@ -71,7 +71,8 @@ class TaskRun:
 
     samples: those with a trace, by doc_id. expected: how many were to be asked; None where nothing tells.
     data: the task's entry in `data.json` (see `integrity`). samples_file: the host's, with --log_samples.
-    include_path: the folder that the run took more tasks from.
+    include_path: the folder that the run took more tasks from. questions: how many the task has; None where
+    nothing tells.
     """
 
     task: str
@@ -81,12 +82,13 @@ class TaskRun:
     data: Mapping[str, Any] = field(default_factory=dict)
     samples_file: Path | None = None
     include_path: str | None = None
+    questions: int | None = None
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """What the host logged of each sample (doc_id, target, input, filtered_resps and every metric), in
         no certain order; nothing without --log_samples."""
         if self.samples_file is not None:
-            yield from _json_lines(self.samples_file)
+            yield from _sample_rows(self.samples_file, self.questions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +208,7 @@ def _tasks(
     results = results or {}
     configs, sizes = results.get("configs", {}), results.get("n-samples", {})
     include_path = ((results.get("config") or {}).get("resolved_cli_args") or {}).get("include_path")
+    questions = _questions(results, data)
     tasks = {}
     for task in sorted(sizes or samples):
         split = splits.get(task) or _split(configs.get(task, {}))
@@ -217,6 +220,7 @@ def _tasks(
             data=data.get(f"{task}/{split}", {}),
             samples_file=_samples_file(file, task),
             include_path=include_path,
+            questions=questions.get(task),
         )
     return tasks
 
@@ -232,15 +236,19 @@ def _samples_file(results: Path | None, task: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
+def _sample_rows(path: Path, questions: int | None) -> Iterator[dict[str, Any]]:
+    """The rows of a samples file. UserError for damage, and for no question of the task."""
     number = 1
     try:
         for number, line in lines(path):  # noqa: B007 - named in the message
             if line is None:
                 raise ValueError(f"it is longer than {LONGEST_LINE:,} bytes")
             row = _ROW.parse(line)
-            if not isinstance(row.get("doc_id"), int):
-                raise ValueError(f"doc_id: a whole number is expected, got {row.get('doc_id')!r:.80}")
+            doc_id = row.get("doc_id")
+            if type(doc_id) is not int or doc_id < 0:
+                raise ValueError(f"doc_id: a whole number from 0 on is expected, got {doc_id!r:.80}")
+            if questions is not None and doc_id >= questions:
+                raise ValueError(f"doc_id {doc_id} of {questions} questions, from 0 on")
             yield row
     except (OSError, ValueError) as error:
         raise UserError(f"{path}:{number} cannot be read ({error}). {_AGAIN}") from error

@@ -25,6 +25,20 @@ def test_a_whole_run(tmp_path: Path, write_run: WriteRun) -> None:
     assert {row["doc_id"]: row["accuracy"] for row in task.rows()} == {0: 100, 1: 0, 2: 100}
 
 
+@pytest.mark.parametrize("doc_id", [3, 10**9, -1, True, "1", None])
+def test_a_logged_sample_of_no_question_is_refused(
+    tmp_path: Path, write_run: WriteRun, doc_id: object
+) -> None:
+    """One of a thousand million would need as many scores."""
+    folder = write_run(tmp_path, [100, 0, 100])
+    (file,) = folder.rglob("*_samples_df_local.jsonl")
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    rows[1]["doc_id"] = doc_id
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    with pytest.raises(UserError, match=rf"{file.name}:2 .*doc_id"):
+        list(load_run(folder).tasks["df_local"].rows())
+
+
 def test_the_newest_results_count_with_the_samples_of_the_same_moment(
     tmp_path: Path, write_run: WriteRun
 ) -> None:
