@@ -119,7 +119,11 @@ def read_data(folder: str | Path) -> dict[str, dict[str, Any]]:
     path = Path(folder) / DATA_FILE
     if not path.is_file():
         return {}
-    entries = _DATA.read(path, "Continue the run with resume=True, or delete it.")
+    advice = "Continue the run with resume=True, or delete it."
+    entries = _DATA.read(path, advice)
+    for name, entry in entries.items():
+        if (entry.questions or 0) < 0 or (entry.samples or 0) < 0:
+            raise UserError(f"{path} cannot be read ({name}: a number below 0). {advice}")
     return {
         name: {key: value for key, value in asdict(entry).items() if value is not None}
         for name, entry in entries.items()

@@ -110,6 +110,8 @@ class ServerOptions(ImageBounds, FlowOptions):
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> ServerOptions:
         url = given.get("base_url")
+        if url:
+            check_url(str(url), "base_url")
         if url and has_password(str(url)):
             raise UserError(
                 "base_url holds a user or a password, and lmms-eval writes model arguments into its "

@@ -190,7 +190,12 @@ def record(run: Run, hardware: str, pathways: bool = False) -> Measured:
             headline=[name for name in found if name not in inside],
         )
     except ValidationError as error:
-        raise UserError(f"The run {run.name} cannot be recorded: {error}") from error
+        fault = error.errors(include_url=False)[0]
+        place = ".".join(map(str, fault["loc"]))
+        raise UserError(
+            f"The results of the run {run.name} cannot be recorded: {place}: {fault['msg']}, got "
+            f"{fault['input']!r:.80}. Run it again, or restore its file of results."
+        ) from error
 
 
 _USUAL = {"grounding": "model", "box_shift": 0, "skip_confidence": 1.0, "chat_template": "auto"}

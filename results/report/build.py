@@ -132,9 +132,10 @@ def _names(folders: Sequence[str | Path], runs: Sequence[Run]) -> list[str]:
 def _shown(run: Run, name: str) -> Shown:
     found = {task: outcomes(one) for task, one in run.tasks.items() if one.samples}
     if not found:
+        lost = f" that can be read ({run.damaged[0]})" if run.damaged else ""
         raise UserError(
-            f"The run {name} has no traces: run it with --model_args trace=FOLDER, or name their folder with "
-            "--traces."
+            f"The run {name} has no traces{lost}: run it with --model_args trace=FOLDER, or name their "
+            "folder with --traces."
         )
     samples = pd.concat([_samples(run, one) for one in found.values()], ignore_index=True)
     samples = samples.assign(run=name, outcome=gallery.outcome_names(samples))

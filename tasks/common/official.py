@@ -106,7 +106,7 @@ def with_images(task: str, docs: list[Doc], folder: Path) -> list[Doc]:
     has its image, or there is none. All are kept where `images_needed` returns False.
     """
     if not docs:
-        raise UserError(f"{task}: the file holds no question. Give the official one.")
+        raise UserError(f"{task}: its file in {folder} holds no question. Give the official one.")
     if not images_needed():
         return [{**doc, "questions_without_image": 0} for doc in docs]
     found = {path: os.path.isfile(path) for path in {doc["image"] for doc in docs}}

@@ -57,7 +57,8 @@ class VGConfig(Options):
         given = (_read(Path(path)) if path is not None else {}) | changes
         for name in given:
             if name not in defaults:
-                raise choose("setting", name, defaults)
+                error = choose("setting", name, defaults)
+                raise error if path is None else UserError(f"The settings in {str(path)!r}: {error}")
         values = defaults | given
         words = {field.name: values[field.name] for field in fields(Words)}
         read = {name: value for name, value in values.items() if name not in words}

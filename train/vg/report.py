@@ -108,7 +108,7 @@ class Report:
     def parse(cls, text: bytes) -> Report:
         """The report of the values that `to_dict` returned, from JSON. ValueError where it is damaged."""
         report = _REPORT.parse(text)
-        report.markdown().encode()  # half a character is a ValueError
+        json.dumps(report.to_dict(), ensure_ascii=False).encode()  # half a character is a ValueError
         if len(report.areas) != _BINS or set(report.page) != {"kept", "dropped"}:
             raise ValueError("areas or page: not of this form")
         return report

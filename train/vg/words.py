@@ -23,16 +23,20 @@ def split(words: Any) -> Any:
     return words.split() if isinstance(words, str) else words
 
 
+def _are_words(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, (str, int, float)) for value in values)
+
+
 def _by_synonym(groups: Any) -> Any:
     """Each word to the first of its group."""
-    if not isinstance(groups, list) or not all(isinstance(group, list) and group for group in groups):
+    if not isinstance(groups, list) or not all(_are_words(group) and group for group in groups):
         return groups
     return {other: first for first, *others in groups for other in others}
 
 
 def _by_first(pairs: Any) -> Any:
     """The first of each pair to the second."""
-    if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+    if not isinstance(pairs, list) or not all(_are_words(pair) and len(pair) == 2 for pair in pairs):
         return pairs
     return dict(pairs)
 

@@ -121,6 +121,7 @@ def test_server_model_and_family_are_needed(missing):
     "wrong",
     [
         {"base_url": "localhost:8000"},
+        {"base_url": "http://[::1"},
         {"concurrency": 0},
         {"concurrency": "many"},
         {"concurrency": True},

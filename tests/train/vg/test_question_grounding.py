@@ -198,11 +198,13 @@ def test_settings_are_checked(tmp_path: Path) -> None:
     assert VGConfig.load(file).same_object_iou == 0.9
     assert VGConfig.load(file).part_inside == CONFIG.part_inside
     for text, message in [
-        ("same_object: 1", "Unknown setting 'same_object'.* Did you mean same_object_iou"),
+        ("same_object: 1", r"my\.yaml.*Unknown setting 'same_object'.* Did you mean same_object_iou"),
         ("part_inside: 7", "part_inside .*7"),
         ("crop_format: gif", "crop_format is jpeg or png, got 'gif'"),
         ("colors: 7", "cannot be used: colors is"),
         ("synonyms: 7", "synonyms is"),
+        ("synonyms: [[{a: b}, c]]", "synonyms is"),
+        ("compounds: [[[a], b]]", "compounds is"),
         ("not_visual: ['(']", "not_visual.*regular expression"),
         ("numbers: {one: many}", "numbers.*many"),
         ("photo_words: 7", "photo_words.*7"),
