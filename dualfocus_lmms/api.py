@@ -61,6 +61,7 @@ class DualFocusModel:
         prompts: str | None = None,
         subimage: str = "turn",
         crop_pixels: str | int | None = None,
+        regions: str = "union",
         **unknown: NoReturn,
     ) -> None:
         """Load a checkpoint folder or hub name; UserError when that is impossible."""
@@ -73,7 +74,7 @@ class DualFocusModel:
                 "select": select, "skip_confidence": skip_confidence, "box_margin": box_margin,
                 "count_eos": count_eos, "grounding": grounding, "grounding_checkpoint": grounding_checkpoint,
                 "box_shift": box_shift, "prompts": prompts, "subimage": subimage,
-                "crop_pixels": crop_pixels, **unknown,
+                "crop_pixels": crop_pixels, "regions": regions, **unknown,
             },
         )  # fmt: skip
         settings = given.settings()
@@ -112,12 +113,14 @@ class DualFocusModel:
         prompts: str | None = None,
         subimage: str = "turn",
         crop_pixels: str | int | None = None,
+        regions: str = "union",
         **unknown: NoReturn,
     ) -> DualFocusModel:
         """The same on an existing backend, such as `testing.FakeBackend`."""
         settings = Settings.of(
             protocol, pathway, select, skip_confidence, box_margin, count_eos, grounding,
-            grounding_checkpoint, box_shift, prompts, subimage, crop_pixels, **unknown,
+            grounding_checkpoint, box_shift, prompts, subimage, crop_pixels,
+            regions, **unknown,
         )  # fmt: skip
         model = cls.__new__(cls)
         model.settings, model.backend = _bind_grounding(settings, backend), backend

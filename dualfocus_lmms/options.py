@@ -26,9 +26,9 @@ from dualfocus_lmms.errors import UserError, choose
 from dualfocus_lmms.family import EngineName
 from dualfocus_lmms.grounding import load_grounding
 from dualfocus_lmms.plugins import load_family, load_rule
-from dualfocus_lmms.prompts import PROMPTS
+from dualfocus_lmms.prompts import MOST_REGIONS, PROMPTS
 from dualfocus_lmms.protocol import load_protocol
-from dualfocus_lmms.settings import NATIVE, Pathway, Settings, Subimage
+from dualfocus_lmms.settings import NATIVE, Pathway, Regions, Settings, Subimage
 from dualfocus_lmms.types import Template
 
 # --- kinds of values ---------------------------------------------------------------------------------------
@@ -252,6 +252,12 @@ class FlowChoices(Options):
         help="pixels of the original image by which the region is moved before it is cropped, in a direction "
         "seeded by the question, as in the paper's table 5. The words of the conversation stay; a "
         "region moved off the image leaves the macro answer",
+    )
+    regions: Annotated[Text, one_of(get_args(Regions))] = option(
+        "union",
+        help="`union`, one region: the first box of the reply, or the one around all that a detector or the "
+        f"data have; `separate`, each of them in a crop of its own, {MOST_REGIONS} at most: "
+        "[docs/regions.md](docs/regions.md)",
     )
 
     def settings(self) -> Settings:

@@ -22,6 +22,7 @@ NATIVE = "native"  # prompts: Q1 as the model's family was trained with
 
 Pathway = Literal["both", "macro"]
 Subimage = Literal["turn", "patch"]
+Regions = Literal["union", "separate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,8 @@ class Settings:
     "turn" shows the crop in a second turn, "patch" makes it one more tile of the image (table 6).
     crop_pixels: to how many pixels the crop is enlarged (eq. 3), "auto" as many as the whole image has as
     the model gets it, "original" as it is, or a number; models of fixed resolution enlarge every crop by
-    themselves.
+    themselves. regions: "union" looks at one region, "separate" at each that is located, up to
+    MOST_REGIONS.
     Build it with `Settings.of`, which checks the values.
     """
 
@@ -55,6 +57,7 @@ class Settings:
     prompts: str
     subimage: Subimage
     crop_pixels: CropPixels
+    regions: Regions
 
     @classmethod
     def of(
@@ -71,6 +74,7 @@ class Settings:
         prompts: str | None = None,
         subimage: str = "turn",
         crop_pixels: str | int | None = None,
+        regions: str = "union",
         **unknown: NoReturn,
     ) -> Settings:
         """Settings from plain values; None means the protocol's own. UserError for an impossible value.
@@ -84,7 +88,8 @@ class Settings:
                 "protocol": protocol, "pathway": pathway, "select": select, "prompts": prompts,
                 "skip_confidence": skip_confidence, "box_margin": box_margin, "count_eos": count_eos,
                 "grounding": grounding, "grounding_checkpoint": grounding_checkpoint,
-                "box_shift": box_shift, "subimage": subimage, "crop_pixels": crop_pixels, **unknown,
+                "box_shift": box_shift, "subimage": subimage, "crop_pixels": crop_pixels,
+                "regions": regions, **unknown,
             }
         )  # fmt: skip
         return given.settings()
@@ -102,6 +107,8 @@ class Settings:
                 f"select={rule_name} scores both answers after the region and the crop, and with "
                 "subimage=patch there is no such conversation. Choose another rule, such as ppl."
             )
+        if given.regions == "separate":
+            _check_separate(given, rule_name, subimage)
         count_eos = chosen.count_eos if given.count_eos is None else given.count_eos
         if isinstance(rule, CalibratedRule):
             rule.check_count_eos(rule_name, count_eos)
@@ -114,13 +121,19 @@ class Settings:
             box_margin=chosen.margin if given.box_margin is None else given.box_margin,
             count_eos=count_eos,
             grounding=given.grounding,
-            grounder=load_grounding(given.grounding),
+            grounder=load_grounding(given.grounding, several=given.regions == "separate"),
             grounding_checkpoint=detector_for(given.grounding, given.grounding_checkpoint),
             box_shift=given.box_shift,
             prompts=prompts,
             subimage=subimage,
             crop_pixels=chosen.crop_pixels if given.crop_pixels is None else given.crop_pixels,
+            regions=given.regions,  # type: ignore[arg-type]
         )
+
+    @property
+    def separate(self) -> bool:
+        """Whether every located region is shown in a crop of its own."""
+        return self.regions == "separate"
 
     @property
     def may_skip(self) -> bool:
@@ -146,5 +159,22 @@ class Settings:
             "prompts": self.prompts,
             "subimage": self.subimage,
             "crop_pixels": self.crop_pixels,
+            "regions": self.regions,
             **fitted,
         }
+
+
+def _check_separate(given: FlowChoices, rule_name: str, subimage: Subimage) -> None:
+    """UserError for what knows of one region only."""
+    reasons = {
+        "protocol=release": (given.protocol == "release", "the authors' code crops the first box of a reply"),
+        "select=release": (rule_name == "release", "the release compares after a question about two images"),
+        "subimage=patch": (subimage == "patch", "the paper adds one tile to the image (table 6)"),
+        "box_shift": (given.box_shift > 0, "the paper moves the one region that was located (table 5)"),
+    }
+    for name, (chosen, reason) in reasons.items():
+        if chosen:
+            raise UserError(
+                f"regions=separate shows each region, and with {name} there is one: {reason}. Leave one of "
+                "the two out."
+            )

@@ -26,7 +26,9 @@ except ImportError:  # Windows
 
 VERSION: Literal[1] = 1
 # Settings that older runs did not write, with the value that stands for what they did.
-_ADDED = {"crop_pixels": "original"}
+_ADDED = {"crop_pixels": "original", "regions": "union"}
+# Fields of a trace that only a run with other settings than the default ones has.
+_SELDOM = ("boxes", "crops", "crop_sizes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,9 @@ class Trace:
 
     chat_template, chat_template_used: whose template was requested and whose was used, see `TemplateChoice`;
     None in traces that are older than the choice.
+
+    boxes, crops, crop_sizes: with regions=separate, each region in reading order; None else. box is then the
+    one around all of them, and crop and crop_size are None where several were shown.
     """
 
     key: dict[str, Any]
@@ -75,17 +80,29 @@ class Trace:
     input_size: tuple[int, int] | None = None
     crop_size: tuple[int, int] | None = None
     version: Literal[1] = VERSION
+    boxes: tuple[tuple[float, float, float, float], ...] | None = None
+    crops: tuple[tuple[int, int, int, int], ...] | None = None
+    crop_sizes: tuple[tuple[int, int], ...] | None = None
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     def to_json(self) -> str:
         """One line of JSON without a line break."""
-        return json.dumps(asdict(self), ensure_ascii=False, allow_nan=False, default=str)
+        values = asdict(self)
+        for name in _SELDOM:
+            if values[name] is None:
+                del values[name]
+        return json.dumps(values, ensure_ascii=False, allow_nan=False, default=str)
 
     @classmethod
     def from_json(cls, line: str | bytes) -> Trace:
         """The trace that `to_json` wrote. ValueError when the line is damaged or of another version."""
         return _TRACE.parse(line)
+
+    @property
+    def shown(self) -> tuple[tuple[int, int, int, int], ...]:
+        """The crops of the second look, left, top, right, bottom in pixels; none without one."""
+        return self.crops or (() if self.crop is None else (self.crop,))
 
     @property
     def answers(self) -> list[Answer]:

@@ -58,6 +58,8 @@ class SampleExtras(TokenCounts):
             "ppl": trace.ppl,
             "image_hash": trace.image_hash,
         }
+        if trace.crops is not None:
+            extras |= {"boxes": trace.boxes, "crops": trace.crops, "crop_sizes": trace.crop_sizes}
         extras.update((answer.pathway, answer.text) for answer in trace.answers)
         return cls(
             input_tokens=sum(answer.usage.tokens for answer in trace.answers),

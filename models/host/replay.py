@@ -305,7 +305,8 @@ def _with_micro(trace: Trace, micro: Answer | None, fallback: str | None) -> Tra
     """The trace with this answer in the place of micro, and nothing of the second look that was."""
     return replace(
         trace, locate=None, micro=micro, box=None, crop=None, crop_size=None, given_reply=None,
-        shifted_box=None, judged=None, fallback=fallback, prompts={"macro": trace.prompts["macro"]},
+        boxes=None, crops=None, crop_sizes=None, shifted_box=None, judged=None, fallback=fallback,
+        prompts={"macro": trace.prompts["macro"]},
     )  # fmt: skip
 
 

@@ -62,6 +62,7 @@ def read_request(instance: Any, task_dict: Mapping[str, Any], chat: bool) -> Req
             box=_annotated_box(doc, instance.metadata, key),
             short=_short_question(doc, instance.metadata, prompt),
             options=_options(doc, instance.metadata, key),
+            boxes=_annotated_boxes(doc, instance.metadata, key),
         )
 
     return Request(key, limits, question, len(str(context)), _picture_name(task_dict[task][split], doc_id))
@@ -167,8 +168,26 @@ def _annotated_box(doc: Mapping[str, Any], metadata: Mapping[str, Any], key: Map
     """
     column = _column(doc, metadata, "box")
     value = None if column is None else doc[column]
+    return None if value is None else _box(value, str(column), key)
+
+
+def _annotated_boxes(
+    doc: Mapping[str, Any], metadata: Mapping[str, Any], key: Mapping[str, Any]
+) -> tuple[Box, ...]:
+    """The boxes in the column the task names (dualfocus: boxes), a list of them; none where it names none."""
+    column = _column(doc, metadata, "boxes")
+    value = None if column is None else doc[column]
     if value is None:
-        return None
+        return ()
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise UserError(
+            f"{_name(key)} has {value!r:.80} in its column {column!r}: a list of boxes is expected, or None."
+        )
+    return tuple(_box(box, str(column), key) for box in value)
+
+
+def _box(value: Any, column: str, key: Mapping[str, Any]) -> Box:
+    """The box x0, y0, x1, y1 in a column, fractions of the image."""
     try:
         box = Box(*(float(number) for number in value))
     except (TypeError, ValueError):

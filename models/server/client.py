@@ -187,7 +187,7 @@ def answer_each(
 def _one_at_a_time(grounder: Grounder) -> Grounder:
     lock = Lock()
 
-    def ground(question: Question) -> Box | None:
+    def ground(question: Question) -> Box | Sequence[Box] | None:
         with lock:
             return grounder(question)
 

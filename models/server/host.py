@@ -131,8 +131,13 @@ class ServerOptions(ImageBounds, FlowOptions):
         )
 
     def settings(self) -> Settings:
-        """How DualFocus answers. UserError for a rule that needs what no server gives."""
+        """How DualFocus answers. UserError for what no server gives, and for what excludes each other."""
         settings = super().settings()
+        if self.guided_box and settings.separate:
+            raise UserError(
+                "guided_box=True forces a reply of one box, and regions=separate is for replies of several: "
+                "leave one of them out."
+            )
         if isinstance(settings.rule, JointRule):
             raise UserError(
                 f"select={settings.rule_name} scores texts that the model has not generated, and a server "

@@ -19,7 +19,7 @@ from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.images import UNREADABLE, image_hash, rgb
 from dualfocus_lmms.results.report.tables import RIGHT, micro_scores
 from dualfocus_lmms.trace import Trace
-from dualfocus_lmms.visualize import WHY
+from dualfocus_lmms.visualize import WHY, crops_of
 
 # By which of the macro, the micro and the selected answer are right. Where there is no second look, the macro
 # answer stands for micro.
@@ -85,7 +85,7 @@ class Pictures:
             return self._problem("The picture is another one now than the run saw.")
         if trace.image_hash not in self._known:
             self._known[trace.image_hash] = self._put(self.photos, image, PHOTO)
-        crop = -1 if trace.crop is None else self._put(self.crops, image.crop(trace.crop), CROP)
+        crop = -1 if not trace.shown else self._put(self.crops, crops_of(image, trace), CROP)
         return self._known[trace.image_hash], crop
 
     def _put(self, pictures: list[str], image: Image.Image, side: int) -> int:
@@ -168,7 +168,7 @@ def _columns(samples: pd.DataFrame) -> dict[str, Any]:
         "chosen": [int(pathway == "micro") for pathway in samples["pathway"]],
         "size": [list(trace.image_size) for trace in traces],
         "box": [None if trace.box is None else _numbers(trace.box, 4) for trace in traces],
-        "crop": [None if trace.crop is None else list(trace.crop) for trace in traces],
+        "crops": [[list(crop) for crop in trace.shown] for trace in traces],
         "fallback": [trace.fallback for trace in traces],
         "iou": _numbers(samples["iou"], 3),
     }

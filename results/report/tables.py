@@ -82,7 +82,7 @@ class Table:
 def from_traces(traces: Iterable[Trace]) -> dict[str, NDArray[np.float64]]:
     """The columns FROM_TRACES: what each stage cost, nan where it did not run; the box's share of the image
     in percent and the crop's size in pixels, nan without one; the pixels of the image and of the crop as the
-    model received them, nan where its encoder or its tiles have one size."""
+    model received them (of several crops together), nan where its encoder or its tiles have one size."""
     return dict(zip(FROM_TRACES, np.array([_facts(trace) for trace in traces], dtype=float).T, strict=True))
 
 
@@ -97,10 +97,11 @@ def _facts(trace: Trace) -> list[float]:
     if trace.box is not None:
         x0, y0, x1, y1 = (min(max(value, 0.0), 1.0) for value in trace.box)
         area = 100 * max(x1 - x0, 0.0) * max(y1 - y0, 0.0)
-    if trace.crop is not None:
-        left, top, right, bottom = trace.crop
-        pixels = (right - left) * (bottom - top)
-    seen = [np.nan if size is None else size[0] * size[1] for size in (trace.input_size, trace.crop_size)]
+    if trace.shown:
+        pixels = sum((right - left) * (bottom - top) for left, top, right, bottom in trace.shown)
+    one = () if trace.crop_size is None else (trace.crop_size,)
+    sizes = [() if trace.input_size is None else (trace.input_size,), trace.crop_sizes or one]
+    seen = [sum(width * height for width, height in some) if some else np.nan for some in sizes]
     return [*costs, area, pixels, *seen]
 
 

@@ -86,6 +86,7 @@ def test_ask_passes_its_options_on(run, scripted, photo: Path):
             "skip_confidence": 0.9,
             "box_margin": 3,
             "crop_pixels": "original",
+            "regions": "union",
             "grounding": "center",
             "grounding_checkpoint": None,
             "prompts": None,

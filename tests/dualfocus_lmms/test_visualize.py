@@ -100,6 +100,22 @@ def test_a_box_outside_of_the_picture_is_drawn_where_it_meets_it():
     assert page.getpixel((pic.MARGIN + 758, TOP + 518)) == MICRO
 
 
+def test_every_region_is_drawn_and_every_crop_framed():
+    """Two boxes beside each other, each with a thinner crop around it; their crops below each other."""
+    image = photo()
+    two = "[0.10, 0.25, 0.20, 0.50], [0.60, 0.25, 0.70, 0.50]"
+    trace = traced(image, locate=two, regions="separate")
+    page = pic.draw(image, trace)
+    assert count(page, MICRO, TOP + 195) == 2 * (2 * pic.FRAME + 4)
+    x = pic.MARGIN + 760 + pic.GAP
+    width = page.width - x - pic.MARGIN
+    middle = column(page, x + width // 2, range(TOP, TOP + 520))
+    assert middle.count(MICRO) == 4 * pic.FRAME
+    assert middle[260 - pic.BETWEEN // 2 : 260 + pic.BETWEEN // 2] == [MATTE] * pic.BETWEEN
+    stacked = pic.crops_of(image, trace)
+    assert stacked.size == (46, 79 + pic.BETWEEN + 79)
+
+
 @pytest.mark.parametrize(
     ("select", "macro_card", "micro_card"),
     [("macro", pic.MACRO_TINT, "white"), ("micro", "white", pic.MICRO_TINT)],

@@ -143,7 +143,7 @@
   function photo(i) {
     const [width, height] = data.size[i];
     const rectangles = [];
-    if (data.crop[i]) rectangles.push(["cut", data.crop[i]]);
+    for (const cut of data.crops[i]) rectangles.push(["cut", cut]);
     if (data.box[i]) {
       const box = data.box[i].map((value, side) => Math.min(Math.max(value, 0), 1) * (side % 2 ? height : width));
       rectangles.push(["casing", box], ["box", box]);
@@ -197,8 +197,8 @@
     const parts = [`sample ${data.id[i]} of ${data.tasks[data.task[i]]}`];
     if (data.box[i]) parts.push(`box ${data.box[i].map((value) => value.toFixed(2)).join(", ")}`);
     if (data.iou[i] !== null) parts.push(`IoU ${data.iou[i].toFixed(2)}`);
-    if (data.crop[i]) parts.push(`crop ${data.crop[i][2] - data.crop[i][0]} × ${data.crop[i][3] - data.crop[i][1]} of `
-      + `${data.size[i][0]} × ${data.size[i][1]} pixels`);
+    const sides = data.crops[i].map(([left, top, right, bottom]) => `${right - left} × ${bottom - top}`);
+    if (sides.length) parts.push(`crop ${sides.join(" and ")} of ${data.size[i][0]} × ${data.size[i][1]} pixels`);
     return parts.join(" · ");
   }
 

@@ -130,6 +130,33 @@ def test_every_engine_equals_the_naive_one_with_enlarged_crops(
         assert trace.crop_size[0] * trace.crop_size[1] > 4 * (right - left) * (bottom - top)
 
 
+@pytest.mark.parametrize("name", ["shared", "tree", "batched"])
+def test_every_engine_shows_two_crops_as_the_naive_one_does(
+    loaded: Checkpoint, asked: tuple[list[Question], list[StopCriteria]], name: str
+):
+    """And the model gets the crops that the trace names."""
+    (question, *_), limits = small_regions(*asked)
+    question = dataclasses.replace(question, boxes=(Box(0.6, 0.1, 0.9, 0.5), Box(0.1, 0.2, 0.4, 0.7)))
+    settings = Settings.of(grounding="annotated", regions="separate")
+    naive, engine = (make_engine(one, loaded) for one in ("naive", name))
+    shown: list[Image.Image] = []
+    render = engine.renderer.render
+
+    def recorded(conversation: Any, picture_ids: Any) -> Any:
+        shown[:] = conversation.images
+        return render(conversation, picture_ids)
+
+    engine.renderer.render = recorded
+    (trace,) = answer_batch(engine, [question], limits[:1], settings)
+    assert_same(trace, *answer_batch(naive, [question], limits[:1], settings))
+    assert trace.crops == ((14, 22, 86, 113), (114, 9, 186, 81))
+    if engine.resolution is None:
+        cut = [question.image.crop(crop).tobytes() for crop in trace.crops]
+        assert [image.tobytes() for image in shown[1:]] == cut
+    else:
+        assert trace.crop_sizes == tuple(engine.input_size(image) for image in shown[1:])
+
+
 class Always:
     """The family's own format, which reads any reply as a box."""
 

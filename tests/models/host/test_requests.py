@@ -71,6 +71,19 @@ def test_the_task_says_which_column_holds_the_annotated_box(monkeypatch, value):
         simple(metadata={"dualfocus": {"box": "no_such_column"}}).question()
 
 
+def test_the_task_says_which_column_holds_several_boxes(monkeypatch):
+    metadata = {"dualfocus": {"boxes": "regions"}}
+    monkeypatch.setitem(DOC, "regions", [[0.1, 0.25, 0.5, 1.0], [0, 0, 0.5, 0.5]])
+    assert simple(metadata=metadata).question().boxes == (Box(0.1, 0.25, 0.5, 1), Box(0, 0, 0.5, 0.5))
+    assert simple().question().boxes == ()
+    monkeypatch.setitem(DOC, "regions", None)
+    assert simple(metadata=metadata).question().boxes == ()
+    for value in ("[0, 0, 1, 1]", 3, [0.1, 0.2, 0.3, 0.4], [[0.5, 0.2, 0.3, 0.4]]):
+        monkeypatch.setitem(DOC, "regions", value)
+        with pytest.raises(UserError, match="'regions'"):
+            simple(metadata=metadata).question()
+
+
 @pytest.mark.parametrize(
     "value",
     [
