@@ -62,6 +62,7 @@ class DualFocusModel:
         subimage: str = "turn",
         crop_pixels: str | int | None = None,
         regions: str = "union",
+        looks: int = 1,
         **unknown: NoReturn,
     ) -> None:
         """Load a checkpoint folder or hub name; UserError when that is impossible."""
@@ -74,7 +75,8 @@ class DualFocusModel:
                 "select": select, "skip_confidence": skip_confidence, "box_margin": box_margin,
                 "count_eos": count_eos, "grounding": grounding, "grounding_checkpoint": grounding_checkpoint,
                 "box_shift": box_shift, "prompts": prompts, "subimage": subimage,
-                "crop_pixels": crop_pixels, "regions": regions, **unknown,
+                "crop_pixels": crop_pixels, "regions": regions,
+                "looks": looks, **unknown,
             },
         )  # fmt: skip
         settings = given.settings()
@@ -114,13 +116,14 @@ class DualFocusModel:
         subimage: str = "turn",
         crop_pixels: str | int | None = None,
         regions: str = "union",
+        looks: int = 1,
         **unknown: NoReturn,
     ) -> DualFocusModel:
         """The same on an existing backend, such as `testing.FakeBackend`."""
         settings = Settings.of(
             protocol, pathway, select, skip_confidence, box_margin, count_eos, grounding,
             grounding_checkpoint, box_shift, prompts, subimage, crop_pixels,
-            regions, **unknown,
+            regions, looks, **unknown,
         )  # fmt: skip
         model = cls.__new__(cls)
         model.settings, model.backend = _bind_grounding(settings, backend), backend

@@ -80,6 +80,17 @@ class Box:
         dx, dy = share * (self.x1 - self.x0), share * (self.y1 - self.y0)
         return Box(self.x0 - dx, self.y0 - dy, self.x1 + dx, self.y1 + dy)
 
+    def within(self, outer: Box) -> Box:
+        """A box in fractions of a region `outer`, cut to it: in fractions of what `outer` is a region of.
+
+        >>> Box(0.5, 0.5, 1.0, 2.0).within(Box(0.2, 0.0, 0.4, 0.5))
+        Box(x0=0.3, y0=0.25, x1=0.4, y1=0.5)
+        """
+        inside, width, height = self.clip(), outer.x1 - outer.x0, outer.y1 - outer.y0
+        x0, x1 = (outer.x0 + value * width for value in (inside.x0, inside.x1))
+        y0, y1 = (outer.y0 + value * height for value in (inside.y0, inside.y1))
+        return Box(x0, y0, x1, y1)
+
     def iou(self, other: Box) -> float:
         """Intersection over union, 0 to 1; 0 when both boxes are empty."""
         width = min(self.x1, other.x1) - max(self.x0, other.x0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from PIL import Image
 
@@ -20,9 +20,10 @@ from dualfocus_lmms.images import image_hash
 from dualfocus_lmms.joint_rules import JointRule, Pair
 from dualfocus_lmms.prompts import MOST_REGIONS, PROMPTS
 from dualfocus_lmms.protocol import Protocol
+from dualfocus_lmms.sample import Region, Sample
 from dualfocus_lmms.selection import select
 from dualfocus_lmms.settings import NATIVE, Settings
-from dualfocus_lmms.trace import Trace
+from dualfocus_lmms.trace import Look, Trace
 from dualfocus_lmms.types import (
     Answer,
     Backend,
@@ -33,50 +34,9 @@ from dualfocus_lmms.types import (
     Question,
     StopCriteria,
 )
-from dualfocus_lmms.zoom import Rectangle, check_crops, zoomed
+from dualfocus_lmms.zoom import DynamicResolution, Rectangle, check_crops, zoomed
 
 PADDING = 0.1  # shares of its width and height by which each of several regions grows on each side
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Region:
-    """What is looked at again: crops in pixels of the original, and their images, enlarged (eq. 3).
-
-    One of each, or several with regions=separate. reply: to Q1, as the conversation has it: the model's, or
-    the text of boxes that are not the model's.
-    """
-
-    crops: tuple[Rectangle, ...]
-    images: tuple[Image.Image, ...]
-    reply: Answer | str
-
-
-@dataclass(eq=False, slots=True)
-class Sample:
-    """A question with its results so far: at first the macro answer alone.
-
-    boxes: what was located, one without regions=separate. shifted: where that was moved to. outcome: the
-    region, or why there is none; None as long as a second look is needed and nothing is located.
-    """
-
-    question: Question
-    limits: StopCriteria
-    macro: Answer
-    locate: Answer | None = None
-    boxes: tuple[Box, ...] = ()
-    shifted: Box | None = None
-    outcome: Region | Fallback | None = None
-    micro: Answer | None = None
-    judged: JointScores | None = None
-
-    @property
-    def box(self) -> Box | None:
-        """The one around all that was located."""
-        return Box.around(self.boxes) if self.boxes else None
-
-    @property
-    def done(self) -> bool:
-        return isinstance(self.outcome, Fallback)
 
 
 def answer_batch(
@@ -139,7 +99,37 @@ def run_zoom(backend: Backend, samples: Sequence[Sample], settings: Settings) ->
     zoomed = [(sample, sample.outcome) for sample in samples if isinstance(sample.outcome, Region)]
     for (sample, _), (answer, judged) in zip(zoomed, _micro(backend, zoomed, settings), strict=True):
         sample.micro, sample.judged = answer, judged
+    _look_further(backend, [sample for sample, _ in zoomed], settings)
     return [_trace(sample, settings, backend) for sample in samples]
+
+
+def _look_further(backend: Backend, samples: Sequence[Sample], settings: Settings) -> None:
+    """Locate in the crop and look at that, settings.looks times in all at most, while the perplexity falls.
+
+    A look that locates nothing, or all of what it looks at, is the last one and has no answer.
+    """
+    for sample in samples:
+        sample.further = []
+    for _ in range(settings.looks - 1):
+        looks = []
+        for sample in samples:
+            last = sample.looks[-1]
+            if last.micro is not None and last.micro.nll(settings.count_eos) < last.macro.nll(
+                settings.count_eos
+            ):
+                sample.further.append(last.further_look())
+                looks.append(sample.further[-1])
+        for look, reply in zip(looks, _locate(backend, looks, settings), strict=True):
+            look.locate = reply
+            _zoom(backend, look, settings)
+        zoomed = [(look, look.outcome) for look in looks if isinstance(look.outcome, Region)]
+        zoomed = [
+            (look, region)
+            for look, region in zoomed
+            if look.before and region.crops != look.before.region.crops
+        ]
+        for (look, _), (answer, _) in zip(zoomed, _micro(backend, zoomed, settings), strict=True):
+            look.micro = answer
 
 
 def _worded(settings: Settings, backend: Backend) -> Settings:
@@ -211,9 +201,13 @@ def _locate_conversation(question: Question, settings: Settings) -> Conversation
 
 def _zoom(backend: Backend, sample: Sample, settings: Settings) -> None:
     """Set a sample's boxes and its outcome."""
-    image, form = sample.question.image, backend.box_format
+    image, whole, form = sample.question.image, sample.original, backend.box_format
     resized = backend.input_size(image) if form.frame == "resized" else None
     sample.boxes = _boxes(form, sample, settings, resized)
+    if sample.before is not None:
+        (crop,) = sample.before.region.crops
+        edges = (value / side for value, side in zip(crop, whole.size * 2, strict=True))
+        sample.boxes = tuple(box.within(Box(*edges)) for box in sample.boxes)
     if not sample.boxes:
         sample.outcome = Fallback.NO_BOX
         return
@@ -221,13 +215,13 @@ def _zoom(backend: Backend, sample: Sample, settings: Settings) -> None:
         sample.shifted = shifted(sample.boxes[0], sample.question, settings.box_shift)
     padding = PADDING if settings.separate else 0
     shown = (sample.shifted,) if sample.shifted else [box.grown(padding) for box in sample.boxes]
-    crops = [settings.protocol.geometry(box, image.size, settings.box_margin) for box in shown]
+    crops = [settings.protocol.geometry(box, whole.size, settings.box_margin) for box in shown]
     found = tuple(crop for crop in crops if crop is not None)
     if len(found) < len(crops):
         sample.outcome = Fallback.EMPTY_REGION
         return
     reply = sample.locate or form.write_all(sample.boxes, image.size, resized)
-    sample.outcome = Region(found, tuple(_seen(backend, image, crop, settings) for crop in found), reply)
+    sample.outcome = Region(found, tuple(_seen(backend, whole, crop, settings) for crop in found), reply)
 
 
 def _boxes(
@@ -297,9 +291,11 @@ def _micro_conversation(sample: Sample, region: Region, settings: Settings) -> C
     return located.assistant(*turn).user(prompt, *region.images)
 
 
-def _trace(sample: Sample, settings: Settings, backend: Backend) -> Trace:
+def _trace(first: Sample, settings: Settings, backend: Backend) -> Trace:
+    """The trace of a sample; of several looks, with what was located and answered in the best one."""
     template, resolution = backend.template, backend.resolution
-    question, macro, micro = sample.question, sample.macro, sample.micro
+    sample = first.best(settings.count_eos)
+    question, macro, micro = first.question, first.macro, sample.micro
     region = sample.outcome if isinstance(sample.outcome, Region) else None
     crops, seen = (region.crops, region.images) if region else ((), ())
     sizes = tuple(resolution.fit(image.size) for image in seen) if resolution else ()
@@ -340,4 +336,16 @@ def _trace(sample: Sample, settings: Settings, backend: Backend) -> Trace:
         boxes=tuple(box.xyxy for box in sample.boxes) if settings.separate else None,
         crops=crops if settings.separate else None,
         crop_sizes=sizes if settings.separate and resolution else None,
+        looks=tuple(_look(look, resolution) for look in first.looks) if first.further else None,
+    )
+
+
+def _look(sample: Sample, resolution: DynamicResolution | None) -> Look:
+    region = sample.outcome if isinstance(sample.outcome, Region) else None
+    return Look(
+        locate=sample.locate,
+        box=sample.box.xyxy if sample.box else None,
+        crop=region.crops[0] if region else None,
+        crop_size=resolution.fit(region.images[0].size) if resolution and region else None,
+        micro=sample.micro,
     )

@@ -94,6 +94,7 @@ Bool = Annotated[bool, Field(strict=True), must_be("True or False")]
 Switch = Annotated[Bool, BeforeValidator(_zero_or_one)]  # resume=1 is True, resume=yes is a mistake
 Pixels = Annotated[int, Field(strict=True, ge=0), must_be("a number of pixels, 0 or more")]
 PixelCount = Annotated[int, Field(strict=True, ge=1), must_be("a whole number of pixels, 1 or more")]
+LookCount = Annotated[int, Field(strict=True, ge=1), must_be("a whole number of looks, 1 or more")]
 CropPixels = Annotated[
     Literal["auto", "original"] | Annotated[int, Field(strict=True, ge=1)],
     must_be("'auto', 'original' or a whole number of pixels, 1 or more"),
@@ -258,6 +259,11 @@ class FlowChoices(Options):
         help="`union`, one region: the first box of the reply, or the one around all that a detector or the "
         f"data have; `separate`, each of them in a crop of its own, {MOST_REGIONS} at most: "
         "[docs/regions.md](docs/regions.md)",
+    )
+    looks: LookCount = option(
+        1,
+        help="looks after the macro answer, at most: after each, the model may locate again inside the crop, "
+        "while [the perplexity falls](docs/regions.md#several-looks)",
     )
 
     def settings(self) -> Settings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -39,7 +40,7 @@ class Settings:
     crop_pixels: to how many pixels the crop is enlarged (eq. 3), "auto" as many as the whole image has as
     the model gets it, "original" as it is, or a number; models of fixed resolution enlarge every crop by
     themselves. regions: "union" looks at one region, "separate" at each that is located, up to
-    MOST_REGIONS.
+    MOST_REGIONS. looks: how many there may be; each but the first looks into the crop of the one before it.
     Build it with `Settings.of`, which checks the values.
     """
 
@@ -58,6 +59,7 @@ class Settings:
     subimage: Subimage
     crop_pixels: CropPixels
     regions: Regions
+    looks: int
 
     @classmethod
     def of(
@@ -75,6 +77,7 @@ class Settings:
         subimage: str = "turn",
         crop_pixels: str | int | None = None,
         regions: str = "union",
+        looks: int = 1,
         **unknown: NoReturn,
     ) -> Settings:
         """Settings from plain values; None means the protocol's own. UserError for an impossible value.
@@ -89,7 +92,7 @@ class Settings:
                 "skip_confidence": skip_confidence, "box_margin": box_margin, "count_eos": count_eos,
                 "grounding": grounding, "grounding_checkpoint": grounding_checkpoint,
                 "box_shift": box_shift, "subimage": subimage, "crop_pixels": crop_pixels,
-                "regions": regions, **unknown,
+                "regions": regions, "looks": looks, **unknown,
             }
         )  # fmt: skip
         return given.settings()
@@ -109,6 +112,8 @@ class Settings:
             )
         if given.regions == "separate":
             _check_separate(given, rule_name, subimage)
+        if given.looks > 1:
+            _check_looks(given, isinstance(rule, JointRule), subimage)
         count_eos = chosen.count_eos if given.count_eos is None else given.count_eos
         if isinstance(rule, CalibratedRule):
             rule.check_count_eos(rule_name, count_eos)
@@ -128,6 +133,7 @@ class Settings:
             subimage=subimage,
             crop_pixels=chosen.crop_pixels if given.crop_pixels is None else given.crop_pixels,
             regions=given.regions,  # type: ignore[arg-type]
+            looks=given.looks,
         )
 
     @property
@@ -160,6 +166,7 @@ class Settings:
             "subimage": self.subimage,
             "crop_pixels": self.crop_pixels,
             "regions": self.regions,
+            "looks": self.looks,
             **fitted,
         }
 
@@ -172,9 +179,26 @@ def _check_separate(given: FlowChoices, rule_name: str, subimage: Subimage) -> N
         "subimage=patch": (subimage == "patch", "the paper adds one tile to the image (table 6)"),
         "box_shift": (given.box_shift > 0, "the paper moves the one region that was located (table 5)"),
     }
+    _refuse("regions=separate shows each region", reasons)
+
+
+def _check_looks(given: FlowChoices, joint: bool, subimage: Subimage) -> None:
+    """UserError for what looks once only."""
+    _refuse(
+        f"looks={given.looks} locates again in the crop",
+        {
+            "protocol=release": (given.protocol == "release", "the authors' code looks once"),
+            f"select={given.select}": (joint, "it scores both answers after the one crop"),
+            "subimage=patch": (subimage == "patch", "the crop is a tile there, and no image"),
+            "regions=separate": (given.regions == "separate", "there may be several crops"),
+            f"grounding={given.grounding}": (given.grounding != "model", "the model does not locate there"),
+            "box_shift": (given.box_shift > 0, "the paper moves the one region that was located (table 5)"),
+        },
+    )
+
+
+def _refuse(what: str, reasons: Mapping[str, tuple[bool, str]]) -> None:
+    """UserError for the first option that is chosen, by its name, with the reason."""
     for name, (chosen, reason) in reasons.items():
         if chosen:
-            raise UserError(
-                f"regions=separate shows each region, and with {name} there is one: {reason}. Leave one of "
-                "the two out."
-            )
+            raise UserError(f"{what}, which {name} rules out: {reason}. Leave one of the two out.")

@@ -26,9 +26,27 @@ except ImportError:  # Windows
 
 VERSION: Literal[1] = 1
 # Settings that older runs did not write, with the value that stands for what they did.
-_ADDED = {"crop_pixels": "original", "regions": "union"}
+_ADDED = {"crop_pixels": "original", "regions": "union", "looks": 1}
 # Fields of a trace that only a run with other settings than the default ones has.
-_SELDOM = ("boxes", "crops", "crop_sizes")
+_SELDOM = ("boxes", "crops", "crop_sizes", "looks")
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One of several looks: what was located in the image, or in the crop of the look before, and what was
+    answered.
+
+    box and crop as in `Trace`, of the original image. micro: None where nothing was located, or just the crop
+    of the look before.
+    """
+
+    locate: Answer | None
+    box: tuple[float, float, float, float] | None
+    crop: tuple[int, int, int, int] | None
+    crop_size: tuple[int, int] | None
+    micro: Answer | None
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +72,9 @@ class Trace:
 
     boxes, crops, crop_sizes: with regions=separate, each region in reading order; None else. box is then the
     one around all of them, and crop and crop_size are None where several were shown.
+
+    looks: every look, the first included, where there was more than one; None else. locate, box, crop and
+    micro are then those of the look whose answer has the lowest perplexity.
     """
 
     key: dict[str, Any]
@@ -83,6 +104,7 @@ class Trace:
     boxes: tuple[tuple[float, float, float, float], ...] | None = None
     crops: tuple[tuple[int, int, int, int], ...] | None = None
     crop_sizes: tuple[tuple[int, int], ...] | None = None
+    looks: tuple[Look, ...] | None = None
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
@@ -106,8 +128,10 @@ class Trace:
 
     @property
     def answers(self) -> list[Answer]:
-        """The answers of the stages that ran, in order."""
-        return [answer for answer in (self.macro, self.locate, self.micro) if answer is not None]
+        """All answers in order, those of every look."""
+        looks = self.looks or (self,)
+        answers = [self.macro, *(answer for look in looks for answer in (look.locate, look.micro))]
+        return [answer for answer in answers if answer is not None]
 
 
 _TRACE: Kind[Trace] = Kind(Trace)

@@ -274,6 +274,9 @@ def _card(trace: Trace, pathway: str, answer: Answer | None, width: int) -> _Car
     won = trace.selection.pathway == pathway
     inside = width - 2 * PADDING - 6
     zoomed = "zoomed region" if len(trace.shown) < 2 else f"{len(trace.shown)} zoomed regions"
+    if trace.looks:
+        number = [look.micro for look in trace.looks].index(trace.micro) + 1
+        zoomed += f", look {number} of {len(trace.looks)}"
     input_name = "whole picture" if pathway == "macro" else zoomed
     label = _TextBlock(f"{pathway.upper()}  ·  {input_name}", 15, color, inside)
     reply = "no answer" if answer is None else answer.text or "(an empty answer)"

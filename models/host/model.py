@@ -6,7 +6,7 @@ lmms-eval --model dualfocus --model_args pretrained=CHECKPOINT --tasks df_pope
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any, NoReturn
 
@@ -37,6 +37,7 @@ from dualfocus_lmms.models.run.runner import Runner, open_traces
 from dualfocus_lmms.settings import Settings
 from dualfocus_lmms.text_output import log_patcher
 from dualfocus_lmms.trace import Trace, TraceWriter, claim_folder, record_template
+from dualfocus_lmms.types import Answer
 from dualfocus_lmms.zoom import crop_pixels_done
 
 
@@ -60,7 +61,13 @@ class SampleExtras(TokenCounts):
         }
         if trace.crops is not None:
             extras |= {"boxes": trace.boxes, "crops": trace.crops, "crop_sizes": trace.crop_sizes}
-        extras.update((answer.pathway, answer.text) for answer in trace.answers)
+        if trace.looks is not None:
+            extras["looks"] = [
+                asdict(look) | {"locate": _text(look.locate), "micro": _text(look.micro)}
+                for look in trace.looks
+            ]
+        stages = (trace.macro, trace.locate, trace.micro)
+        extras.update((answer.pathway, answer.text) for answer in stages if answer is not None)
         return cls(
             input_tokens=sum(answer.usage.tokens for answer in trace.answers),
             output_tokens=sum(len(answer.logprobs) for answer in trace.answers),
@@ -69,6 +76,10 @@ class SampleExtras(TokenCounts):
 
     def to_dict(self) -> dict[str, Any]:
         return {**super().to_dict(), "dualfocus": self.dualfocus}
+
+
+def _text(answer: Answer | None) -> str | None:
+    return None if answer is None else answer.text
 
 
 def check_unseen(

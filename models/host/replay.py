@@ -107,6 +107,11 @@ class ReplayOptions(Options):
             values["select"] = "macro"
         given = {name: value for name, value in self.model_dump().items() if value is not None}
         settings = Settings.of(**values | {name: given[name] for name in _FROM_RUN if name in given})
+        if self.second is None and run.get("looks", 1) != 1 and settings.count_eos != run.get("count_eos"):
+            raise UserError(
+                f"The run in {self.trace} has looks={run['looks']}: by its perplexities, with count_eos="
+                f"{run.get('count_eos')}, it looked again or stopped. Leave count_eos out, or run it again."
+            )
         if self.select is None and isinstance(settings.rule, CalibratedRule):
             _check_calibration(self.trace, settings, run.get("calibration"))
         return settings
@@ -305,7 +310,7 @@ def _with_micro(trace: Trace, micro: Answer | None, fallback: str | None) -> Tra
     """The trace with this answer in the place of micro, and nothing of the second look that was."""
     return replace(
         trace, locate=None, micro=micro, box=None, crop=None, crop_size=None, given_reply=None,
-        boxes=None, crops=None, crop_sizes=None, shifted_box=None, judged=None, fallback=fallback,
+        boxes=None, crops=None, crop_sizes=None, looks=None, shifted_box=None, judged=None, fallback=fallback,
         prompts={"macro": trace.prompts["macro"]},
     )  # fmt: skip
 

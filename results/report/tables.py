@@ -18,7 +18,7 @@ from tabulate import tabulate
 
 from dualfocus_lmms.results.report import by_question
 from dualfocus_lmms.text_output import markdown
-from dualfocus_lmms.trace import Trace
+from dualfocus_lmms.trace import Look, Trace
 from dualfocus_lmms.types import Fallback
 
 RIGHT = 50.0  # the lowest score that counts as correct where correct and wrong are counted
@@ -80,18 +80,21 @@ class Table:
 
 
 def from_traces(traces: Iterable[Trace]) -> dict[str, NDArray[np.float64]]:
-    """The columns FROM_TRACES: what each stage cost, nan where it did not run; the box's share of the image
+    """The columns FROM_TRACES: what each stage cost, in all looks together, nan where it did not run; the
+    box's share of the image
     in percent and the crop's size in pixels, nan without one; the pixels of the image and of the crop as the
     model received them (of several crops together), nan where its encoder or its tiles have one size."""
     return dict(zip(FROM_TRACES, np.array([_facts(trace) for trace in traces], dtype=float).T, strict=True))
 
 
 def _facts(trace: Trace) -> list[float]:
-    usages = [None if answer is None else answer.usage for answer in (trace.macro, trace.locate, trace.micro)]
+    looks: Sequence[Trace | Look] = trace.looks or [trace]
+    stages = [[trace.macro], [look.locate for look in looks], [look.micro for look in looks]]
+    usages = [[answer.usage for answer in stage if answer is not None] for stage in stages]
     costs = [
-        np.nan if usage is None else getattr(usage, what)
+        sum(getattr(usage, what) for usage in stage) if stage else np.nan
         for what in ("seconds", "tokens", "encodes")
-        for usage in usages
+        for stage in usages
     ]
     area = pixels = np.nan
     if trace.box is not None:

@@ -87,6 +87,7 @@ def test_ask_passes_its_options_on(run, scripted, photo: Path):
             "box_margin": 3,
             "crop_pixels": "original",
             "regions": "union",
+            "looks": 1,
             "grounding": "center",
             "grounding_checkpoint": None,
             "prompts": None,

@@ -24,6 +24,7 @@ def test_settings_are_filled_in() -> None:
         "subimage": "turn",
         "crop_pixels": "auto",
         "regions": "union",
+        "looks": 1,
     }
     assert Settings.of(protocol="release", skip_confidence=0).to_dict() == {
         "protocol": "release",
@@ -39,6 +40,7 @@ def test_settings_are_filled_in() -> None:
         "subimage": "turn",
         "crop_pixels": "original",
         "regions": "union",
+        "looks": 1,
     }
 
 

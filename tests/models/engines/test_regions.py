@@ -1,4 +1,4 @@
-"""Several crops in one conversation: every engine against the naive one, and what they cost."""
+"""Several crops in one conversation and several looks: every engine against the naive one, and the costs."""
 
 from __future__ import annotations
 
@@ -91,3 +91,49 @@ def test_the_reply_to_the_first_question_may_hold_four_boxes(engine):
     for settings, most in ((Settings.of(), 64), (Settings.of(regions="separate"), 256)):
         (trace,) = answer_batch(backend, [question], [StopCriteria(1)], settings)
         assert len(trace.locate.tokens) == most
+
+
+# --- several looks -----------------------------------------------------------------------------------------
+
+
+def in_batches(backend, questions, limits, settings: Settings, size: int) -> list[Trace]:
+    return [
+        trace
+        for start in range(0, len(questions), size)
+        for trace in answer_batch(
+            backend, questions[start : start + size], limits[start : start + size], settings
+        )
+    ]
+
+
+def test_every_engine_equals_the_naive_one_with_several_looks(engine, ragged):
+    questions, limits = ragged(12, seed=7)
+    settings = Settings.of(looks=3)
+    oracle = in_batches(engine("naive"), questions, limits, settings, 12)
+    for name, size in [("shared", 12), ("template", 1), ("tree", 5), ("batched", 12)]:
+        for trace, other in zip(
+            in_batches(engine(name), questions, limits, settings, size), oracle, strict=True
+        ):
+            assert_same(trace, other)
+            looks = [[(one.box, one.crop) for one in each.looks or ()] for each in (trace, other)]
+            assert looks[0] == looks[1]
+    made = [len(trace.looks or [trace]) for trace in oracle]
+    assert {1, 2, 3} == set(made)
+    assert any(trace.micro != trace.looks[-1].micro for trace in oracle if trace.looks)
+
+
+def test_a_further_look_costs_one_encode_and_reads_one_crop_again(engine):
+    """The crop of the first look is encoded already; a second conversation begins with it."""
+    image = Image.new("RGB", (120, 80), (200, 40, 30))
+    question = Question("0", image, QUESTION, QUESTION)
+    backend, plain = engine("tree"), engine("tree")
+    (trace,) = answer_batch(backend, [question], [StopCriteria(8)], Settings.of(looks=2))
+    answer_batch(plain, [question], [StopCriteria(8)], Settings.of())
+    assert backend.counts.encodes == plain.counts.encodes + 1 == 3
+    assert backend.counts.forwards == 2 * plain.counts.forwards == 14  # a box of 25 tokens and 4 of an answer
+    assert backend.counts.tokens == sum(answer.usage.tokens for answer in trace.answers)
+    first, second = trace.looks
+    trunk = 35  # up to the end of the image, which the first look shares with the macro answer
+    assert second.locate.usage.tokens == first.locate.usage.tokens + trunk == 90
+    assert second.micro.usage == replace(first.micro.usage, seconds=second.micro.usage.seconds)
+    assert backend.counts.tokens - plain.counts.tokens == 90 + second.micro.usage.tokens
