@@ -357,3 +357,47 @@ def test_the_table_of_arguments_is_the_declaration() -> None:
     text = (Path(__file__).resolve().parents[3] / "docs" / "replay.md").read_text(encoding="utf-8")
     shown = text.partition("<!-- arguments -->\n")[2].partition("\n<!-- end -->")[0]
     assert shown == table(ReplayOptions)
+
+
+def looking(stage: str, conversation: Any) -> Reply | str:
+    """The first look is surer than macro, and the look into its crop, of 4 pixels, less sure than that."""
+    if stage == "locate":
+        return BOX
+    nll = {"macro": 0.9, "micro": 0.5 if conversation.turns[0].images[0].width == 8 else 0.7}[stage]
+    return Reply(f"{stage} {nll}", (-nll,), eos=-0.1)
+
+
+def test_a_run_of_several_looks_is_replayed_by_the_best_of_them(finish):
+    first = finish("first", script=looking, looks=3)
+    (result, *_) = replay_results(f"trace={first}")
+    assert result.text == "micro 0.5"
+    extras = result.token_counts.dualfocus
+    assert [look["micro"] for look in extras["looks"]] == ["micro 0.5", "micro 0.7"]
+    assert (extras["micro"], extras["crop"]) == ("micro 0.5", (0, 0, 4, 4))
+    assert replay(f"trace={first},select=macro") == ["macro 0.9"] * 6
+    (skipped, *_) = replay_results(f"trace={first},skip_confidence=0.3")
+    assert (skipped.text, "looks" in skipped.token_counts.dualfocus) == ("macro 0.9", False)
+    with pytest.raises(UserError, match="looks=3"):
+        replay(f"trace={first},count_eos=True")
+
+
+def test_a_run_of_several_regions_is_replayed_with_all_of_them(finish):
+    def several(stage: str, conversation: Any) -> Reply | str:
+        return f"{BOX}, [0.50, 0.50, 1.00, 1.00]" if stage == "locate" else replies(stage, conversation)
+
+    first = finish("first", script=several, regions="separate")
+    (result, *_) = replay_results(f"trace={first},select=micro")
+    assert result.text == "micro 0"
+    assert result.token_counts.dualfocus["crops"] == ((0, 0, 5, 5), (3, 3, 8, 8))
+    (skipped, *_) = replay_results(f"trace={first},skip_confidence=0")
+    assert "crops" not in skipped.token_counts.dualfocus
+
+
+def test_a_run_from_before_regions_and_looks_is_replayed(finish):
+    first = finish("first")
+    path = Path(first) / "run.json"
+    settings = json.loads(path.read_text())
+    path.write_text(
+        json.dumps({name: settings[name] for name in settings if name not in ("regions", "looks")})
+    )
+    assert replay(f"trace={first},count_eos=True") == named("iiiiia")
