@@ -20,7 +20,7 @@ from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.images import rgb
 
 Rectangle = tuple[int, int, int, int]  # left, top, right, bottom in pixels, right and bottom exclusive
-MOST_ELONGATED = 200  # length over breadth: Qwen's processors, and others, refuse a longer picture
+MOST_ELONGATED = 200  # length over breadth: Qwen's processors, and others, refuse a longer image
 Geometry = Callable[[Box, tuple[int, int], int], "Rectangle | None"]
 Size = tuple[int, int]  # width, height in pixels
 # How many pixels a crop is enlarged to: as many as the whole image has, none, or a number.

@@ -31,7 +31,7 @@ from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.files import atomic_write, writable
 from dualfocus_lmms.models.bench import machine
 from dualfocus_lmms.models.bench.bounds import LIMITS, bounds
-from dualfocus_lmms.models.bench.model import Engine, Source, noise_questions, picture_tokens, slot_bytes
+from dualfocus_lmms.models.bench.model import Engine, Source, image_tokens, noise_questions, slot_bytes
 from dualfocus_lmms.models.bench.modes import (
     DUAL,
     GENERATE,
@@ -90,7 +90,7 @@ def bench(source: Source, plan: Plan, out: str | None = None, profile: bool = Fa
     folder = None if out is None else writable(out, "--out")
     checkpoint = source.load()
     engines = forced_engines(checkpoint, plan)
-    tokens = picture_tokens(next(iter(engines.values())))
+    tokens = image_tokens(next(iter(engines.values())))
     setup = _setup(checkpoint, plan, source) | {"image_tokens": tokens}
     rates = _rates(checkpoint)
     blocks: list[BatchSizeResult] = []

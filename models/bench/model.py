@@ -157,10 +157,10 @@ class ReleaseWay(NaiveBackend):
         return super().score(conversations)
 
     def _reply(self, stage: Stage, conversation: Conversation, limits: StopCriteria) -> Answer:
-        pictures = {id(image): self.pictures([image])[0] for image in conversation.images}
-        rendered = self.renderer.render(conversation, lambda image: pictures[id(image)].ids)
+        prepared = {id(image): self.image_reader([image])[0] for image in conversation.images}
+        rendered = self.renderer.render(conversation, lambda image: prepared[id(image)].ids)
         prompt = torch.tensor([rendered.ids], device=self.model.device)  # (1, L)
-        images = [pictures[id(image)] for image in rendered.images]
+        images = [prepared[id(image)] for image in rendered.images]
         sequence = self._continued(self._read(prompt, images), limits.max_new_tokens)  # (1, L + new)
         self.counts.encodes += len(rendered.images)
         tokens = sequence[0, prompt.shape[1] :].tolist()
@@ -189,16 +189,16 @@ def noise_questions(count: int, seed: int = 0) -> list[Question]:
         noise = Image.frombytes("RGB", (40, 30), rng.randbytes(40 * 30 * 3))
         text = f"Is there a {_OBJECTS[number % len(_OBJECTS)]} in the image?"
         prompt = f"{text}\n{SHORT_ANSWER}"
-        picture = noise.resize((640, 480), Image.Resampling.BICUBIC)
+        image = noise.resize((640, 480), Image.Resampling.BICUBIC)
         key = {"task": "bench", "split": "test", "doc_id": number}
-        questions.append(Question(str(number), picture, text, prompt, key))
+        questions.append(Question(str(number), image, text, prompt, key))
     return questions
 
 
-def picture_tokens(engine: ModelBackend) -> int:
+def image_tokens(engine: ModelBackend) -> int:
     """Language-model tokens of one image of the questions."""
-    [picture] = engine.pictures([noise_questions(1)[0].image])
-    return picture.ids.count(engine.image_token_id)
+    [image] = engine.image_reader([noise_questions(1)[0].image])
+    return image.ids.count(engine.image_token_id)
 
 
 def slot_bytes(checkpoint: Checkpoint) -> int:

@@ -132,7 +132,7 @@ def load_checkpoint(
             f"{missing[0]!r}: give a complete one in the Hugging Face format."
         )
     _check_vocabulary(pretrained, tokenizer)
-    _check_keeps_whole_pictures(pretrained, image_processor, kind)
+    _check_keeps_whole_images(pretrained, image_processor, kind)
     bound_pixels(kind, image_processor, min_pixels, max_pixels)
     if device_map is None:
         model = model.to(target)
@@ -200,7 +200,7 @@ def _processor(pretrained: str, revision: str | None) -> Any | None:
     return processor if isinstance(processor, ProcessorMixin) else None
 
 
-def _check_keeps_whole_pictures(pretrained: str, image_processor: Any, family: Family) -> None:
+def _check_keeps_whole_images(pretrained: str, image_processor: Any, family: Family) -> None:
     """UserError when the image processor would cut away what a box may point at."""
     if not getattr(image_processor, "do_center_crop", False) or family.local_patches:
         return  # tiles are squares of the crop's size already
@@ -208,9 +208,9 @@ def _check_keeps_whole_pictures(pretrained: str, image_processor: Any, family: F
     kept = min(dict(image_processor.size or {}).values(), default=0)
     if family.image == "as_is" or cut < kept:
         raise UserError(
-            f"The image processor of {pretrained!r} crops the middle out of every picture, which loses its "
+            f"The image processor of {pretrained!r} crops the middle out of every image, which loses its "
             "sides and moves every box. Set do_center_crop to false in its preprocessor_config.json, or use "
-            'a family that pads pictures to a square (image="square").'
+            'a family that pads images to a square (image="square").'
         )
 
 

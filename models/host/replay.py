@@ -187,10 +187,10 @@ def find_second(run: Recorded, firsts: Sequence[Trace], questions: Fingerprints)
     keys = [(*twins[task, split], doc_id) for task, split, doc_id in (_key(first.key) for first in firsts)]
     seconds = _present(run, keys)
     pairs = list(zip(keys, firsts, seconds, strict=True))
-    pictures = [key for key, first, second in pairs if first.image_hash != second.image_hash]
-    if pictures:
+    other_images = [key for key, first, second in pairs if first.image_hash != second.image_hash]
+    if other_images:
         raise UserError(
-            f"The second run, in {run.folder}, saw other pictures than the first: {_some(pictures)}. "
+            f"The second run, in {run.folder}, saw other images than the first: {_some(other_images)}. "
             "Give two runs of the same data."
         )
     certain = {twin for asked, twin in twins.items() if run.fingerprint(*twin) == questions[asked]}

@@ -24,7 +24,7 @@ GENERATION_SETTINGS = (
     *("max_new_tokens", "until"),
     *("do_sample", "num_beams", "num_return_sequences", "temperature", "top_p", "top_k"),
 )
-_PICTURE_NAMES = ("image_id", "image")  # columns of documents, the first one that holds texts
+_IMAGE_NAME_COLUMNS = ("image_id", "image")  # columns of documents, the first one that holds texts
 _QUESTION = "{question}"  # where the bare question stands in a task's wording
 _REPLACE = "get its file again, or leave the document out."
 ONLY_GENERATE_UNTIL = (
@@ -64,7 +64,7 @@ def read_request(instance: Any, task_dict: Mapping[str, Any], chat: bool) -> Req
             options=_options(doc, instance.metadata, key),
         )
 
-    return Request(key, limits, question, len(str(context)), _picture_name(task_dict[task][split], doc_id))
+    return Request(key, limits, question, len(str(context)), _image_name(task_dict[task][split], doc_id))
 
 
 def read_limits(gen_kwargs: Mapping[str, Any]) -> StopCriteria:
@@ -104,10 +104,10 @@ def _name_unused(names: tuple[str, ...]) -> None:
         )
 
 
-def _picture_name(docs: Any, doc_id: int) -> str | None:
+def _image_name(docs: Any, doc_id: int) -> str | None:
     """How the document calls its image, in a column of names or paths; no image is opened."""
     features = getattr(docs, "features", None) or {}
-    named = [name for name in _PICTURE_NAMES if getattr(features.get(name), "dtype", None) == "string"]
+    named = [name for name in _IMAGE_NAME_COLUMNS if getattr(features.get(name), "dtype", None) == "string"]
     return docs[named[0]][doc_id] if named else None
 
 

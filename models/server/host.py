@@ -64,8 +64,7 @@ class ServerOptions(ImageBounds, FlowOptions):
     )
     model: Text = option(help="the model's name there (`--served-model-name`, or what `/v1/models` lists)")
     family: FamilyName = option(
-        help="the model's family, which a server does not tell: how it writes a box, and how pictures are "
-        "sent"
+        help="the model's family, which a server does not tell: how it writes a box, and how images are sent"
     )
     api_key: Text | None = option(
         None,
@@ -93,7 +92,7 @@ class ServerOptions(ImageBounds, FlowOptions):
         None,
         checkpoint=True,
         help="folder or hub name of the checkpoint that the server runs, where boxes are [pixels of the "
-        "resized picture](#boxes-in-pixels-of-the-resized-picture) and where [crops are enlarged](#the-zoom)",
+        "resized image](#boxes-in-pixels-of-the-resized-image) and where [crops are enlarged](#the-zoom)",
     )
     guided_box: Switch = option(
         False,

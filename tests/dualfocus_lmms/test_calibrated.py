@@ -197,10 +197,10 @@ def test_a_run_keeps_what_is_in_the_file(tmp_path: Path, data: dict[str, Any]):
 def test_from_python(tmp_path: Path):
     name = write(tmp_path / "b.json", BIAS | {"b": 1.0})
     script = {"macro": Reply("red", (-0.7,)), "locate": "[0, 0, 0.5, 0.5]", "micro": Reply("blue", (-0.1,))}
-    picture = Image.new("RGB", (40, 20))
-    trace = DualFocusModel.on(FakeBackend(script), select=name).ask(picture, "What colour?")
+    image = Image.new("RGB", (40, 20))
+    trace = DualFocusModel.on(FakeBackend(script), select=name).ask(image, "What colour?")
     assert (trace.selection.text, trace.selection.compared) == ("red", (0.7, 1.1))
-    assert DualFocusModel.on(FakeBackend(script)).ask(picture, "What colour?").selection.text == "blue"
+    assert DualFocusModel.on(FakeBackend(script)).ask(image, "What colour?").selection.text == "blue"
     assert Trace.from_json(trace.to_json()).selection == trace.selection
     assert "0.700 (macro)" in visualize.verdict(trace)
     assert "1.100 (micro)" in visualize.verdict(trace)

@@ -15,7 +15,7 @@ from dualfocus_lmms.boxes import Box
 from dualfocus_lmms.train.data.samples import SampleImage, TrainingSample, write_samples
 
 
-def picture(image: Image.Image) -> SampleImage:
+def sample_image(image: Image.Image) -> SampleImage:
     file = io.BytesIO()
     image.save(file, "PNG")
     return SampleImage(file.getvalue(), "blocks.png")
@@ -29,11 +29,11 @@ def make_sample(number: int, rng: random.Random, pixels: np.random.Generator) ->
     question = " ".join("what" for _ in range(rng.randint(1, 6))) + "?"
     answer = rng.choice(["yes", "no"])
     if number % 5 == 4:
-        return TrainingSample(f"s{number}", picture(image), question, answer)
+        return TrainingSample(f"s{number}", sample_image(image), question, answer)
     x, y = rng.randint(0, 50) / 100, rng.randint(0, 50) / 100
     crop = image.crop((int(x * width), int(y * height), int((x + 0.4) * width), int((y + 0.4) * height)))
     return TrainingSample(
-        f"s{number}", picture(image), question, answer, Box(x, y, x + 0.4, y + 0.4), picture(crop)
+        f"s{number}", sample_image(image), question, answer, Box(x, y, x + 0.4, y + 0.4), sample_image(crop)
     )
 
 

@@ -149,7 +149,7 @@ def thin(sample: TrainingSample) -> TrainingSample:
     return replace(sample, crop=SampleImage(file.getvalue(), "thin.png"))
 
 
-def test_a_picture_that_the_processor_refuses_costs_one_sample(make_samples: Any, tmp_path: Path):
+def test_an_image_that_the_processor_refuses_costs_one_sample(make_samples: Any, tmp_path: Path):
     model = save_tiny_family(tmp_path / "qwen", "qwen3_vl")
     samples = make_samples(4)
     write_samples([thin(samples[0]), *samples[1:]], tmp_path / "samples")
