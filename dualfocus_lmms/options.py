@@ -127,6 +127,15 @@ def option(
     return Field(default, description=help, json_schema_extra=extra, repr=not secret)
 
 
+def keywords(names: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a function with explicit keywords and `**unknown`, from its `locals()` on entry.
+
+    `self`, `cls` and `backend` are no options.
+    """
+    given = {name: value for name, value in names.items() if name not in ("self", "cls", "backend")}
+    return given | given.pop("unknown")
+
+
 # --- options -----------------------------------------------------------------------------------------------
 
 

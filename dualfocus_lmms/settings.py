@@ -77,17 +77,10 @@ class Settings:
 
         `options.SettingOptions` declares and describes them.
         """
-        from dualfocus_lmms.options import SettingOptions
+        given = dict(locals())
+        from dualfocus_lmms.options import SettingOptions, keywords
 
-        given = SettingOptions.of(
-            {
-                "protocol": protocol, "pathway": pathway, "select": select, "prompts": prompts,
-                "skip_confidence": skip_confidence, "box_margin": box_margin, "count_eos": count_eos,
-                "grounding": grounding, "grounding_checkpoint": grounding_checkpoint,
-                "box_shift": box_shift, "subimage": subimage, "crop_pixels": crop_pixels, **unknown,
-            }
-        )  # fmt: skip
-        return given.settings()
+        return SettingOptions.of(keywords(given)).settings()
 
     @classmethod
     def chosen(cls, given: FlowChoices, subimage: Subimage = "turn") -> Settings:

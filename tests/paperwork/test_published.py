@@ -25,7 +25,13 @@ from dualfocus_lmms.protocol import load_protocol
 from dualfocus_lmms.trace import read_settings
 from dualfocus_lmms.train.data.conversations import Encoder, from_sample
 from dualfocus_lmms.train.data.export import export
-from dualfocus_lmms.train.data.samples import SampleImage, TrainingSample, read_samples, write_samples
+from dualfocus_lmms.train.data.samples import (
+    SampleImage,
+    TrainingSample,
+    read_samples,
+    shard_path,
+    write_shard,
+)
 from dualfocus_lmms.train.trainer.collate import llava_source
 from dualfocus_lmms.train.trainer.trainer import train
 from dualfocus_lmms.types import Prompt
@@ -189,7 +195,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory, noise: Any) -> Path:
     ]
     plain = TrainingSample("s2", png(64, 64), "Is it red?", "No")
     folder = tmp_path_factory.mktemp("samples") / "data"
-    write_samples([*boxed, plain], folder)
+    write_shard([*boxed, plain], shard_path(folder, 0))
     return folder
 
 

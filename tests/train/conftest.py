@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from dualfocus_lmms.boxes import Box
-from dualfocus_lmms.train.data.samples import SampleImage, TrainingSample, write_samples
+from dualfocus_lmms.train.data.samples import SampleImage, TrainingSample, shard_path, write_shard
 
 
 def sample_image(image: Image.Image) -> SampleImage:
@@ -52,8 +52,9 @@ def make_samples() -> Callable[[int, int], list[TrainingSample]]:
 def sample_folders(tmp_path_factory: pytest.TempPathFactory, make_samples) -> tuple[Path, Path]:
     """80 samples to train on, 12 held out."""
     root = tmp_path_factory.mktemp("samples")
-    write_samples(make_samples(80), root / "train")
-    write_samples(make_samples(12, 1), root / "held_out")
+    for name, samples in {"train": make_samples(80), "held_out": make_samples(12, 1)}.items():
+        (root / name).mkdir()
+        write_shard(samples, shard_path(root / name, 0))
     return root / "train", root / "held_out"
 
 
