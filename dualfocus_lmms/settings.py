@@ -123,7 +123,7 @@ class Settings:
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain values, all defaults filled in.
 
-        calibration: what the file of a calibrated rule says; only with such a rule.
+        calibration: the content of a calibrated rule's file; only with such a rule.
         """
         fitted = {"calibration": self.rule.to_dict()} if isinstance(self.rule, CalibratedRule) else {}
         return {

@@ -129,7 +129,13 @@ def verdict(trace: Trace) -> str:
             f"{answer}, chosen by the rule {chosen.rule}; it compares {macro:.3f} (macro) with {micro:.3f} "
             "(micro): the lower wins"
         )
-    comparison = "micro is surer" if chosen.margin < 0 else "macro is surer" if chosen.margin > 0 else "a tie"
+    comparison = (
+        "micro is more certain"
+        if chosen.margin < 0
+        else "macro is more certain"
+        if chosen.margin > 0
+        else "a tie"
+    )
     return (
         f"{answer}, chosen by the rule {chosen.rule}; "
         f"ln PPL(micro) - ln PPL(macro) = {chosen.margin:+.3f}: {comparison}"

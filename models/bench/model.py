@@ -113,7 +113,7 @@ def write_boxes(checkpoint: Checkpoint) -> None:
     """
     renderer, _ = reader(checkpoint)
     opening = renderer.render(Conversation().user("?"), lambda _: 0).ids[-1]
-    said = renderer.reply(checkpoint.family.box_format.write(_SAID, (1, 1)))[:-1]
+    reply = renderer.reply(checkpoint.family.box_format.write(_SAID, (1, 1)))[:-1]
     embeddings = checkpoint.model.get_input_embeddings().weight  # (V, D)
     head = checkpoint.model.get_output_embeddings().weight  # (V, D)
     text = checkpoint.model.config.get_text_config()
@@ -121,7 +121,7 @@ def write_boxes(checkpoint: Checkpoint) -> None:
     # The length of an embedding whose elements are five times what random layers add to them, roughly.
     loud = 5 * (text.initializer_range * size) ** 2 * math.sqrt(text.num_hidden_layers) * size
     push = math.log(len(head)) + 2  # of a logit: more than all others together
-    for before, after in dict(zip((opening, *said), said, strict=False)).items():
+    for before, after in dict(zip((opening, *reply), reply, strict=False)).items():
         direction = embeddings[before].float() / embeddings[before].float().norm()
         embeddings[before] = (loud * direction).to(embeddings.dtype)
         head[after] += (push / size * direction).to(head.dtype)

@@ -59,7 +59,7 @@ ImageReader = Callable[[Sequence[Image.Image]], "list[ImageInputs]"]
 
 
 class FixedSizeImages:
-    """Images of one size: `length` tokens each, padded to a square first where the family says so."""
+    """Images of one size: `length` tokens each, padded to a square first where the family requires it."""
 
     resolution: DynamicResolution | None = None
 
@@ -167,7 +167,7 @@ def _counts_pixels(image_processor: Any) -> bool:
 def bound_pixels(
     family: Family, image_processor: Any, min_pixels: int | None, max_pixels: int | None
 ) -> None:
-    """Give an image processor other bounds for the pixels of every image; None leaves one as it is.
+    """Give an image processor other bounds for the pixels of every image; None leaves one unchanged.
 
     UserError for a family without dynamic resolution and for bounds that leave no size. They hold for the
     crop as well: it is enlarged within them.

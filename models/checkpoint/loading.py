@@ -98,7 +98,7 @@ def load_checkpoint(
             base, None, dtype, device, attn_implementation, family, device_map, chat_template,
             min_pixels, max_pixels,
         )  # fmt: skip
-        template = read_template(pretrained) or whole.template  # that of its training, where it is there
+        template = read_template(pretrained) or whole.template  # that of its training, if it has one
         return replace(whole, model=with_adapter(whole.model, pretrained).eval(), template=template)
     target = torch_device(device)
     model_dtype = torch_dtype(dtype, target)
@@ -173,7 +173,7 @@ def check_placing(device: str | None, device_map: str | Mapping[str, Any] | None
     if device_map is not None and device is not None:
         raise UserError(
             f"device={device} holds the whole model, device_map=auto spreads it over all GPUs: "
-            "give one of the two. CUDA_VISIBLE_DEVICES=0,1 says which GPUs there are."
+            "give one of the two. CUDA_VISIBLE_DEVICES=0,1 chooses the GPUs."
         )
 
 
@@ -215,7 +215,7 @@ def _check_keeps_whole_images(pretrained: str, image_processor: Any, family: Fam
 
 
 def fingerprint(pretrained: str) -> str | None:
-    """What tells one local checkpoint from another at the same place, None for a hub name.
+    """What distinguishes a local checkpoint from another at the same path; None for a hub name.
 
     Read from pieces of every file a model is loaded from, the first and the last bytes among them, so that
     it takes no time: one piece does not do, as checkpoints often share some of their tensors.

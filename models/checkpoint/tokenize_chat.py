@@ -82,7 +82,7 @@ class Renderer:
         opened = self._template_text(question, open_turn=True)
         replied = self._template_text(question.assistant(marker), open_turn=False).partition(marker)[0]
         if opened.startswith(replied) and _NO_REASONING.fullmatch(opened[len(replied) :]):
-            return ""  # only the turn that is opened says that nothing is to be thought
+            return ""  # only the opened turn switches reasoning off
         if not replied.startswith(opened):
             raise UserError(
                 f"The chat template opens an assistant turn with {opened[-20:]!r} before a reply and with "

@@ -63,8 +63,8 @@ class ServerBackend:
         if family.box_format.frame == "resized" and input_size is None:
             raise UserError(
                 f"Models of the family {family.name!r} write boxes in pixels of the resized image, whose "
-                "size no server tells. Give processor=<folder or hub name of the checkpoint that the server "
-                "runs>: its image processor tells it, and no weights are loaded."
+                "size no server reports. Give processor=<folder or hub name of the server's "
+                "checkpoint>: its image processor gives it, and no weights are loaded."
             )
         self.box_format = family.box_format
         self.template: TemplateChoice | None = TemplateChoice(None, "server")

@@ -38,7 +38,7 @@ class DataUrls:
 
     square: an image is padded to a square first. Servers leave images to the checkpoint's own processor,
     and LLaVA-1.5's cuts the middle out of them. resized: an image is resized by this first, so that a server
-    whose own bounds are wider leaves it as it is.
+    whose own bounds are wider leaves it unchanged.
     """
 
     def __init__(self, square: bool, resized: DynamicResolution | None = None) -> None:
@@ -92,7 +92,7 @@ def load_input_size(processor: str) -> InputSize:
         size = grid_size(made, image_processor)
         if size is None:
             raise UserError(
-                f"The image processor {processor!r} does not tell to which size it resizes an image. Give "
+                f"The image processor {processor!r} does not report the size of a resized image. Give "
                 "processor=<the checkpoint that the server runs>, or load it with --model dualfocus."
             )
         return size

@@ -174,7 +174,7 @@ def _image(task: ConfigurableTask, doc_id: int) -> Image.Image:
     return open_image(task.doc_to_visual(task.eval_docs[doc_id])[0])
 
 
-# --- what is said of them ----------------------------------------------------------------------------------
+# --- their descriptions -------------------------------------------------------------------------------------
 
 
 def _comparison(shown: Sequence[Shown]) -> list[Table]:
@@ -207,7 +207,7 @@ def _run_page(shown: Shown) -> page.RunPage:
 
 
 def incomplete(shown: Shown) -> list[str]:
-    """What is missing of a run, in words; nothing of a whole one."""
+    """What a run lacks, in words; nothing for a complete one."""
     notices = []
     for name, task in shown.run.tasks.items():
         asked = task.expected if task.expected is not None else shown.questions.get(name)
@@ -285,7 +285,7 @@ def _sections(shown: Shown) -> list[page.Section]:
         ),
         page.Section(
             "bias",
-            "How much surer micro must be",
+            "How much more certain micro must be",
             [confidence.by_b(samples, fitted)],
             plots.by_b(samples, confidence.own_b(fitted)),
         ),
@@ -371,7 +371,7 @@ def _prefix(number: int, runs: int) -> str:
 
 
 def _alone(svg: str) -> str:
-    """A plot as a file of its own."""
+    """A plot as a separate file."""
     return f'<?xml version="1.0" encoding="utf-8"?>\n{svg}'
 
 

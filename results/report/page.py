@@ -1,4 +1,4 @@
-"""The report as one HTML page that asks nothing of any network. Knows nothing of runs and tasks."""
+"""The report as one HTML page that needs no network. Knows nothing about runs and tasks."""
 
 from __future__ import annotations
 

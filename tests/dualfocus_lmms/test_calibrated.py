@@ -53,14 +53,14 @@ def write(path: Path, data: Any) -> str:
 @pytest.mark.parametrize(
     ("b", "macro", "micro", "expected"),
     [
-        (0.5, -1.0, -0.6, "macro"),  # micro is surer, but not by half a nat
+        (0.5, -1.0, -0.6, "macro"),  # micro is more certain, but not by half a nat
         (0.5, -1.0, -0.4, "micro"),
         (0.5, -1.0, -0.5, "micro"),  # a tie goes to micro
         (-0.5, -0.6, -1.0, "micro"),
         (-0.5, -0.4, -1.0, "macro"),
     ],
 )
-def test_micro_has_to_be_surer_by_b(tmp_path: Path, b: float, macro: float, micro: float, expected: str):
+def test_micro_must_be_more_certain_by_b(tmp_path: Path, b: float, macro: float, micro: float, expected: str):
     name = write(tmp_path / "b.json", BIAS | {"b": b})
     chosen = select(name, load_rule(name), answer("macro", macro), answer("micro", micro), False)
     assert (chosen.pathway, chosen.text, chosen.rule) == (expected, f"the {expected} one", name)

@@ -28,7 +28,8 @@ def test_ask_prints_both_answers_the_region_and_the_choice(run, scripted, photo:
         "\n"
         "Region: [0.250, 0.250, 0.500, 0.750] of the image; "
         "crop: x 10 to 20, y 5 to 15 (10 x 10 of 40 x 20 pixels)\n"
-        "Micro answer, chosen by the rule ppl; ln PPL(micro) - ln PPL(macro) = -0.600: micro is surer\n"
+        "Micro answer, chosen by the rule ppl; ln PPL(micro) - ln PPL(macro) = -0.600: "
+        "micro is more certain\n"
     )
 
 

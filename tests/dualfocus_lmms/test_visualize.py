@@ -219,8 +219,8 @@ def test_the_question_is_found_again(settings: dict):
 @pytest.mark.parametrize(
     ("macro", "answer", "margin"),
     [
-        (-0.1, "Macro", "+0.400: macro is surer"),
-        (-0.9, "Micro", "-0.400: micro is surer"),
+        (-0.1, "Macro", "+0.400: macro is more certain"),
+        (-0.9, "Micro", "-0.400: micro is more certain"),
         (-0.5, "Micro", "+0.000: a tie"),
     ],
 )

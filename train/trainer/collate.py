@@ -181,8 +181,8 @@ def epoch_counts(sources: Sequence[Source]) -> list[int]:
 def epoch_order(lengths: Sequence[int], counts: Sequence[int], seed: int, epoch: int) -> np.ndarray:
     """(N, 2) integers: the source and the example of every row of an epoch, shuffled.
 
-    A source of which an epoch takes a part goes on with the rest of it in the next one, and is shuffled anew
-    when all of it has been taken.
+    A source of which an epoch takes a part continues with the rest of it in the next one, and is shuffled
+    again when all of it has been taken.
     """
     rows = []
     for source, (length, count) in enumerate(zip(lengths, counts, strict=True)):

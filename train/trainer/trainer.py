@@ -48,7 +48,7 @@ from dualfocus_lmms.zoom import check_crops
 
 
 def train(recipe: str, overrides: Sequence[str] = ()) -> Path:
-    """Train as the recipe says and return the folder of the trained checkpoint.
+    """Train by the recipe and return the folder of the trained checkpoint.
 
     Every process of a run calls this with the same arguments. UserError for the user's own mistakes;
     GenerationError when the loss is no longer a number.
@@ -184,7 +184,7 @@ class DualFocusTrainer(Trainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Answer the held-out samples with the model as it is now; the figures of `evaluation.summary`."""
+        """Answer the held-out samples with the current model; the figures of `evaluation.summary`."""
         figures = self._answer_held_out(self)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
         self.log(metrics)

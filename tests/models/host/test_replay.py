@@ -188,7 +188,7 @@ def calibration(folder: Path, b: float, docs: Any = None, name: str = "b.json") 
 def test_a_fitted_rule_chooses_as_a_run_with_it_does(
     finish: Any, tmp_path: Path, b: float, expected: str
 ) -> None:
-    """Micro is surer by 0.4 nats in 1 and 3."""
+    """Micro is more certain by 0.4 nats in 1 and 3."""
     name = calibration(tmp_path, b)
     assert replay(f"trace={finish('first')},select={name}") == named(expected)
     again, _ = read_traces(finish("again", select=name))

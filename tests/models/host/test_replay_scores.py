@@ -107,7 +107,7 @@ def answer(pathway: Any, right: bool, label: str, logprob: float) -> Answer:
 
 
 def two_looks(trace: Trace, number: int, label: str) -> Trace:
-    """Of 20, macro is right in 0-9 and the surer one in even ones, micro in 5-18."""
+    """Of 20, macro is right in 0-9 and the more certain one in even ones, micro in 5-18."""
     macro = answer("macro", number < 10, label, -0.1 if number % 2 == 0 else -0.9)
     micro = answer("micro", 5 <= number < 19, label, -0.5)
     return replace(trace, macro=macro, micro=micro, fallback=None)
