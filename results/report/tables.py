@@ -217,7 +217,7 @@ def perplexities(samples: pd.DataFrame) -> Table:
                     | dict(zip(("lower quartile", "median", "upper quartile"), quartiles, strict=True))
                     | {"AUROC": auroc(-seen[f"nll_{way}"], right)}
                 )
-    note = "AUROC: how well a low perplexity separates right answers of this pathway from wrong; 50 is chance."
+    note = "AUROC: how well a low perplexity separates right answers of the pathway from wrong; 50 is chance."
     style = dict.fromkeys(("lower quartile", "median", "upper quartile"), "{:.3f}")
     return Table("perplexities", "Perplexities", pd.DataFrame(rows), note, style)
 
