@@ -1,8 +1,8 @@
 """Rules with fitted numbers, which `dualfocus calibrate` writes: `select=calibrated:FILE`. No library needed.
 
 They know two things that eq. 8 does not: how much more certain micro must be (`Bias`), or what lengths,
-region and agreement add (`Logistic`). A rule is fitted on questions, and is refused where the same questions are
-asked again, unless its name says so: `select=calibrated_in_sample:FILE`.
+region and agreement add (`Logistic`). A rule is fitted on questions, and is refused where the same questions
+are asked again, unless its name says so: `select=calibrated_in_sample:FILE`.
 """
 
 from __future__ import annotations
