@@ -99,5 +99,8 @@ def _readable(doc: Doc) -> Iterator[None]:
     try:
         yield
     except UNREADABLE as error:  # text that is no base64 is a ValueError
-        what = f"The image of question {doc.get('index')}"
+        source = (
+            doc["image"].rpartition("#")[0] if isinstance(doc["image"], str) else f"the hub's {doc['hub']}"
+        )
+        what = f"The image of question {doc['index']} of {source}"
         raise unreadable(what, error, "get the file again.") from error

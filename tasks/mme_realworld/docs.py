@@ -108,10 +108,7 @@ def _read(folder: Path, task: str, questions: str, images: str, hub: str) -> lis
 
 def _question(row: Doc, where: str) -> Doc:
     """A document of a row in the official file's words. choices: the options as they are asked: "(A) cat"."""
-    choices = row.get("Answer choices")
-    texts = isinstance(choices, list) and all(isinstance(one, str) and one.strip() for one in choices)
-    if not texts or len(choices) < 2:
-        raise UserError(f"{where}: 'Answer choices' must be two or more texts, got {choices!r}.")
+    choices = _choices(row.get("Answer choices"), where)
     kind, domain = str(row.get("Task", "")).lower(), str(row.get("Subtask", ""))
     if kind not in KINDS:
         raise choose(f"Task in {where}", kind, KINDS)
@@ -126,6 +123,13 @@ def _question(row: Doc, where: str) -> Doc:
         "kind": kind,
         "domain": DOMAINS[domain],
     }
+
+
+def _choices(value: Any, where: str) -> list[str]:
+    texts = isinstance(value, list) and all(isinstance(one, str) and one.strip() for one in value)
+    if not texts or len(value) < 2:
+        raise UserError(f"{where}: 'Answer choices' must be two or more texts, got {value!r}.")
+    return list(value)
 
 
 def images(doc: Doc) -> list[Image.Image]:
