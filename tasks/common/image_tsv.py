@@ -17,7 +17,7 @@ from PIL import Image
 
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.images import UNREADABLE, open_image, opened, unreadable
-from dualfocus_lmms.tasks.common.options import hub_picture
+from dualfocus_lmms.tasks.common.options import hub_image
 from dualfocus_lmms.tasks.common.sources import Doc, images_needed, text_field
 
 LONG = 10_000  # characters: an image has more, the text of a question has fewer
@@ -54,7 +54,7 @@ def _rows(file: Path, hub: str) -> Iterator[tuple[Doc, int, int]]:
             if len(cell) > end - begin:
                 begin = start + content.find(cell)
                 end = begin + len(cell)
-            yield (line if len(cell) < LONG else line.replace(cell, b"picture", 1)).decode()
+            yield (line if len(cell) < LONG else line.replace(cell, b"image", 1)).decode()
 
     try:
         with file.open("rb") as binary:
@@ -82,7 +82,7 @@ def image_size(doc: Doc) -> tuple[int, int]:
 
 
 def _bytes(doc: Doc) -> bytes:
-    return base64.b64decode(_base64(doc["image"]) if isinstance(doc["image"], str) else hub_picture(doc))
+    return base64.b64decode(_base64(doc["image"]) if isinstance(doc["image"], str) else hub_image(doc))
 
 
 def _base64(reference: str) -> bytes:
