@@ -7,8 +7,9 @@ The page asks nothing of any network. A run that was killed has a report too, wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,7 @@ FACTS = (
     "dtype",
 )
 NAMES_SHOWN = 5
+HOST_ZONE = timezone(timedelta(hours=8))  # of the dates that lmms-eval writes, wherever it runs: Singapore's
 NOT_IN_CSV = ["trace", "run"]
 
 
@@ -196,14 +198,22 @@ def _settings(run: Run) -> dict[str, Any]:
 def _run_page(shown: Shown) -> page.RunPage:
     settings = _settings(shown.run)
     facts = [(name, str(settings[name])) for name in FACTS if settings.get(name) is not None]
-    date = (shown.run.results or {}).get("date")
     return page.RunPage(
         name=shown.name,
-        facts=[*facts, *([("date", str(date))] if date else [])],
+        facts=facts,
         tiles=_tiles(shown.samples),
         sections=_sections(shown),
         notices=incomplete(shown),
+        date=_date(shown.run.results),
     )
+
+
+def _date(results: Mapping[str, Any] | None) -> datetime | None:
+    """When the host wrote its results; None where they do not say it."""
+    try:
+        return datetime.strptime(str((results or {}).get("date")), "%Y%m%d_%H%M%S").replace(tzinfo=HOST_ZONE)
+    except ValueError:
+        return None
 
 
 def incomplete(shown: Shown) -> list[str]:
@@ -382,17 +392,18 @@ def _markdown(folder: Path, title: str, pages: Sequence[page.RunPage], compared:
     for number, one in enumerate(pages):
         lines += [f"## {markdown(one.name)}", ""] if len(pages) > 1 else []
         lines += [line for notice in one.notices for line in (f"**{markdown(notice)}**", "")]
-        lines += (
-            [markdown(", ".join(f"{name} {value}" for name, value in one.facts)), ""] if one.facts else []
-        )
+        facts = [*one.facts, *([("date", page.when(one.date))] if one.date else [])]
+        lines += [markdown(", ".join(f"{name} {value}" for name, value in facts)), ""] if facts else []
         for section in one.sections:
             lines += [f"## {section.title}" if len(pages) == 1 else f"### {section.title}", ""]
             if section.plot is not None:
                 lines += [f"![{section.title}]({_prefix(number, len(pages))}{section.name}.svg)", ""]
             for table in section.tables:
-                lines += _table_lines(table, "###" if len(pages) == 1 else "####")
+                heading = "###" if len(pages) == 1 else "####"
+                lines += _table_lines(table, heading if table.title != section.title else None)
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _table_lines(table: Table, heading: str) -> list[str]:
-    return [f"{heading} {table.title}", "", table.markdown(), "", *([table.note, ""] if table.note else [])]
+def _table_lines(table: Table, heading: str | None) -> list[str]:
+    title = [] if heading is None else [f"{heading} {table.title}", ""]
+    return [*title, table.markdown(), "", *([table.note, ""] if table.note else [])]

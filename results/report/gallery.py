@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.images import UNREADABLE, image_hash, rgb
+from dualfocus_lmms.results.report.sample_details import box_of, detail, seconds
 from dualfocus_lmms.results.report.tables import RIGHT, micro_scores
 from dualfocus_lmms.trace import Trace
 from dualfocus_lmms.visualize import WHY, crops_of
@@ -43,6 +44,7 @@ MOST_ROWS = 20_000  # samples on a page
 MOST_BYTES = 17_000_000  # of all images, as they stand in the page
 PHOTO, CROP = 480, 256  # the longer side of an image, in pixels
 LONGEST_TEXT = 400  # characters of a question or an answer
+MOST_DETAILS = 400  # samples with prompts and tokens, where more have no image
 
 Open = Callable[[int], Image.Image]  # the image of a task's sample, by doc_id
 
@@ -116,7 +118,8 @@ def collect(
 ) -> tuple[dict[str, Any], PageImages]:
     """(rows, images) of samples with the columns run, task, outcome and trace.
 
-    rows: columns as lists, one entry a sample. More than MOST_ROWS samples are thinned out evenly, as those
+    rows: columns as lists, one entry a sample; and `details` of those samples that have an image, or of all where
+    there are few. More than MOST_ROWS samples are thinned out evenly, as those
     with images are chosen. openers: by run and task.
     """
     samples = samples.iloc[np.sort(choose(samples, MOST_ROWS))].reset_index(drop=True)
@@ -130,9 +133,13 @@ def collect(
         open_image = openers[sample["run"], sample["task"]]
         places[place] = images.add(sample["trace"], sample["doc_id"], open_image)
     found = [places.get(place, (-1, -1)) for place in range(len(samples))]
+    whole = range(len(samples)) if len(samples) <= MOST_DETAILS else sorted(places)
+    order = {place: number for number, place in enumerate(whole)}
     return _columns(samples) | {
         "photo": [one for one, _ in found],
         "cropped": [two for _, two in found],
+        "detail": [order.get(place, -1) for place in range(len(samples))],
+        "details": [detail(samples.at[place, "trace"]) for place in whole],
     }, images
 
 
@@ -171,6 +178,9 @@ def _columns(samples: pd.DataFrame) -> dict[str, Any]:
         "crops": [[list(crop) for crop in trace.shown] for trace in traces],
         "fallback": [trace.fallback for trace in traces],
         "iou": _numbers(samples["iou"], 3),
+        "margin": _numbers((_or_nan(trace.selection.margin) for trace in traces), 4),
+        "seconds": _numbers(map(seconds, traces), 4),
+        "annotated": [box_of(box) for box in samples.get("annotated_box", [None] * len(samples))],
     }
 
 
@@ -187,6 +197,10 @@ def _texts(values: Iterable[Any]) -> list[str]:
 
 def _short(text: str) -> str:
     return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _numbers(values: Iterable[float], digits: int) -> list[float | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from dualfocus_lmms.results.report.tables import Table
 from dualfocus_lmms.text_output import script_json
 
 FOLDER = Path(__file__).parent / "page"
+SCRIPTS = ("elements.js", "tables.js", "export.js", "sample.js", "report.js")  # each uses those before it
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,18 @@ class Section:
 
 @dataclass(frozen=True)
 class RunPage:
-    """The contents of one run's report. notices: what a reader must know first, such as missing samples."""
+    """The contents of one run's report.
+
+    notices: what a reader must know first, such as missing samples. date: when the run ended, with its time
+    zone, where that is known.
+    """
 
     name: str
     facts: Sequence[tuple[str, str]]
     tiles: Sequence[Tile]
     sections: Sequence[Section]
     notices: Sequence[str] = field(default=())
+    date: datetime | None = None
 
 
 def render(
@@ -73,12 +80,20 @@ def render(
         notices=notices,
         samples=len(rows["id"]),
         style=_part("report.css"),
-        script=_part("report.js"),
+        script=Markup('"use strict"; {{\n{}\n}}').format(_part(*SCRIPTS)),
         rows=Markup(script_json(rows)),
         images=Markup(script_json({"photos": images.photos, "crops": images.crops})),
         svg=Markup,
+        when=when,
     )
 
 
-def _part(name: str) -> Markup:
-    return Markup((FOLDER / name).read_text(encoding="utf-8"))
+def when(date: datetime) -> str:
+    """A date as it is read, "27 November 2026, 15:28 UTC", in this computer's time zone. The page writes it anew in
+    the reader's."""
+    here = date.astimezone()
+    return f"{here.day} {here:%B %Y, %H:%M %Z}"
+
+
+def _part(*names: str) -> Markup:
+    return Markup("\n".join((FOLDER / name).read_text(encoding="utf-8") for name in names))

@@ -1,0 +1,183 @@
+// One sample: its images, both answers, and everything that its trace has.
+
+const STAGES = { macro: "macro, whole image", locate: "locate, where to look", micro: "micro, zoomed region" };
+let unfolded = true; // whether the trace of a sample is shown
+
+function inPixels(i, box) {
+  const [width, height] = data.size[i];
+  return box.map((value, side) => Math.min(Math.max(value, 0), 1) * (side % 2 ? height : width));
+}
+
+function enlarging(content, label) { // a frame whose content fills the screen after a click
+  const frame = make("button", { type: "button", class: "frame", "aria-label": `${label}, enlarge` }, content);
+  frame.addEventListener("click", () => {
+    const large = content.cloneNode(true);
+    find("large-content").replaceChildren(large);
+    if (large.matches("img")) loupe(large);
+    find("large").showModal();
+  });
+  return frame;
+}
+
+function loupe(image) { // a round glass over the pointer, three times as large
+  const times = 3;
+  const glass = make("span", { class: "loupe", hidden: "" });
+  const holder = make("span", { class: "under-loupe" });
+  image.replaceWith(holder);
+  holder.append(image, glass);
+  image.addEventListener("pointermove", (event) => {
+    const { left, top, width, height } = image.getBoundingClientRect();
+    const [x, y, half] = [event.clientX - left, event.clientY - top, 70];
+    glass.hidden = false;
+    Object.assign(glass.style, { left: `${x - half}px`, top: `${y - half}px`, backgroundImage: `url("${image.src}")`,
+      backgroundSize: `${width * times}px ${height * times}px`,
+      backgroundPosition: `${half - x * times}px ${half - y * times}px` });
+  });
+  image.addEventListener("pointerleave", () => { glass.hidden = true; });
+  return holder;
+}
+
+function photo(i) {
+  const [width, height] = data.size[i];
+  const rectangles = data.crops[i].map((cut) => ["cut", cut]);
+  if (data.annotated[i]) rectangles.push(["casing", inPixels(i, data.annotated[i])], ["annotated", inPixels(i, data.annotated[i])]);
+  if (data.box[i]) rectangles.push(["casing", inPixels(i, data.box[i])], ["box", inPixels(i, data.box[i])]);
+  const known = data.photo[i] >= 0;
+  const holder = make("span", { class: known ? "photo" : "photo blank" });
+  holder.style.setProperty("--ratio", width / height);
+  if (known) holder.append(make("img", { src: images.photos[data.photo[i]], alt: "The whole image" }));
+  holder.append(drawing(width, height, ...rectangles));
+  if (known) return enlarging(holder, "The whole image");
+  return make("div", { class: "frame" }, holder);
+}
+
+function crop(i) {
+  if (data.cropped[i] >= 0) {
+    const image = make("img", { class: "crop", src: images.crops[data.cropped[i]], alt: "The zoomed region" });
+    const frame = enlarging(image, "The zoomed region");
+    loupe(image);
+    return frame;
+  }
+  const why = data.fallback[i] ? `No second look: ${data.why[data.fallback[i]] ?? data.fallback[i]}.`
+    : "This sample's image is not in the page.";
+  return make("div", { class: "frame" }, make("p", { class: "why" }, why));
+}
+
+function keyOf(i) { // what the rectangles on the image are
+  const kinds = [["box", "located", data.box[i]], ["cut", "cropped", data.crops[i].length],
+    ["annotated", "annotated", data.annotated[i]]].filter(([, , drawn]) => drawn);
+  return make("p", { class: "key-of-boxes" }, ...kinds.map(([kind, label]) =>
+    make("span", {}, make("span", { class: `line ${kind}` }), label)));
+}
+
+function verdict(score) {
+  if (score === null) return "";
+  return score === 100 ? "right" : score === 0 ? "wrong" : `score ${score}`;
+}
+
+function answer(i, way) {
+  const which = way === "macro" ? 0 : 1;
+  const text = data[way][i];
+  const chosen = data.chosen[i] === which;
+  const shownText = text === null ? "no answer" : text === "" ? "(an empty answer)" : text;
+  const card = make("div", { class: `answer ${way}${chosen ? " chosen" : ""}` },
+    make("p", { class: "who" }, make("span", {}, STAGES[way]), make("span", {}, chosen ? "chosen ✓" : "")),
+    make("p", { class: text ? "text" : "text empty" }, shownText));
+  if (text !== null) {
+    card.append(make("p", { class: "small" }, mark(i, way),
+      ` ${verdict(data.score[i][which])} · perplexity ${number(data.ppl[i][which])}`));
+  }
+  return card;
+}
+
+function facts(i) {
+  const parts = [`sample ${data.id[i]} of ${data.tasks[data.task[i]]}`];
+  if (data.box[i]) parts.push(`box ${data.box[i].map((side) => side.toFixed(2)).join(", ")}`);
+  if (data.iou[i] !== null) parts.push(`IoU ${data.iou[i].toFixed(2)}`);
+  const sides = data.crops[i].map(([left, top, right, bottom]) => `${right - left} × ${bottom - top}`);
+  if (sides.length) parts.push(`crop ${sides.join(" and ")} of ${data.size[i][0]} × ${data.size[i][1]} pixels`);
+  if (data.seconds[i] !== null) parts.push(`${data.seconds[i].toFixed(3)} s`);
+  return parts.join(" · ");
+}
+
+// The trace ---------------------------------------------------------------------------------------------------
+
+const traceOf = (i) => (data.detail[i] < 0 ? null : data.details[data.detail[i]]);
+
+function optionsOf(i) { // [letter, text] of the options in the prompt
+  const prompt = traceOf(i)?.prompts.macro ?? "";
+  const found = [...prompt.matchAll(/^\(?([A-Z])[.):] ?(.+)$/gm)].map(([, letter, text]) => [letter, text]);
+  return found.length > 1 && found[0][0] === "A" ? found : [];
+}
+
+function options(i) {
+  const expected = data.answers[i].split(" / ");
+  return make("ul", { class: "options" }, ...optionsOf(i).map(([letter, text]) =>
+    make("li", { class: expected.includes(letter) ? "expected" : "" }, make("b", {}, letter), ` ${text}`)));
+}
+
+function wanted(i) {
+  const text = optionsOf(i).find(([letter]) => letter === data.answers[i])?.[1];
+  return make("p", { class: "wanted" }, make("span", {}, "Expected: "),
+    (data.answers[i] || "–") + (text === undefined ? "" : ` (${text})`));
+}
+
+function tokens(reply) {
+  const tiles = reply.logprobs.map((logprob, place) => {
+    const chance = Math.exp(logprob);
+    const id = reply.tokens[place];
+    const what = id === undefined ? "end of the reply" : `token id ${id}`;
+    const tile = make("span", { class: "token", title: `${what}, log-probability ${logprob.toFixed(3)}` },
+      make("b", {}, id === undefined ? "end" : String(id)), ` ${(100 * chance).toFixed(chance < 0.9995 ? 1 : 0)}%`);
+    tile.style.setProperty("--doubt", `${Math.round(60 * (1 - chance))}%`);
+    return tile;
+  });
+  if (reply.more) tiles.push(make("span", { class: "token" }, `and ${reply.more} more`));
+  return make("p", { class: "tokens" }, ...tiles);
+}
+
+function cost(reply) {
+  const parts = [];
+  if (reply.seconds !== null) {
+    parts.push(`${(1000 * reply.seconds).toFixed(1)} ms`, `${reply.computed.toLocaleString("en")} tokens computed`,
+      `${reply.encodes} image${reply.encodes === 1 ? "" : "s"} encoded`);
+  }
+  if (!reply.ended) parts.push("cut off before its end");
+  return parts.join(" · ");
+}
+
+function stage(reply, prompts, look) {
+  const prompt = look > 1 ? undefined : prompts[reply.stage];
+  const title = `${STAGES[reply.stage]}${look > 1 ? `, look ${look}` : ""}`;
+  const block = make("section", { class: `stage ${reply.stage}` },
+    make("h4", {}, title, " ", make("span", { class: "small" }, cost(reply))));
+  if (prompt !== undefined) block.append(make("p", { class: "label" }, "Prompt"), make("pre", {}, prompt));
+  block.append(make("p", { class: "label" }, "Reply"), make("pre", {}, reply.text || "(empty)"));
+  if (reply.logprobs.length) {
+    block.append(make("p", { class: "label" }, "Tokens by id, with their probabilities"), tokens(reply));
+  }
+  return block;
+}
+
+function trace(i) {
+  const kept = traceOf(i);
+  if (kept === null) return make("p", { class: "note" }, "The prompts and tokens of this sample are in the run's traces.");
+  const seen = {};
+  const stages = kept.replies.map((reply) => {
+    seen[reply.stage] = (seen[reply.stage] ?? 0) + 1;
+    return stage(reply, kept.prompts, seen[reply.stage]);
+  });
+  if (kept.given !== null) {
+    stages.splice(1, 0, make("section", { class: "stage locate" }, make("h4", {}, `box from ${kept.grounding}`),
+      make("p", { class: "label" }, "Reply in the model's place"), make("pre", {}, kept.given)));
+  }
+  const folded = make("details", { class: "trace" }, make("summary", {}, "Prompts, replies, tokens"), ...stages);
+  folded.open = unfolded;
+  folded.addEventListener("toggle", () => { unfolded = folded.open; });
+  return folded;
+}
+
+function choice(i) { // why this answer, in words
+  const why = traceOf(i)?.verdict ?? (data.fallback[i] ? data.why[data.fallback[i]] ?? data.fallback[i] : "");
+  return why ? [make("p", { class: "wanted" }, make("span", {}, "Choice: "), why)] : [];
+}
