@@ -118,8 +118,8 @@ def collect(
 ) -> tuple[dict[str, Any], PageImages]:
     """(rows, images) of samples with the columns run, task, outcome and trace.
 
-    rows: columns as lists, one entry a sample; and `details` of those samples that have an image, or of all where
-    there are few. More than MOST_ROWS samples are thinned out evenly, as those
+    rows: columns as lists, one entry a sample; and `details` of those samples that have an image, or of all
+    where there are few. More than MOST_ROWS samples are thinned out evenly, as those
     with images are chosen. openers: by run and task.
     """
     samples = samples.iloc[np.sort(choose(samples, MOST_ROWS))].reset_index(drop=True)

@@ -89,8 +89,8 @@ def render(
 
 
 def when(date: datetime) -> str:
-    """A date as it is read, "27 November 2026, 15:28 UTC", in this computer's time zone. The page writes it anew in
-    the reader's."""
+    """A date as "27 November 2026, 15:28 UTC", in this computer's time zone; the page writes it anew in the
+    reader's."""
     here = date.astimezone()
     return f"{here.day} {here:%B %Y, %H:%M %Z}"
 

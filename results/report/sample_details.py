@@ -11,7 +11,6 @@ from dualfocus_lmms.visualize import verdict
 
 LONGEST = 4000  # characters of a prompt or a reply
 MOST_TOKENS = 200  # of a reply
-SMALLEST = -99.0  # log-probability; JSON has no infinity
 
 
 def detail(trace: Trace) -> dict[str, Any]:
@@ -29,34 +28,28 @@ def detail(trace: Trace) -> dict[str, Any]:
 
 
 def _reply(answer: Answer) -> dict[str, Any]:
-    """seconds, computed (tokens) and encodes: None where the run did not count them. more: tokens left out."""
-    usage = answer.usage
+    """A reply as JSON. computed: tokens. more: tokens left out."""
     return {
         "stage": answer.pathway,
         "text": _short(answer.text),
         "tokens": list(answer.tokens[:MOST_TOKENS]),
-        "logprobs": [round(_finite(value), 4) for value in answer.logprobs[:MOST_TOKENS]],
+        "logprobs": [round(value, 4) for value in answer.logprobs[:MOST_TOKENS]],
         "more": max(0, len(answer.logprobs) - MOST_TOKENS),
         "ended": answer.ended,
-        "seconds": None if usage is None else round(usage.seconds, 5),
-        "computed": None if usage is None else usage.tokens,
-        "encodes": None if usage is None else usage.encodes,
+        "seconds": round(answer.usage.seconds, 5),
+        "computed": answer.usage.tokens,
+        "encodes": answer.usage.encodes,
     }
 
 
 def seconds(trace: Trace) -> float:
-    """What all replies took together; nan where the run did not measure it."""
-    usages = [answer.usage for answer in trace.answers]
-    return math.nan if None in usages else sum(usage.seconds for usage in usages if usage is not None)
+    """What all replies took together; nan where the run measured nothing."""
+    return sum(answer.usage.seconds for answer in trace.answers) or math.nan
 
 
 def box_of(value: Any) -> list[float] | None:
     """A box of a document as the page draws it, corners as fractions of the image; None without one."""
     return None if value is None else [round(float(side), 4) for side in value]
-
-
-def _finite(logprob: float) -> float:
-    return max(logprob, SMALLEST) if logprob == logprob else SMALLEST
 
 
 def _short(text: str) -> str:

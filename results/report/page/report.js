@@ -304,6 +304,7 @@ function listen() {
   on("search", "input", (field) => ({ query: field.value.trim() }), rewrite);
   on("sort", "change", (field) => {
     const [sort, down] = field.value.split(" ");
+    cursor = -1; // the first one is looked for, not the one that is seen
     return { sort, down: down === "down" };
   });
   find("rows").addEventListener("scroll", () => requestAnimationFrame(draw), { passive: true });

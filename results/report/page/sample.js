@@ -137,11 +137,8 @@ function tokens(reply) {
 }
 
 function cost(reply) {
-  const parts = [];
-  if (reply.seconds !== null) {
-    parts.push(`${(1000 * reply.seconds).toFixed(1)} ms`, `${reply.computed.toLocaleString("en")} tokens computed`,
-      `${reply.encodes} image${reply.encodes === 1 ? "" : "s"} encoded`);
-  }
+  const parts = [`${(1000 * reply.seconds).toFixed(1)} ms`, `${reply.computed.toLocaleString("en")} tokens computed`,
+    `${reply.encodes} image${reply.encodes === 1 ? "" : "s"} encoded`];
   if (!reply.ended) parts.push("cut off before its end");
   return parts.join(" · ");
 }
@@ -153,9 +150,7 @@ function stage(reply, prompts, look) {
     make("h4", {}, title, " ", make("span", { class: "small" }, cost(reply))));
   if (prompt !== undefined) block.append(make("p", { class: "label" }, "Prompt"), make("pre", {}, prompt));
   block.append(make("p", { class: "label" }, "Reply"), make("pre", {}, reply.text || "(empty)"));
-  if (reply.logprobs.length) {
-    block.append(make("p", { class: "label" }, "Tokens by id, with their probabilities"), tokens(reply));
-  }
+  block.append(make("p", { class: "label" }, "Tokens by id, with their probabilities"), tokens(reply));
   return block;
 }
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ from PIL import Image
 from dualfocus_lmms import Answer, Selection, Trace
 from dualfocus_lmms.images import image_hash
 from dualfocus_lmms.results.report import box_tables, comparison, gallery, page, plots, tables
+from dualfocus_lmms.types import Usage
 
 Browser = Any  # see conftest
 SAMPLES = 5000
@@ -26,21 +31,21 @@ def drawn(doc_id: int) -> Image.Image:
 
 def make_samples() -> pd.DataFrame:
     """SAMPLES of two runs and two tasks; the outcomes of each come in turn, a seventh has no second look."""
-    answer = Answer("macro", "yes", (1,), (-0.1,), ended=False)
+    answer = Answer("macro", "yes", (7,), (-0.1, -2.0), True, Usage(tokens=12, encodes=1, seconds=0.5))
     hashes = [image_hash(drawn(number)) for number in range(256)]
     combinations = list(gallery.OUTCOMES)
     rows = []
     for number in range(SAMPLES):
-        turn = number % 7
+        turn, doc_id = number % 7, number % (SAMPLES // 2)
         macro, micro, selected = combinations[turn] if turn < 6 else (True, False, True)
         chosen = "micro" if turn < 6 and selected == micro and macro != micro else "macro"
         trace = Trace(
             key={},
             question_id="",
-            prompts={},
+            prompts={"macro": f"{EVIL}\nA. yes\nB. no"},
             image_size=(640, 480),
-            image_hash=hashes[number % 256],
-            selection=Selection(chosen, "x", "ppl"),  # type: ignore[arg-type]
+            image_hash=hashes[doc_id % 256],
+            selection=Selection(chosen, "x", "ppl", turn - 3 if turn < 6 else None),  # type: ignore[arg-type]
             macro=answer,
             box=(0.25, 0.25, 0.5, 0.75) if turn < 6 else None,
             crop=(160, 120, 320, 360) if turn < 6 else None,
@@ -50,11 +55,11 @@ def make_samples() -> pd.DataFrame:
             {
                 "run": RUNS[number // (SAMPLES // 2)],
                 "task": TASKS[number // (SAMPLES // 4) % 2],
-                "doc_id": number,
-                "question_key": str(number),
+                "doc_id": doc_id,
+                "question_key": str(doc_id),
                 "trace": trace,
                 "question": EVIL if number == 0 else f"What is number {number}?",
-                "answers": ["yes", "no"],
+                "answers": "A",
                 "text_macro": "" if number == 1 else "yes",
                 "text_micro": "no" if turn < 6 else None,
                 "macro": 100.0 * macro,
@@ -66,6 +71,7 @@ def make_samples() -> pd.DataFrame:
                 "pathway": chosen,
                 "fallback": trace.fallback,
                 "iou": 0.5,
+                "annotated_box": [0.2, 0.2, 0.5, 0.7],
                 "dimension": None,
             }
             | tables.from_traces([trace])
@@ -96,6 +102,7 @@ def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 ),
             ],
             notices=["12 of 24 samples are here."],
+            date=datetime(2026, 7, 27, 15, 28, tzinfo=timezone.utc),
         )
         for name, some in samples.groupby("run")
     ]
@@ -252,6 +259,143 @@ def test_an_address_with_a_sample_opens_it(browser: Browser, html: Path, tmp_pat
     here, shown = browser.run("location.hash"), question(browser)
     browser.reload()
     assert (browser.run("location.hash"), question(browser)) == (here, shown)
+
+
+def hash_values(browser: Browser) -> dict[str, str]:
+    return browser.run("Object.fromEntries(new URLSearchParams(location.hash.slice(1)))")
+
+
+def test_the_address_keeps_filters_order_and_sample(opened: Browser):
+    choose(opened, "task", "1")
+    choose(opened, "sort", "margin down")
+    opened.press("3")
+    for _ in range(3):
+        opened.press("j")
+    opened.run("new Promise((done) => setTimeout(done, 300))")
+    values, shown, found = hash_values(opened), question(opened), count(opened)
+    assert values.items() >= {"task": "df_b", "sort": "margin down", "outcome": "3"}.items()
+    opened.reload()
+    assert (hash_values(opened), question(opened), count(opened)) == (values, shown, found)
+    assert badge(opened) == list(gallery.OUTCOMES.values())[2]
+
+
+def test_back_and_forward(opened: Browser):
+    chip(opened, 2)
+    first = question(opened), count(opened)
+    choose(opened, "look", "no_box")
+    assert count(opened) == 0
+    wait = "new Promise((done) => { addEventListener('popstate', () => done(1)); history.%s(); })"
+    opened.run(wait % "back")
+    assert (question(opened), count(opened)) == first
+    assert opened.run("document.getElementById('look').value") == "any"
+    opened.run(wait % "forward")
+    assert count(opened) == 0
+
+
+def test_an_address_of_something_else_shows_everything(browser: Browser, html: Path):
+    browser.open(html)
+    browser.run("location.hash = '#task=none&look=%3Cb%3E&outcome=99&sort=x&differs=y&sample=1e9&run=7'")
+    browser.reload()
+    assert count(browser) == SAMPLES // 2
+
+
+def test_samples_are_sorted(opened: Browser):
+    choose(opened, "sort", "ppl_macro down")
+    said = "document.querySelector('.row .said').textContent"
+    assert opened.run(said).startswith("1.700")  # those without a second look
+    choose(opened, "sort", "margin")
+    assert opened.run(said).startswith("-3.000")
+    opened.run("document.getElementById('rows').focus()")
+    opened.press("End")
+    assert opened.run("document.querySelectorAll('.answer')[1].querySelector('.empty') !== null")
+
+
+def test_where_two_runs_differ(opened: Browser):
+    choose(opened, "other", "verdict 1")
+    right = [selected for _, _, selected in gallery.OUTCOMES] + [True]
+    differing = sum(right[n % 7] != right[(n + SAMPLES // 2) % 7] for n in range(SAMPLES // 2))
+    assert count(opened) == differing
+    number = int(question(opened).split()[-1].rstrip("?"))
+    opened.run("document.querySelector('.twin button').click()")
+    assert question(opened) == f"What is number {number + SAMPLES // 2}?"
+    assert opened.run("document.querySelector('#tab-1').getAttribute('aria-selected')") == "true"
+
+
+def test_a_sample_shows_its_trace(opened: Browser):
+    assert opened.run("document.querySelector('.stage pre').textContent").startswith(EVIL)
+    tokens = opened.run("[...document.querySelectorAll('.token')].map((one) => one.textContent)")
+    assert tokens == ["7 90.5%", "end 13.5%"]
+    assert "500.0 ms" in opened.run("document.querySelector('.stage h4').textContent")
+    options = opened.run("[...document.querySelectorAll('.options li')].map((one) => one.textContent)")
+    assert options == ["A yes", "B no"]
+    assert opened.run("document.querySelector('.wanted').textContent") == "Expected: A (yes)"
+    assert opened.run("document.querySelectorAll('.photo .annotated').length") == 1
+    assert opened.run("document.querySelectorAll('.detail b').length") == len(tokens) + len(options)
+
+
+def test_an_image_is_enlarged_and_the_crop_has_a_loupe(opened: Browser):
+    chip(opened, 2)
+    opened.run("document.querySelector('button.frame').click()")
+    assert opened.run("document.querySelector('#large').open")
+    before = question(opened)
+    opened.press("j")  # belongs to the samples, not to the image
+    opened.press("Escape")
+    assert (opened.run("document.querySelector('#large').open"), question(opened)) == (False, before)
+    opened.run(
+        "document.querySelector('.frame .crop').dispatchEvent(new PointerEvent('pointermove', {bubbles: true}))"
+    )
+    assert opened.run("document.querySelector('.loupe').hidden") is False
+    assert opened.errors == []
+
+
+def test_the_listed_samples_are_files(opened: Browser):
+    choose(opened, "search", "number 77")
+    opened.run("HTMLAnchorElement.prototype.click = function () { window.file = this.download; }")
+    opened.run("URL.createObjectURL = (blob) => { window.saved = blob; return ''; }")
+    opened.run("document.querySelectorAll('.export button')[1].click()")
+    rows = list(csv.DictReader(io.StringIO(opened.run("saved.text()"))))
+    assert len(rows) == count(opened)
+    assert {row["task"] for row in rows} == {"df_a"}
+    assert float(rows[0]["ppl_macro"]) == 1.1 + 77 % 7 / 10
+    opened.run("document.querySelectorAll('.export button')[2].click()")
+    lines = [json.loads(line) for line in opened.run("saved.text()").splitlines()]
+    assert [line["doc_id"] for line in lines] == [int(row["doc_id"]) for row in rows]
+    assert opened.run("window.file") == "samples.jsonl"
+
+
+def test_a_table_is_sorted_by_its_header(opened: Browser):
+    table = "document.querySelector('.run [data-name=boxes] table')"
+    column = f"[...{table}.tBodies[0].rows].map((row) => row.cells[1].textContent)"
+    before = opened.run(column)
+    numbers = sorted(int(cell.replace(",", "")) for cell in before)
+    for expected in (numbers, numbers[::-1]):
+        opened.run(f"{table}.tHead.querySelectorAll('button')[1].click()")
+        assert [int(cell.replace(",", "")) for cell in opened.run(column)] == expected
+    assert opened.run(f"{table}.tHead.rows[0].cells[1].ariaSort") == "descending"
+    opened.run(f"{table}.tHead.querySelectorAll('button')[1].click()")
+    assert opened.run(column) == before
+
+
+def test_dates_are_those_of_the_reader(browser: Browser, html: Path):
+    browser.call("Emulation.setTimezoneOverride", timezoneId="Asia/Tokyo")
+    try:
+        browser.open(html)
+        assert browser.run("document.querySelector('time').textContent") == (
+            "28 July 2026 at 00:28 Japan Standard Time"
+        )
+    finally:
+        browser.call("Emulation.setTimezoneOverride", timezoneId="")
+
+
+def test_print_cuts_no_table(browser: Browser, html: Path):
+    browser.open(html, width=1030, scheme="dark")
+    browser.call("Emulation.setEmulatedMedia", media="print")
+    try:
+        wide = "[...document.querySelectorAll('.scroll')].filter((one) => one.scrollWidth > one.clientWidth)"
+        assert browser.run(f"{wide}.length") == 0
+        assert browser.run("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    finally:
+        browser.call("Emulation.setEmulatedMedia", media="")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -87,6 +87,21 @@ def test_the_page_says_what_is_missing(two: tuple[Report, Path]):
     assert "cannot be read: 1" in notice
 
 
+def test_no_heading_comes_twice(tmp_path: Path, nano_scripts: Scripts, two: tuple[Report, Path]):
+    report([two[1].parent / "whole"], tmp_path, images=0)
+    lines = (tmp_path / "report.md").read_text(encoding="utf-8").splitlines()
+    headings = [line.lstrip("# ") for line in lines if line.startswith("#")]
+    assert len(set(headings)) == len(headings) > 8
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    seen = re.findall(r"<(?:h[1-3]|figcaption)>([^<]+)</", text)
+    assert len(set(seen)) == len(seen) > 8
+
+
+def test_dates_are_those_of_the_host_in_singapore(two: tuple[Report, Path]):
+    text = (two[1] / "report.html").read_text(encoding="utf-8")
+    assert 'datetime="2026-11-22T00:00:00+08:00"' in text
+
+
 def test_markdown_has_the_same_tables_and_its_plots(two: tuple[Report, Path]):
     text = (two[1] / "report.md").read_text(encoding="utf-8")
     assert "| df_nano_detail |        10 |          10 |" in text
