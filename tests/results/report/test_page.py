@@ -341,9 +341,8 @@ def test_an_image_is_enlarged_and_the_crop_has_a_loupe(opened: Browser):
     opened.press("j")  # belongs to the samples, not to the image
     opened.press("Escape")
     assert (opened.run("document.querySelector('#large').open"), question(opened)) == (False, before)
-    opened.run(
-        "document.querySelector('.frame .crop').dispatchEvent(new PointerEvent('pointermove', {bubbles: true}))"
-    )
+    moved = "new PointerEvent('pointermove', {bubbles: true})"
+    opened.run(f"document.querySelector('.frame .crop').dispatchEvent({moved})")
     assert opened.run("document.querySelector('.loupe').hidden") is False
     assert opened.errors == []
 
