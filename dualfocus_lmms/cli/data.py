@@ -43,9 +43,7 @@ def vg(
 
 @data.command()
 def scenes(
-    out: Annotated[
-        str, typer.Argument(help="A folder to write or go on with, in Visual Genome's own format.")
-    ],
+    out: Annotated[str, typer.Argument(help="Folder to write or continue, in Visual Genome's own format.")],
     split: Annotated[str, typer.Option(help="train, validation or test; they share no scene.")] = "train",
     count: Annotated[int, typer.Option(min=1, help="Scenes.")] = 100,
     seed: Annotated[int, typer.Option(help="Another seed, other scenes.")] = 0,
