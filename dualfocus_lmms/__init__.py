@@ -15,7 +15,8 @@ from dualfocus_lmms.family import Family
 from dualfocus_lmms.flow import answer_batch
 from dualfocus_lmms.prompts import bare_question
 from dualfocus_lmms.settings import Settings
-from dualfocus_lmms.trace import Trace, read_traces
+from dualfocus_lmms.trace import Trace
+from dualfocus_lmms.trace_folder import read_traces
 from dualfocus_lmms.types import Answer, Backend, Prompt, Question, Selection, StopCriteria, Usage
 from dualfocus_lmms.zoom import DynamicResolution
 

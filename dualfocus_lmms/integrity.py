@@ -10,15 +10,18 @@ import hashlib
 import json
 import logging
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, ClassVar
 
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.json_text import STRICT, Kind
-from dualfocus_lmms.trace import Trace, read_traces, write_json
+from dualfocus_lmms.trace import Trace, write_json
+from dualfocus_lmms.trace_folder import find_traces
 
 DATA_FILE = "data.json"
 FINGERPRINT = "questions_fingerprint"  # the column, and the entry in the results
@@ -78,16 +81,17 @@ def describe_data(traces: Iterable[Trace]) -> dict[str, dict[str, Any]]:
     prompts: of every sample's prompt and generation limits. images: of every sample's image, as the model
     received it. Both follow doc_id, so that neither the batches nor the number of processes matters.
     """
-    samples: dict[str, list[Trace]] = {}
+    samples: dict[str, list[tuple[int, Any, str]]] = {}
     for trace in traces:
-        samples.setdefault(f"{trace.key['task']}/{trace.key['split']}", []).append(trace)
+        about = (trace.key["doc_id"], trace.key.get("context"), sys.intern(trace.image_hash))
+        samples.setdefault(f"{trace.key['task']}/{trace.key['split']}", []).append(about)
     described = {}
     for name, some in sorted(samples.items()):
-        some.sort(key=lambda trace: trace.key["doc_id"])
+        some.sort(key=itemgetter(0))
         described[name] = {
             "samples": len(some),
-            "prompts": fingerprint([trace.key["doc_id"], trace.key.get("context")] for trace in some),
-            "images": fingerprint([trace.key["doc_id"], trace.image_hash] for trace in some),
+            "prompts": fingerprint([doc_id, context] for doc_id, context, _ in some),
+            "images": fingerprint([doc_id, image] for doc_id, _, image in some),
         }
     return described
 
@@ -99,7 +103,7 @@ def write_data(folder: str | Path, documents: Mapping[str, Any]) -> None:
     of tasks that are not run again stay.
     """
     data = _known(Path(folder))
-    for name, described in describe_data(read_traces(folder)[0]).items():
+    for name, described in describe_data(find_traces(folder)[0]).items():
         data.setdefault(name, {}).update(described)
     for name, docs in documents.items():
         about = {"questions": len(docs), FINGERPRINT: known_fingerprint(docs)}

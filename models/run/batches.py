@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 
 from PIL import Image
@@ -81,13 +81,24 @@ class Reader:
         """
         self._open(most)
         ready = [self._ahead.popleft() for _ in range(min(self._at_once(most), len(self._ahead)))]
-        opened = [future.result() for _, future in ready]
+        try:
+            opened = [future.result() for _, future in ready]
+        except BaseException:
+            self._ahead.extendleft(reversed(ready))
+            raise
         if opened:
             largest = max(question.image.width * question.image.height for question in opened)
             self._most_open = _PIXELS // largest
             self._open(most)
         questions = _sharing_images(opened)
         return list(zip((request for request, _ in ready), questions, strict=True))
+
+    def give_back(self) -> Request:
+        """Close all images: their requests are read again. The first of them."""
+        wait([future for _, future in self._ahead if not future.cancel()])
+        self._waiting.extendleft(request for request, _ in reversed(self._ahead))
+        self._ahead.clear()
+        return self._waiting[0]
 
     def _open(self, most: int) -> None:
         while self._waiting and len(self._ahead) < self._at_once(most):

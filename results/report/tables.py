@@ -1,13 +1,13 @@
 """A run's figures as tables: pure functions from samples to numbers. Knows no file, no page and no task.
 
-samples: one row a sample, the columns of `outcomes.Outcomes.table` and those of `FROM_TRACES`, with `task`
+samples: one row a sample, the columns of `outcomes.Outcomes.table` and its `costs`, with `task`
 and `dimension` (None where a task has no kinds of questions). Where there was no second look, the macro
 answer stands for micro. A question whose options are asked in several orders is several samples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,6 @@ from tabulate import tabulate
 
 from dualfocus_lmms.results.report import by_question
 from dualfocus_lmms.text_output import markdown
-from dualfocus_lmms.trace import Trace
 from dualfocus_lmms.types import Fallback
 
 RIGHT = 50.0  # the lowest score that counts as correct where correct and wrong are counted
@@ -26,15 +25,6 @@ WAYS = ("macro", "micro", "selected", "oracle")
 STAGES = ("macro", "locate", "micro")
 ALL = "all questions"
 THRESHOLDS = (1.0, 0.999, 0.99, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.0)
-
-FROM_TRACES = (
-    *(f"{what}_{stage}" for what in ("seconds", "tokens", "encodes") for stage in STAGES),
-    "area",
-    "crop_pixels",
-    "pixels_macro",
-    "pixels_micro",
-)
-
 
 @dataclass(frozen=True)
 class Table:
@@ -77,31 +67,6 @@ class Table:
         rows = [[markdown(cell) for cell in row] for row in self.cells()]
         headers = [markdown(name) for name in self.headers]
         return tabulate(rows, headers, tablefmt="github", colalign=aligned, disable_numparse=True)
-
-
-def from_traces(traces: Iterable[Trace]) -> dict[str, NDArray[np.float64]]:
-    """The columns FROM_TRACES: what each stage cost, nan where it did not run; the box's share of the image
-    in percent and the crop's size in pixels, nan without one; the pixels of the image and of the crop as the
-    model received them, nan where its encoder or its tiles have one size."""
-    return dict(zip(FROM_TRACES, np.array([_facts(trace) for trace in traces], dtype=float).T, strict=True))
-
-
-def _facts(trace: Trace) -> list[float]:
-    usages = [None if answer is None else answer.usage for answer in (trace.macro, trace.locate, trace.micro)]
-    costs = [
-        np.nan if usage is None else getattr(usage, what)
-        for what in ("seconds", "tokens", "encodes")
-        for usage in usages
-    ]
-    area = pixels = np.nan
-    if trace.box is not None:
-        x0, y0, x1, y1 = (min(max(value, 0.0), 1.0) for value in trace.box)
-        area = 100 * max(x1 - x0, 0.0) * max(y1 - y0, 0.0)
-    if trace.crop is not None:
-        left, top, right, bottom = trace.crop
-        pixels = (right - left) * (bottom - top)
-    seen = [np.nan if size is None else size[0] * size[1] for size in (trace.input_size, trace.crop_size)]
-    return [*costs, area, pixels, *seen]
 
 
 def parts(samples: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:

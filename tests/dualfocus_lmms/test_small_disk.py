@@ -13,7 +13,8 @@ import pytest
 
 from dualfocus_lmms import Answer, Selection, Trace, UserError, integrity
 from dualfocus_lmms.files import atomic_write, new_folder, writable
-from dualfocus_lmms.trace import TraceWriter, claim_folder, read_traces
+from dualfocus_lmms.trace import TraceWriter, claim_folder
+from dualfocus_lmms.trace_folder import read_traces
 
 resource = pytest.importorskip("resource")  # not on Windows
 
