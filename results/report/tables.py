@@ -26,6 +26,7 @@ STAGES = ("macro", "locate", "micro")
 ALL = "all questions"
 THRESHOLDS = (1.0, 0.999, 0.99, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.0)
 
+
 @dataclass(frozen=True)
 class Table:
     """Figures with names for people.
