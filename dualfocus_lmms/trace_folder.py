@@ -159,9 +159,9 @@ def find_traces(folder: str | Path) -> tuple[Traces, list[str]]:
         except OSError as error:
             raise _unreadable(path, error) from error
     places = np.empty(len(columns[0]), _PLACE)
-    for name, column in zip(_FIELDS, (keys, *columns), strict=True):
-        if column:
-            places[name] = np.frombuffer(column, places.dtype[name])
+    for name, buffer in zip(_FIELDS, (keys, *columns), strict=True):
+        if len(places):
+            places[name] = np.frombuffer(buffer, places.dtype[name])
     return Traces(files, tuple(groups), _last_of_equal(places)), damaged
 
 

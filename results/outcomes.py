@@ -59,9 +59,9 @@ class Outcomes:
     box. iou: of the located and the annotated box, nan without either. question, answers, text_macro,
     text_micro (None where there is none).
 
-    costs: a row for each of the table's, the columns COSTS: what each stage cost, nan where it did not run; the
-    box's share of the image in percent and the crop's size in pixels, nan without one; the pixels of the image
-    and of the crop as the model received them, nan where its encoder or its tiles have one size.
+    costs: the columns COSTS, a row for each of the table's: what each stage cost, nan where it did not run;
+    the box's share of the image in percent and the crop's size in pixels, nan without one; the pixels of the
+    image and of the crop as the model received them, nan where its encoder or its tiles have one size.
     """
 
     task: str

@@ -74,7 +74,7 @@ def trace(number: int, context: str, prompt: str, pixels: str) -> Trace:
         question_id=f"{TASK}/{SPLIT}/{number}",
         prompts={
             "macro": prompt,
-            "locate": f"Please provide the coordinates of the region that answers: {question(number)['question']}",
+            "locate": f"Please give the region that answers: {question(number)['question']}",
             **({"micro": prompt} if looked else {}),
         },
         image_size=SIZE,

@@ -184,8 +184,8 @@ def open_traces(folder: str, rank: int, resume: bool) -> tuple[TraceWriter, Sequ
 
 def _too_large(key: Mapping[str, Any], size: str, error: BaseException) -> GenerationError:
     return GenerationError(
-        f"Out of memory with {sample_name(key)} alone{size}: {error}\nGive dtype=bfloat16, or device_map=auto "
-        "where there are several GPUs, or another device; make sure that no other program uses its memory. "
+        f"Out of memory with {sample_name(key)} alone{size}: {error}\nGive dtype=bfloat16, or device_map=auto"
+        " where there are several GPUs, or another device; make sure that no other program uses its memory. "
         "With trace=... and resume=True nothing that was answered is answered again."
     )
 

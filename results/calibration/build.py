@@ -88,7 +88,7 @@ def _count_eos(runs: Sequence[Run]) -> bool:
 
 
 def _samples(run: Run, count_eos: bool) -> Iterator[tuple[pd.DataFrame, NDArray[np.float64]]]:
-    """The outcomes of each task of a run, the columns that are counted, and what a rule sees: `fit.inputs_of`."""
+    """The columns that are counted of each task's outcomes, and what a rule sees: `fit.inputs_of`."""
     if not run.tasks:
         raise UserError(f"The run {run.name} has no traces: run it with --model_args trace=FOLDER.")
     for name, task in run.tasks.items():

@@ -27,7 +27,6 @@ from dualfocus_lmms.results.report import box_tables, comparison, confidence, ga
 from dualfocus_lmms.results.report.tables import Table
 from dualfocus_lmms.results.runs import Run, load_run
 from dualfocus_lmms.text_output import csv_parts, csv_text, markdown
-from dualfocus_lmms.trace import Trace
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -401,9 +400,11 @@ def _write_tables(
                 atomic_write(folder / f"{prefix}{table.name}.csv", csv_text(table.frame))
             if section.plot is not None:
                 atomic_write(folder / f"{prefix}{section.name}.svg", _alone(section.plot))
-        with replacing(folder / f"{prefix}samples.csv") as temporary:
-            with temporary.open("w", encoding="utf-8", newline="") as file:
-                file.writelines(csv_parts(one.samples.drop(columns=NOT_IN_CSV)))
+        with (
+            replacing(folder / f"{prefix}samples.csv") as temporary,
+            temporary.open("w", encoding="utf-8", newline="") as file,
+        ):
+            file.writelines(csv_parts(one.samples.drop(columns=NOT_IN_CSV)))
 
 
 def _prefix(number: int, runs: int) -> str:

@@ -73,9 +73,12 @@ class Table:
 def parts(samples: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """Each task with its samples; then all of them, where there are several tasks."""
     names = samples["task"].unique()
+    if len(names) == 1:
+        yield names[0], samples
+        return
     for name in names:
         yield name, samples[samples["task"] == name]
-    if len(names) > 1:
+    if len(names):
         yield ALL, samples
 
 
@@ -173,7 +176,7 @@ def perplexities(samples: pd.DataFrame) -> Table:
     """Figure 3 in numbers: perplexities of correct and wrong answers."""
     rows = []
     for way in ("macro", "micro"):
-        seen = samples[samples[f"nll_{way}"].notna()]
+        seen = samples.loc[samples[f"nll_{way}"].notna(), [f"nll_{way}", way]]
         right = seen[way] >= RIGHT
         for verdict, some in (("right", seen[right]), ("wrong", seen[~right])):
             if len(some):
@@ -210,7 +213,9 @@ def adaptive_curve(samples: pd.DataFrame, thresholds: Sequence[float]) -> pd.Dat
     """For each threshold that the samples can tell of, from high to low: the share skipped, the score, and
     where traces hold times, the time of a question. A question that was skipped in the run tells nothing of
     a threshold above its confidence."""
-    samples = samples.sort_values("confidence_macro")
+    costs = [name for name in samples if name.startswith("seconds_")]
+    needed = ["confidence_macro", "fallback", "macro", "selected", *costs]
+    samples = samples[needed].sort_values("confidence_macro")
     confidence = samples["confidence_macro"].to_numpy()
     was_skipped = samples["fallback"] == Fallback.SKIPPED
     most = confidence[was_skipped].min() if was_skipped.any() else np.inf

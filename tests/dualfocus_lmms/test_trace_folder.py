@@ -98,10 +98,10 @@ def test_a_file_that_changes_meanwhile_is_no_other_trace(tmp_path: Path) -> None
     found, _ = find_traces(tmp_path)
     file = tmp_path / "rank0.jsonl"
     file.write_bytes(b"x" + file.read_bytes())
-    with pytest.raises(UserError, match="rank0.jsonl"):
+    with pytest.raises(UserError, match=r"rank0\.jsonl"):
         found[1]
     file.unlink()
-    with pytest.raises(UserError, match="rank0.jsonl"):
+    with pytest.raises(UserError, match=r"rank0\.jsonl"):
         list(found)
 
 
