@@ -22,7 +22,7 @@ from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.integrity import FINGERPRINT, each_doc, questions_fingerprint
 from dualfocus_lmms.results.runs import TaskRun
 from dualfocus_lmms.tasks.common.score import Metric, aggregate, load_task, process_results
-from dualfocus_lmms.trace import Trace
+from dualfocus_lmms.trace import Look, Trace
 from dualfocus_lmms.trace_folder import Traces
 
 if TYPE_CHECKING:
@@ -59,9 +59,10 @@ class Outcomes:
     box. iou: of the located and the annotated box, nan without either. question, answers, text_macro,
     text_micro (None where there is none).
 
-    costs: the columns COSTS, a row for each of the table's: what each stage cost, nan where it did not run;
-    the box's share of the image in percent and the crop's size in pixels, nan without one; the pixels of the
-    image and of the crop as the model received them, nan where its encoder or its tiles have one size.
+    costs: the columns COSTS, a row for each of the table's: what each stage cost, in all looks together, nan
+    where it did not run; the box's share of the image in percent and the crop's size in pixels, nan without
+    one; the pixels of the image and of the crop as the model received them (of several crops together), nan
+    where its encoder or its tiles have one size.
     """
 
     task: str
@@ -256,20 +257,23 @@ def _frames(rows: Sequence[_Row]) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def costs_of(trace: Trace) -> list[float]:
     """COSTS of a trace."""
-    usages = [None if answer is None else answer.usage for answer in (trace.macro, trace.locate, trace.micro)]
+    looks: Sequence[Trace | Look] = trace.looks or [trace]
+    stages = [[trace.macro], [look.locate for look in looks], [look.micro for look in looks]]
+    usages = [[answer.usage for answer in stage if answer is not None] for stage in stages]
     costs = [
-        np.nan if usage is None else getattr(usage, what)
+        sum(getattr(usage, what) for usage in stage) if stage else np.nan
         for what in ("seconds", "tokens", "encodes")
-        for usage in usages
+        for stage in usages
     ]
     area = pixels = np.nan
     if trace.box is not None:
         x0, y0, x1, y1 = (min(max(value, 0.0), 1.0) for value in trace.box)
         area = 100 * max(x1 - x0, 0.0) * max(y1 - y0, 0.0)
-    if trace.crop is not None:
-        left, top, right, bottom = trace.crop
-        pixels = (right - left) * (bottom - top)
-    seen = [np.nan if size is None else size[0] * size[1] for size in (trace.input_size, trace.crop_size)]
+    if trace.shown:
+        pixels = sum((right - left) * (bottom - top) for left, top, right, bottom in trace.shown)
+    one = () if trace.crop_size is None else (trace.crop_size,)
+    sizes = [() if trace.input_size is None else (trace.input_size,), trace.crop_sizes or one]
+    seen = [sum(width * height for width, height in some) if some else np.nan for some in sizes]
     return [*costs, area, pixels, *seen]
 
 
@@ -292,7 +296,7 @@ def _score(value: Any) -> float:
 
 
 def main_metric(task: str, loaded: ConfigurableTask) -> str:
-    """The metric that says how good an answer is: the task's accuracy, or where it has none, its first."""
+    """The metric of an answer's quality: the task's accuracy, or where it has none, its first."""
     names = list(loaded.aggregation())
     if not names:
         raise UserError(f"{task} names no metric: its answers cannot be scored one by one.")
@@ -300,7 +304,7 @@ def main_metric(task: str, loaded: ConfigurableTask) -> str:
 
 
 def number(value: Any) -> float | None:
-    """What a task's metric says of one answer, as a number, 0 to 100; None where it gives none.
+    """A task's metric of one answer, as a number, 0 to 100; None where it gives none.
 
     It may be wrapped in what the metric's aggregation needs besides: {"score": 50.0, ...}, {"right": True,
     ...}.

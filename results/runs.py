@@ -23,7 +23,7 @@ from dualfocus_lmms.trace_folder import Traces, find_traces, no_traces
 
 REPLAY = "dualfocus_replay"  # the model class that answers from traces
 RESULTS = "*_results.json"
-_AGAIN = "Run the same command with resume=True: nothing is answered twice, and it is written anew."
+_AGAIN = "Run the same command with resume=True: nothing is answered twice, and it is written again."
 
 
 class _Part(BaseModel):
@@ -65,7 +65,7 @@ class TaskRun:
     tells.
     data: the task's entry in `data.json` (see `integrity`). samples_file: the host's, with --log_samples.
     include_path: the folder that the run took more tasks from. questions: how many the task has; None where
-    nothing tells.
+    unknown.
     """
 
     task: str
@@ -100,7 +100,7 @@ class Run:
 
     @property
     def complete(self) -> float | None:
-        """The share of the expected samples that have a trace, 0 to 1; None where nothing tells."""
+        """The share of the expected samples that have a trace, 0 to 1; None where unknown."""
         expected = [task.expected for task in self.tasks.values()]
         total = sum(number or 0 for number in expected)
         if None in expected or total == 0:

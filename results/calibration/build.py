@@ -94,7 +94,7 @@ def _samples(run: Run, count_eos: bool) -> Iterator[tuple[pd.DataFrame, NDArray[
     for name, task in run.tasks.items():
         if FINGERPRINT not in task.data:
             raise UserError(
-                f"The run {run.name} has not ended, so that nothing tells which questions of {name} it "
+                f"The run {run.name} has not ended, so it is unknown which questions of {name} it "
                 "asked. Finish it with resume=True."
             )
         table = outcomes(task).table[["question_key", "macro", "micro", "oracle"]]
@@ -134,7 +134,7 @@ def _fitted(name: str, answers: fit.Answers) -> Bias | Logistic:
     found = FITS[name](answers, np.ones(len(answers.inputs), dtype=bool))
     if found is not None:
         return found
-    looked = int((~np.isnan(answers.surer)).sum())
+    looked = int((~np.isnan(answers.advantage)).sum())
     better = int((answers.gains > 0).sum()), int((answers.gains < 0).sum())
     raise UserError(
         f"Nothing to fit {name} on: of {len(answers.inputs)} samples, {looked} have a micro answer, which is "

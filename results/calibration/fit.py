@@ -45,7 +45,7 @@ class Answers:
         return self.micro - self.macro
 
     @cached_property
-    def surer(self) -> NDArray[np.float64]:
+    def advantage(self) -> NDArray[np.float64]:
         """(n,): see `bias`."""
         return self.inputs[:, _NLL_MACRO] - self.inputs[:, _NLL_MICRO]
 
@@ -63,7 +63,7 @@ Fit = Callable[[Answers, Rows], Choice | None]
 
 def fit_bias(answers: Answers, rows: Rows) -> Bias | None:
     """The b with the highest score on these rows; None where no choice matters there."""
-    b = bias.best(answers.surer[rows], answers.gains[rows])
+    b = bias.best(answers.advantage[rows], answers.gains[rows])
     return None if np.isnan(b) else Bias(b)
 
 
@@ -136,7 +136,7 @@ def b_interval(answers: Answers, resamples: int = RESAMPLES) -> Interval:
     """The 95% interval of the best b: the quantiles of those of questions drawn again (bootstrap)."""
     known, places = np.unique(answers.questions, return_inverse=True)
     random = np.random.default_rng(SEED)
-    steps = bias.Steps(answers.surer, answers.gains)
+    steps = bias.Steps(answers.advantage, answers.gains)
     drawn = [
         steps.best(random.multinomial(len(known), np.full(len(known), 1 / len(known)))[places])
         for _ in range(resamples)
