@@ -103,8 +103,13 @@ class Reader:
                 for _ in items:
                     self._ahead.popleft()
                 return items
-            except MemoryError as error:
+            except GenerationError:
+                raise
+            except (RuntimeError, MemoryError) as error:
+                if not memory.ran_out(error):
+                    raise
                 if self._room == 1:
+                    self._halve()  # read again, if it is tried again
                     raise GenerationError(
                         f"Out of memory while the image of {ready[0][0].name} was opened alone. Give more "
                         "memory, or a smaller image. With trace=... and resume=True nothing that was "

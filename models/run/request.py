@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dualfocus_lmms.trace import trace_key
 from dualfocus_lmms.types import Question, StopCriteria
 
 
@@ -31,6 +30,6 @@ class Request:
         return name_of(self.key)
 
 
-def name_of(key: dict[str, Any]) -> str:
+def name_of(key: Mapping[str, Any]) -> str:
     """By what a request and its trace are the same question: task, split and doc_id, as one text."""
-    return trace_key({name: key[name] for name in ("task", "split", "doc_id")})
+    return f"{key['task']}/{key['split']}/{key['doc_id']}"

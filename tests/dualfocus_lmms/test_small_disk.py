@@ -14,7 +14,8 @@ import pytest
 from dualfocus_lmms import Answer, Selection, Trace, UserError, integrity
 from dualfocus_lmms.files import atomic_write, new_folder, save_text, writable
 from dualfocus_lmms.scenes import make_scenes
-from dualfocus_lmms.trace import TraceWriter, claim_folder, read_traces
+from dualfocus_lmms.trace import TraceWriter, claim_folder
+from dualfocus_lmms.trace_folder import read_traces
 from dualfocus_lmms.train.data.scene_files import write_visual_genome
 
 resource = pytest.importorskip("resource")  # not on Windows

@@ -12,6 +12,7 @@ from PIL import Image
 
 from dualfocus_lmms import Answer, Selection, Trace
 from dualfocus_lmms.images import image_hash
+from dualfocus_lmms.results.outcomes import COSTS, costs_of
 from dualfocus_lmms.results.report import box_tables, comparison, gallery, page, plots, tables
 
 Browser = Any  # see conftest
@@ -68,10 +69,9 @@ def make_samples() -> pd.DataFrame:
                 "iou": 0.5,
                 "dimension": None,
             }
-            | tables.from_traces([trace])
+            | dict(zip(COSTS, costs_of(trace), strict=True))
         )
     frame = pd.DataFrame(rows)
-    frame[list(tables.FROM_TRACES)] = frame[list(tables.FROM_TRACES)].map(lambda values: values[0])
     for way in ("macro", "micro"):
         frame[f"nll_{way}"] = np.log(frame[f"ppl_{way}"])
     return frame.assign(confidence_macro=1 / frame["ppl_macro"], outcome=gallery.outcome_names(frame))
