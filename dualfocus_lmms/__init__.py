@@ -15,7 +15,7 @@ from dualfocus_lmms.family import Family
 from dualfocus_lmms.flow import answer_batch
 from dualfocus_lmms.prompts import bare_question
 from dualfocus_lmms.settings import Settings
-from dualfocus_lmms.trace import Trace, read_traces
+from dualfocus_lmms.trace import Trace
 from dualfocus_lmms.types import Answer, Backend, Prompt, Question, Selection, StopCriteria, Usage
 from dualfocus_lmms.zoom import DynamicResolution
 
@@ -53,8 +53,11 @@ if not Path(__file__).with_name("models").is_dir():
     )
 
 
+# Loaded on first use: the top layer, which nothing below imports, and what needs NumPy.
+_LATER = {"DualFocusModel": "dualfocus_lmms.api", "read_traces": "dualfocus_lmms.trace_folder"}
+
+
 def __getattr__(name: str) -> Any:
-    """`DualFocusModel` belongs to the top layer, which nothing below imports: it is loaded on first use."""
-    if name == "DualFocusModel":
-        return import_module("dualfocus_lmms.api").DualFocusModel
+    if name in _LATER:
+        return getattr(import_module(_LATER[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

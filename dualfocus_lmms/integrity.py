@@ -10,20 +10,24 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, ClassVar
 
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.json_text import STRICT, Kind
-from dualfocus_lmms.trace import Trace, read_traces, write_json
+from dualfocus_lmms.trace import Trace, write_json
+from dualfocus_lmms.trace_folder import find_traces
 
 DATA_FILE = "data.json"
 FINGERPRINT = "questions_fingerprint"  # the column, and the entry in the results
 # Columns with the location of the data or notes about them; they are not part of a question.
 _BESIDE_THE_QUESTION = {"image", "images", "image_id", "hub", "questions_without_image", FINGERPRINT}
+_DOCS_AT_ONCE = 1000
 _MEDIA = {"Image", "Audio", "Video"}
 
 log = logging.getLogger(__name__)
@@ -39,8 +43,18 @@ def questions_fingerprint(docs: Any) -> str:
     media = [name for name, kind in features.items() if _MEDIA & {_kind(kind), _kind(_item(kind))}]
     rows = docs.remove_columns(media) if media else docs
     return fingerprint(
-        {name: value for name, value in row.items() if name not in _BESIDE_THE_QUESTION} for row in rows
+        {name: value for name, value in row.items() if name not in _BESIDE_THE_QUESTION}
+        for row in each_doc(rows)
     )
+
+
+def each_doc(docs: Any) -> Iterator[dict[str, Any]]:
+    """The documents as `docs` itself gives them; those of a data set in a fifth of the time."""
+    if not getattr(docs, "column_names", None):
+        yield from docs
+        return
+    for some in docs.iter(_DOCS_AT_ONCE):
+        yield from (dict(zip(some, values, strict=True)) for values in zip(*some.values(), strict=True))
 
 
 def _kind(value: Any) -> str:
@@ -78,16 +92,17 @@ def describe_data(traces: Iterable[Trace]) -> dict[str, dict[str, Any]]:
     prompts: of every sample's prompt and generation limits. images: of every sample's image, as the model
     received it. Both follow doc_id, so that neither the batches nor the number of processes matters.
     """
-    samples: dict[str, list[Trace]] = {}
+    samples: dict[str, list[tuple[int, Any, str]]] = {}
     for trace in traces:
-        samples.setdefault(f"{trace.key['task']}/{trace.key['split']}", []).append(trace)
+        about = (trace.key["doc_id"], trace.key.get("context"), sys.intern(trace.image_hash))
+        samples.setdefault(f"{trace.key['task']}/{trace.key['split']}", []).append(about)
     described = {}
     for name, some in sorted(samples.items()):
-        some.sort(key=lambda trace: trace.key["doc_id"])
+        some.sort(key=itemgetter(0))
         described[name] = {
             "samples": len(some),
-            "prompts": fingerprint([trace.key["doc_id"], trace.key.get("context")] for trace in some),
-            "images": fingerprint([trace.key["doc_id"], trace.image_hash] for trace in some),
+            "prompts": fingerprint([doc_id, context] for doc_id, context, _ in some),
+            "images": fingerprint([doc_id, image] for doc_id, _, image in some),
         }
     return described
 
@@ -99,7 +114,7 @@ def write_data(folder: str | Path, documents: Mapping[str, Any]) -> None:
     of tasks that are not run again stay.
     """
     data = _known(Path(folder))
-    for name, described in describe_data(read_traces(folder)[0]).items():
+    for name, described in describe_data(find_traces(folder)[0]).items():
         data.setdefault(name, {}).update(described)
     for name, docs in documents.items():
         about = {"questions": len(docs), FINGERPRINT: known_fingerprint(docs)}

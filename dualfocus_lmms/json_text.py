@@ -85,13 +85,22 @@ def lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
 
     Raises OSError.
     """
+    for number, _, line in placed_lines(path):
+        yield number, line
+
+
+def placed_lines(path: Path) -> Iterator[tuple[int, int, bytes | None]]:
+    """`lines`, each with the byte that it begins at after its number."""
     with path.open("rb") as file:
-        number = 0
+        number = end = 0
         while line := file.readline(LONGEST_LINE):
+            start, end = end, end + len(line)
             number += 1
             if len(line) == LONGEST_LINE and not line.endswith(b"\n"):
-                while (rest := file.readline(LONGEST_LINE)) and not rest.endswith(b"\n"):
-                    pass
-                yield number, None
+                while rest := file.readline(LONGEST_LINE):
+                    end += len(rest)
+                    if rest.endswith(b"\n"):
+                        break
+                yield number, start, None
             elif line.strip():
-                yield number, line
+                yield number, start, line

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 Value = TypeVar("Value")
 
@@ -27,6 +29,7 @@ _LINK = re.compile(r"(?<=:)(?=//)|(?<=\bwww)(?=\.)|(?<=\bmailto)(?=:)|(?<=\bxmpp
 _JOINER = "\u2060"  # has no width; what GitHub links by itself is cut by it
 _IN_URLS = ":/?#@!$&'*+,;=%~"  # left as they are in the target of a link
 _FORMULA = tuple("=+-@\t\n")
+_ROWS_AT_ONCE = 1 << 14  # of CSV
 
 
 def terminal(text: str) -> str:
@@ -82,8 +85,20 @@ def csv_cell(value: Value) -> Value | str:
 
 def csv_text(frame: pd.DataFrame) -> str:
     """The frame as CSV without its index, every text through `csv_cell`."""
-    columns = [csv_cell(name) for name in frame.columns]
-    return frame.map(csv_cell).set_axis(columns, axis=1).to_csv(index=False, lineterminator="\n")
+    return "".join(csv_parts(frame))
+
+
+def csv_parts(frame: pd.DataFrame) -> Iterator[str]:
+    """`csv_text` in parts that follow each other."""
+    for start in range(0, max(len(frame), 1), _ROWS_AT_ONCE):
+        some = frame.iloc[start : start + _ROWS_AT_ONCE]
+        columns = [
+            some.iloc[:, place] if is_numeric_dtype(kind) else some.iloc[:, place].map(csv_cell)
+            for place, kind in enumerate(frame.dtypes)
+        ]
+        written = pd.concat(columns, axis=1) if columns else some
+        written = written.set_axis([csv_cell(name) for name in frame.columns], axis=1)
+        yield written.to_csv(index=False, header=start == 0, lineterminator="\n")
 
 
 def json_text(text: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, ClassVar, Literal
 
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.files import atomic_write
-from dualfocus_lmms.json_text import LONGEST_LINE, STRICT, Kind, lines
+from dualfocus_lmms.json_text import STRICT, Kind
 from dualfocus_lmms.types import Answer, JointScores, Selection, TemplateChoice
 
 try:
@@ -143,41 +143,13 @@ def trace_key(key: Mapping[str, Any]) -> str:
     return json.dumps(dict(key), sort_keys=True, default=str)
 
 
-def read_traces(folder: str | Path) -> tuple[list[Trace], list[str]]:
-    """(traces, damaged) of a folder, in file order, the last of equal keys kept.
-
-    damaged names every line that could not be read ("rank0.jsonl:17: ..."), as a kill leaves one behind; the
-    samples they belonged to are missing. UserError when the folder does not exist.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"No trace folder at {folder}: give the folder that a run wrote with trace=<folder>.")
-    traces: dict[str, Trace] = {}
-    damaged = []
-    for path in sorted(folder.glob("rank*.jsonl")):
-        try:
-            for number, line in lines(path):
-                try:
-                    trace = _of_a_run(line)
-                except ValueError as error:
-                    damaged.append(f"{path.name}:{number}: {error}")
-                    continue
-                traces[trace_key(trace.key)] = trace
-        except OSError as error:
-            raise UserError(f"Cannot read the traces in {path}: {error}. Give a readable folder.") from error
-    return list(traces.values()), damaged
-
-
-def _of_a_run(line: bytes | None) -> Trace:
-    """The trace of a line whose key identifies a sample of a run. ValueError for any other line."""
-    if line is None:
-        raise ValueError(f"it is longer than {LONGEST_LINE:,} bytes")
-    trace = Trace.from_json(line)
+def sample_of(trace: Trace) -> tuple[str, str, int]:
+    """(task, split, doc_id): which sample of a run a trace is of. ValueError where its key names none."""
     task, split, doc_id = (trace.key.get(name) for name in ("task", "split", "doc_id"))
     named = isinstance(task, str) and isinstance(split, str)
-    if not named or not isinstance(doc_id, int) or isinstance(doc_id, bool) or doc_id < 0:
+    if not named or type(doc_id) is not int or not 0 <= doc_id < 2**63:
         raise ValueError(f"key: task, split and doc_id name no sample, got {trace.key!r:.80}")
-    return trace
+    return str(task), str(split), doc_id
 
 
 class TraceWriter:
@@ -200,18 +172,30 @@ class TraceWriter:
             self._file.seek(-1, os.SEEK_END)
             if self._file.read(1) != b"\n":
                 self._file.write(b"\n")
+        self._end = self._file.tell()  # nobody else writes to it
 
-    def write(self, traces: Iterable[Trace]) -> None:
-        """UserError where there is no room for them."""
+    def write(self, traces: Iterable[Trace]) -> list[int]:
+        """The byte that each trace begins at, for `read`. UserError where there is no room for them."""
+        starts = []
         try:
             for trace in traces:
-                self._file.write(trace.to_json().encode("utf-8", "backslashreplace") + b"\n")
+                line = trace.to_json().encode("utf-8", "backslashreplace") + b"\n"
+                self._file.write(line)
+                starts.append(self._end)
+                self._end += len(line)
             self._file.flush()
         except OSError as error:
             raise UserError(
                 f"Cannot write traces to {self._file.name}: {error}. What was answered before is in it: make "
                 "room, then give resume=True."
             ) from error
+
+        return starts
+
+    def read(self, start: int) -> Trace:
+        """What was written at a byte. Another open file would end the lock of this one when it is closed."""
+        self._file.seek(start)
+        return Trace.from_json(self._file.readline())
 
     @property
     def folder(self) -> Path:

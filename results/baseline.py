@@ -110,7 +110,7 @@ def _task_scores(task: TaskRun, results: Mapping[str, Any]) -> TaskScores:
     metric = ACCURACY if ACCURACY in figures or not figures else next(iter(figures))
     rows = {row["doc_id"]: row.get(metric) for row in task.rows()}
     scores = {key: _short(score) for key, value in rows.items() if (score := number(value)) is not None}
-    samples = len(rows) if task.samples_file is not None else task.expected if results else len(task.samples)
+    samples = len(rows) if task.samples_file is not None else task.expected if results else len(task.traces)
     return TaskScores(
         metrics=figures,
         samples=samples,

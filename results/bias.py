@@ -22,23 +22,36 @@ def curve(advantage: ArrayLike, gains: ArrayLike, bs: ArrayLike) -> NDArray[np.f
     return (sums[-1] - sums[below]) / max(len(gained), 1)
 
 
-def best(advantage: ArrayLike, gains: ArrayLike, weights: ArrayLike | None = None) -> float:
+def best(advantage: ArrayLike, gains: ArrayLike) -> float:
     """The b with the highest mean score; nan where no two answers are worth different scores.
 
     All b between two neighbouring differences choose alike: 0 where it is among them, else their middle. Of
-    several with the same score the one nearest to 0. weights: (n,) how often each sample counts, else once.
+    several with the same score the one nearest to 0.
     """
-    differences, gained = np.asarray(advantage, dtype=float), np.asarray(gains, dtype=float)
-    counted = np.ones(len(gained)) if weights is None else np.asarray(weights, dtype=float)
-    matters = (gained != 0) & (counted > 0) & ~np.isnan(differences)
-    if not matters.any():
-        return float("nan")
-    steps, places = np.unique(differences[matters], return_inverse=True)
-    worth = np.bincount(places, gained[matters] * counted[matters])
-    totals = np.concatenate([[0.0], np.cumsum(worth[::-1])])[::-1]  # of micro from each step on; of none
-    low = np.concatenate([[steps[0] - 2 * BEYOND], steps])
-    high = np.concatenate([steps, [steps[-1] + 2 * BEYOND]])
-    holds_zero = np.concatenate([[True], steps < 0]) & np.concatenate([steps >= 0, [True]])
-    middles = np.where(holds_zero, 0.0, (low + high) / 2)
-    tied = middles[totals >= totals.max() - 1e-9 * np.abs(worth).sum()]
-    return float(tied[np.argmin(np.abs(tied))])
+    return Steps(advantage, gains).best()
+
+
+class Steps:
+    """The differences at which a choice that matters changes, sorted once for many draws of the samples."""
+
+    def __init__(self, advantage: ArrayLike, gains: ArrayLike) -> None:
+        differences, gained = np.asarray(advantage, dtype=float), np.asarray(gains, dtype=float)
+        self._matters = (gained != 0) & ~np.isnan(differences)
+        self._steps, self._places = np.unique(differences[self._matters], return_inverse=True)
+        self._gains = gained[self._matters]
+
+    def best(self, weights: ArrayLike | None = None) -> float:
+        """See `best`. weights: (n,) how often each sample counts, else once."""
+        counted = np.ones(len(self._gains)) if weights is None else np.asarray(weights)[self._matters]
+        drawn = np.bincount(self._places, counted, len(self._steps)) > 0
+        if not drawn.any():
+            return float("nan")
+        steps = self._steps[drawn]
+        worth = np.bincount(self._places, self._gains * counted, len(self._steps))[drawn]
+        totals = np.concatenate([[0.0], np.cumsum(worth[::-1])])[::-1]  # of micro from each step on; of none
+        low = np.concatenate([[steps[0] - 2 * BEYOND], steps])
+        high = np.concatenate([steps, [steps[-1] + 2 * BEYOND]])
+        holds_zero = np.concatenate([[True], steps < 0]) & np.concatenate([steps >= 0, [True]])
+        middles = np.where(holds_zero, 0.0, (low + high) / 2)
+        tied = middles[totals >= totals.max() - 1e-9 * np.abs(worth).sum()]
+        return float(tied[np.argmin(np.abs(tied))])

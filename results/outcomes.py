@@ -9,25 +9,39 @@ No model and no image is needed, but the task's questions are: the host's files 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from dualfocus_lmms.errors import UserError
-from dualfocus_lmms.integrity import FINGERPRINT, questions_fingerprint
-from dualfocus_lmms.results.runs import SampleRun, TaskRun
-from dualfocus_lmms.tasks.common.score import Metric, aggregate, load_task
+from dualfocus_lmms.integrity import FINGERPRINT, each_doc, questions_fingerprint
+from dualfocus_lmms.results.runs import TaskRun
+from dualfocus_lmms.tasks.common.score import Metric, aggregate, load_task, process_results
+from dualfocus_lmms.trace import Look, Trace
+from dualfocus_lmms.trace_folder import Traces
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from lmms_eval.api.task import ConfigurableTask
 
 Doc = dict[str, Any]
 Pathway = Literal["macro", "micro", "selected", "oracle"]
 
 ACCURACY = "accuracy"
+COSTS = (
+    *(
+        f"{what}_{stage}"
+        for what in ("seconds", "tokens", "encodes")
+        for stage in ("macro", "locate", "micro")
+    ),
+    *("area", "crop_pixels", "pixels_macro", "pixels_micro"),
+)
+_AT_ONCE = 1 << 16  # samples whose values are lists
 
 
 @dataclass(frozen=True)
@@ -44,13 +58,19 @@ class Outcomes:
     which is asked with its options in several orders; else the doc_id. annotated: whether the document has a
     box. iou: of the located and the annotated box, nan without either. question, answers, text_macro,
     text_micro (None where there is none).
+
+    costs: the columns COSTS, a row for each of the table's: what each stage cost, in all looks together, nan
+    where it did not run; the box's share of the image in percent and the crop's size in pixels, nan without
+    one; the pixels of the image and of the crop as the model received them (of several crops together), nan
+    where its encoder or its tiles have one size.
     """
 
     task: str
     metric: str
     loaded: ConfigurableTask
-    docs: Sequence[Doc]
+    docs: Dataset
     table: pd.DataFrame
+    costs: pd.DataFrame
 
     @cached_property
     def _macro_is_oracle(self) -> pd.Series:
@@ -67,6 +87,11 @@ class Outcomes:
         }[pathway]
         return macro.where(is_macro, micro).tolist()
 
+    def annotated_boxes(self, places: Sequence[int] | NDArray[np.int64]) -> list[Any]:
+        """The box of the document in each of these rows, corners as fractions of the image; None without one."""
+        box = _columns(self.loaded).get("box")
+        return [None] * len(places) if box is None else list(self.docs.select(np.asarray(places))[box])
+
     def aggregates(self, pathway: Pathway) -> tuple[Metric, ...]:
         """All of the task's metrics for the answers of `texts`, aggregated by the host as in a run."""
         return tuple(aggregate(self.task, self.loaded, self.docs, self.texts(pathway)))
@@ -74,72 +99,50 @@ class Outcomes:
 
 def outcomes(task_run: TaskRun) -> Outcomes:
     """The outcomes of a task's samples. UserError when its questions cannot be found, or are others now."""
-    loaded = load_task(task_run.task, task_run.include_path)
-    task_run, loaded = _looked_up(task_run, loaded)
-    docs = [sample.doc for sample in task_run.samples if sample.doc is not None]  # all of them
+    loaded, questions = _questions(task_run)
+    docs = questions.select(task_run.traces.doc_ids.tolist())
     metric = main_metric(task_run.task, loaded)
-    table = pd.DataFrame({**_from_traces(task_run.samples), **_from_docs(loaded, task_run.samples, docs)})
-    table["question_key"] = question_keys(loaded, metric, docs, table["text_macro"], table["doc_id"])
-    table["macro"] = _scores(loaded, metric, docs, table["text_macro"])
-    table["micro"] = _scores(loaded, metric, docs, table["text_micro"], table["text_macro"], table["macro"])
-    table["selected"] = table["macro"].where(table["pathway"] == "macro", table["micro"])
-    table["oracle"] = table[["macro", "micro"]].max(axis=1)
-    return Outcomes(task_run.task, metric, loaded, docs, table)
+    rows = _rows(loaded, metric, task_run.traces, docs)
+    parts = [_frames(some) for some in iter(lambda: list(islice(rows, _AT_ONCE)), [])]
+    table, costs = (
+        pd.concat(some, ignore_index=True) if len(some) > 1 else some[0]
+        for some in zip(*(parts or [_frames([])]), strict=True)
+    )
+    return Outcomes(task_run.task, metric, loaded, docs, table, costs)
 
 
 # --- the documents -----------------------------------------------------------------------------------------
 
 
-def _looked_up(task_run: TaskRun, loaded: ConfigurableTask) -> tuple[TaskRun, ConfigurableTask]:
-    """The run with the document of every sample, and the task that they are from.
-
-    doc_id counts the questions that were available when the run began: all of them, or those with an image.
-    `loaded` has all.
-    """
-    if all(sample.doc is not None for sample in task_run.samples):
-        return task_run, loaded
-    docs = loaded.eval_docs_no_media
-    if not _fits(task_run, loaded, docs):
-        loaded = load_task(task_run.task, task_run.include_path, images=True)
+def _questions(task_run: TaskRun) -> tuple[ConfigurableTask, Dataset]:
+    """The task and the questions that the run counts by doc_id: all of them, or those with an image."""
+    for images in (False, True):
+        loaded = load_task(task_run.task, task_run.include_path, images=images)
         docs = loaded.eval_docs_no_media
-        if not _fits(task_run, loaded, docs):
-            raise UserError(
-                f"The run asked other questions of {task_run.task} than the {len(docs)} that are here now "
-                f"(fingerprint {questions_fingerprint(docs)}, the run's {task_run.data.get(FINGERPRINT)}). "
-                "Set DUALFOCUS_DATA, or DUALFOCUS_LOCAL, to the files of the run."
-            )
-    rows = docs.select([sample.doc_id for sample in task_run.samples])
-    samples = [replace(sample, doc=doc) for sample, doc in zip(task_run.samples, rows, strict=True)]
-    return replace(task_run, samples=samples), loaded
+        if _fits(task_run, loaded, docs):
+            return loaded, docs
+    raise UserError(
+        f"The run asked other questions of {task_run.task} than the {len(docs)} that are here now "
+        f"(fingerprint {questions_fingerprint(docs)}, the run's {task_run.data.get(FINGERPRINT)}). "
+        "Set DUALFOCUS_DATA, or DUALFOCUS_LOCAL, to the files of the run."
+    )
 
 
-def _fits(task_run: TaskRun, loaded: ConfigurableTask, docs: Any) -> bool:
+def _fits(task_run: TaskRun, loaded: ConfigurableTask, docs: Dataset) -> bool:
     """Whether these are the questions of the run: by fingerprint, or where a run was killed before it wrote
     one, by the prompts of its samples."""
-    if any(sample.doc_id >= len(docs) for sample in task_run.samples):
+    doc_ids = task_run.traces.doc_ids
+    if len(doc_ids) and doc_ids.max() >= len(docs):
         return False
     if FINGERPRINT in task_run.data:
         return questions_fingerprint(docs) == task_run.data[FINGERPRINT]
     return all(
-        loaded.doc_to_text(docs[sample.doc_id]).strip() == sample.trace.prompts.get("macro", "").strip()
-        for sample in task_run.samples
+        loaded.doc_to_text(doc).strip() == trace.prompts.get("macro", "").strip()
+        for doc, trace in zip(docs.select(doc_ids.tolist()), task_run.traces, strict=True)
     )
 
 
-def _from_docs(loaded: ConfigurableTask, samples: Sequence[SampleRun], docs: Sequence[Doc]) -> dict[str, Any]:
-    columns = (loaded.config.metadata or {}).get("dualfocus") or {}
-    question, box = columns.get("question"), columns.get("box")
-    prompts = [sample.trace.prompts.get("macro", "") for sample in samples]
-    boxes = [None if box is None else doc[box] for doc in docs]
-    return {
-        "question": prompts if question is None else [doc[question] for doc in docs],
-        "answers": [loaded.doc_to_target(doc) for doc in docs],
-        "annotated": [one is not None for one in boxes],
-        "iou": _ious([sample.trace.box for sample in samples], boxes),
-    }
-
-
-def _ious(located: Sequence[Any], annotated: Sequence[Any]) -> np.ndarray:
+def overlaps(located: Sequence[Any], annotated: Sequence[Any]) -> NDArray[np.float64]:
     """(n,) intersection over union of boxes (x0, y0, x1, y1) or None; nan without either, 0 where both are
     empty. What lies outside the image does not count."""
     nothing = (np.nan,) * 4
@@ -157,59 +160,139 @@ def _ious(located: Sequence[Any], annotated: Sequence[Any]) -> np.ndarray:
 # --- the answers -------------------------------------------------------------------------------------------
 
 
-def _from_traces(samples: Sequence[SampleRun]) -> dict[str, Any]:
-    traces = [sample.trace for sample in samples]
-    ppl = {
-        name: np.array([trace.ppl.get(name, np.nan) for trace in traces], dtype=float)
-        for name in ("macro", "micro")
-    }
-    return {
-        "doc_id": [sample.doc_id for sample in samples],
-        "pathway": [trace.selection.pathway for trace in traces],
-        "fallback": pd.Series([trace.fallback for trace in traces], dtype=object),
-        "text_macro": pd.Series([trace.macro.text for trace in traces], dtype=object),
-        "text_micro": pd.Series(
-            [None if trace.micro is None else trace.micro.text for trace in traces], dtype=object
-        ),
-        **{f"ppl_{name}": values for name, values in ppl.items()},
-        **{f"nll_{name}": np.log(values) for name, values in ppl.items()},
-        "confidence_macro": 1 / ppl["macro"],
-    }
+class _Row(NamedTuple):
+    """What is kept of a sample."""
+
+    doc_id: int
+    pathway: str
+    fallback: str | None
+    text_macro: str
+    text_micro: str | None
+    ppl_macro: float
+    ppl_micro: float
+    question: str
+    answers: Any
+    box: Any
+    annotated_box: Any
+    question_key: str
+    macro: float
+    micro: float
+    costs: list[float]
 
 
-def _scores(
-    loaded: ConfigurableTask,
-    metric: str,
-    docs: Sequence[Doc],
-    texts: Sequence[str | None],
-    known: Sequence[str] = (),
-    scores: Sequence[float] = (),
-) -> list[float]:
-    """The score of each text, nan for None. One that equals its `known` text has the score of that."""
-    given: Iterator[tuple[str | None, float]] = iter(zip(known, scores, strict=True))
-    found = []
-    for doc, text in zip(docs, texts, strict=True):
-        same, score = next(given, (None, np.nan))
-        if text is None:
-            found.append(np.nan)
-        elif text == same:
-            found.append(score)
-        else:
-            found.append(_score(loaded.process_results(doc, [text])[metric]))
-    return found
+def _columns(loaded: ConfigurableTask) -> dict[str, str]:
+    """Which columns of the documents hold the question and the box, where the task says it."""
+    return (loaded.config.metadata or {}).get("dualfocus") or {}
 
 
-def question_keys(
-    loaded: ConfigurableTask, metric: str, docs: Sequence[Doc], texts: Sequence[str], doc_ids: Sequence[int]
-) -> list[str]:
-    """The question of each sample, by the key `question` in what the task's metric says of its answer, with
+def _rows(loaded: ConfigurableTask, metric: str, traces: Traces, docs: Dataset) -> Iterator[_Row]:
+    """The samples, each trace and each document read once."""
+    columns = _columns(loaded)
+    question, box = columns.get("question"), columns.get("box")
+    same = _Shared()
+    for trace, doc in zip(traces, each_doc(docs), strict=True):
+        texts = trace.macro.text, None if trace.micro is None else trace.micro.text
+        value = process_results(loaded, doc, texts[0])[metric]
+        macro = micro = _score(value)
+        if texts[1] is None:
+            micro = np.nan
+        elif texts[1] != texts[0]:
+            micro = _score(process_results(loaded, doc, texts[1])[metric])
+        yield _Row(
+            doc_id=trace.key["doc_id"],
+            pathway=same(trace.selection.pathway),
+            fallback=same(trace.fallback),
+            text_macro=same(texts[0]),
+            text_micro=same(texts[1]),
+            ppl_macro=trace.ppl.get("macro", np.nan),
+            ppl_micro=trace.ppl.get("micro", np.nan),
+            question=trace.prompts.get("macro", "") if question is None else doc[question],
+            answers=same(loaded.doc_to_target(doc)),
+            box=trace.box,
+            annotated_box=None if box is None else doc[box],
+            question_key=question_key(value, trace.key["doc_id"]),
+            macro=macro,
+            micro=micro,
+            costs=costs_of(trace),
+        )
+
+
+class _Shared:
+    """Gives equal values as one object, as far as there are few: most answers are one of some words."""
+
+    def __init__(self) -> None:
+        self._known: dict[Any, Any] = {}
+
+    def __call__(self, value: Any) -> Any:
+        is_list = isinstance(value, list) and all(isinstance(one, str) for one in value)
+        key = tuple(value) if is_list else value
+        if not is_list and not isinstance(value, str):
+            return value
+        if len(self._known) < _AT_ONCE:
+            return self._known.setdefault(key, value)
+        return self._known.get(key, value)
+
+
+def _frames(rows: Sequence[_Row]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(table, costs), see `Outcomes`."""
+    column = dict(
+        zip(_Row._fields, zip(*rows, strict=True) if rows else [()] * len(_Row._fields), strict=True)
+    )
+    ppl = {name: np.array(column[f"ppl_{name}"], dtype=float) for name in ("macro", "micro")}
+    table = pd.DataFrame(
+        {
+            "doc_id": list(column["doc_id"]),
+            "pathway": list(column["pathway"]),
+            **{
+                name: pd.Series(column[name], dtype=object)
+                for name in ("fallback", "text_macro", "text_micro")
+            },
+            **{f"ppl_{name}": values for name, values in ppl.items()},
+            **{f"nll_{name}": np.log(values) for name, values in ppl.items()},
+            "confidence_macro": 1 / ppl["macro"],
+            "question": list(column["question"]),
+            "answers": list(column["answers"]),
+            "annotated": [box is not None for box in column["annotated_box"]],
+            "iou": overlaps(column["box"], column["annotated_box"]),
+            "question_key": list(column["question_key"]),
+            "macro": np.array(column["macro"], dtype=float),
+            "micro": np.array(column["micro"], dtype=float),
+        }
+    )
+    table["selected"] = table["macro"].where(table["pathway"] == "macro", table["micro"])
+    table["oracle"] = table[["macro", "micro"]].max(axis=1)
+    costs = np.array(column["costs"], dtype=float).reshape(-1, len(COSTS))
+    return table, pd.DataFrame(costs, columns=list(COSTS))
+
+
+def costs_of(trace: Trace) -> list[float]:
+    """COSTS of a trace."""
+    looks: Sequence[Trace | Look] = trace.looks or [trace]
+    stages = [[trace.macro], [look.locate for look in looks], [look.micro for look in looks]]
+    usages = [[answer.usage for answer in stage if answer is not None] for stage in stages]
+    costs = [
+        sum(getattr(usage, what) for usage in stage) if stage else np.nan
+        for what in ("seconds", "tokens", "encodes")
+        for stage in usages
+    ]
+    area = pixels = np.nan
+    if trace.box is not None:
+        x0, y0, x1, y1 = (min(max(value, 0.0), 1.0) for value in trace.box)
+        area = 100 * max(x1 - x0, 0.0) * max(y1 - y0, 0.0)
+    if trace.shown:
+        pixels = sum((right - left) * (bottom - top) for left, top, right, bottom in trace.shown)
+    one = () if trace.crop_size is None else (trace.crop_size,)
+    sizes = [() if trace.input_size is None else (trace.input_size,), trace.crop_sizes or one]
+    seen = [sum(width * height for width, height in some) if some else np.nan for some in sizes]
+    return [*costs, area, pixels, *seen]
+
+
+def question_key(value: Any, doc_id: int) -> str:
+    """The question of a sample, by the key `question` in what the task's metric says of its answer, with
     which it tells questions apart itself; without one the doc_id."""
-
-    values = (loaded.process_results(doc, [text])[metric] for doc, text in zip(docs, texts, strict=True))
-    first = next(values, None)
-    if not isinstance(first, Mapping) or "question" not in first:  # a metric's values have one form
-        return [str(doc_id) for doc_id in doc_ids]
-    return [str(value["question"]) for value in (first, *values)]
+    if isinstance(value, Mapping) and "question" in value:
+        return str(value["question"])
+    return str(doc_id)
 
 
 def _score(value: Any) -> float:

@@ -1,24 +1,25 @@
 """Runs on disk: the host's results and samples, and the traces beside them. Knows no task and no model.
 
 run = load_run(Path("results/first"))
-print(run.complete, {name: len(task.samples) for name, task in run.tasks.items()})
+print(run.complete, {name: len(task.traces) for name, task in run.tasks.items()})
 """
 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.integrity import read_data
 from dualfocus_lmms.json_text import LONGEST_LINE, Kind, lines
-from dualfocus_lmms.trace import Trace, read_settings, read_traces
+from dualfocus_lmms.trace import read_settings
+from dualfocus_lmms.trace_folder import Traces, find_traces, no_traces
 
 REPLAY = "dualfocus_replay"  # the model class that answers from traces
 RESULTS = "*_results.json"
@@ -57,19 +58,11 @@ _ROW: Kind[dict[str, Any]] = Kind(dict[str, Any])
 
 
 @dataclass(frozen=True, slots=True)
-class SampleRun:
-    """One sample. doc: its document; the host keeps none, so it is None until `outcomes` finds it."""
-
-    doc_id: int
-    doc: dict[str, Any] | None
-    trace: Trace
-
-
-@dataclass(frozen=True, slots=True)
 class TaskRun:
     """One task of a run.
 
-    samples: those with a trace, by doc_id. expected: how many were to be answered; None where unknown.
+    traces: of the samples that have one, by doc_id. expected: how many were to be asked; None where nothing
+    tells.
     data: the task's entry in `data.json` (see `integrity`). samples_file: the host's, with --log_samples.
     include_path: the folder that the run took more tasks from. questions: how many the task has; None where
     unknown.
@@ -77,7 +70,7 @@ class TaskRun:
 
     task: str
     split: str
-    samples: list[SampleRun]
+    traces: Traces
     expected: int | None = None
     data: Mapping[str, Any] = field(default_factory=dict)
     samples_file: Path | None = None
@@ -112,7 +105,7 @@ class Run:
         total = sum(number or 0 for number in expected)
         if None in expected or total == 0:
             return None
-        return sum(len(task.samples) for task in self.tasks.values()) / total
+        return sum(len(task.traces) for task in self.tasks.values()) / total
 
 
 def load_run(folder: str | Path, traces: str | Path | None = None) -> Run:
@@ -137,7 +130,7 @@ def load_run(folder: str | Path, traces: str | Path | None = None) -> Run:
             f"No run in {folder}: give the --output_path of a run (with {RESULTS} in it or below it), "
             "or a folder of traces."
         )
-    found, damaged = ([], []) if where is None else read_traces(where)
+    found, damaged = (no_traces(), []) if where is None else find_traces(where)
     settings = read_settings(where) if where is not None and (where / "run.json").is_file() else {}
     data = {} if where is None else read_data(where)
     found, strange = _of_known_questions(found, _questions(results, data))
@@ -162,16 +155,19 @@ def _questions(results: Mapping[str, Any] | None, data: Mapping[str, Any]) -> di
     return {task: size["original"] for task, size in sizes.items()} | told
 
 
-def _of_known_questions(traces: list[Trace], questions: Mapping[str, int]) -> tuple[list[Trace], list[str]]:
+def _of_known_questions(traces: Traces, questions: Mapping[str, int]) -> tuple[Traces, list[str]]:
     """(traces, those of questions that the task does not have, by name): such a line is damaged."""
-    kept, strange = [], []
-    for trace in traces:
-        task, doc_id = trace.key["task"], trace.key["doc_id"]
-        if doc_id < questions.get(task, doc_id + 1):
-            kept.append(trace)
-        else:
-            strange.append(f"{task}: doc_id {doc_id} of {questions[task]} questions, from 0 on")
-    return kept, strange
+    most = int(np.iinfo(np.int64).max)
+    numbers = [min(questions.get(task, most), most) for task, _ in traces.groups]
+    limits = np.array(numbers, dtype=np.int64)[traces.places["group"]]
+    known = traces.doc_ids < limits
+    strange = [
+        f"{traces.groups[group][0]}: doc_id {doc_id} of {limit} questions, from 0 on"
+        for (group, doc_id), limit in zip(
+            traces.places[["group", "doc_id"]][~known].tolist(), limits[~known].tolist(), strict=True
+        )
+    ]
+    return traces.at(known), strange
 
 
 def _read_results(file: Path) -> dict[str, Any]:
@@ -197,14 +193,10 @@ def trace_argument(results: Mapping[str, Any] | None) -> Path | None:
 
 
 def _tasks(
-    results: Mapping[str, Any] | None, file: Path | None, traces: list[Trace], data: Mapping[str, Any]
+    results: Mapping[str, Any] | None, file: Path | None, traces: Traces, data: Mapping[str, Any]
 ) -> dict[str, TaskRun]:
     """By name: the tasks of the results, with the traces they have; without results all that have traces."""
-    samples: dict[str, list[SampleRun]] = defaultdict(list)
-    splits: dict[str, str] = {}
-    for trace in traces:
-        samples[trace.key["task"]].append(SampleRun(trace.key["doc_id"], None, trace))
-        splits[trace.key["task"]] = trace.key["split"]
+    samples, splits = _by_task(traces)
     results = results or {}
     configs, sizes = results.get("configs", {}), results.get("n-samples", {})
     include_path = ((results.get("config") or {}).get("resolved_cli_args") or {}).get("include_path")
@@ -215,7 +207,7 @@ def _tasks(
         tasks[task] = TaskRun(
             task=task,
             split=split,
-            samples=sorted(samples.get(task, []), key=lambda sample: sample.doc_id),
+            traces=samples.get(task, no_traces()),
             expected=sizes[task]["effective"] if task in sizes else None,
             data=data.get(f"{task}/{split}", {}),
             samples_file=_samples_file(file, task),
@@ -223,6 +215,18 @@ def _tasks(
             questions=questions.get(task),
         )
     return tasks
+
+
+def _by_task(traces: Traces) -> tuple[dict[str, Traces], dict[str, str]]:
+    """(traces by task, each by doc_id; the split of each task, the last one that comes)."""
+    names = np.array([task for task, _ in traces.groups], dtype=object)[traces.places["group"]]
+    samples, splits = {}, {}
+    for task in dict.fromkeys(task for task, _ in traces.groups):
+        some = traces.at(names == task)
+        if len(some):
+            splits[task] = traces.groups[some.places["group"][-1]][1]
+            samples[task] = some.at(np.argsort(some.doc_ids, kind="stable"))
+    return samples, splits
 
 
 def _split(config: Mapping[str, Any]) -> str:

@@ -142,7 +142,7 @@ class Answering(GenerateOnly):
             write_data(self._trace_folder, documents)
         super().clean()
 
-    def _continue(self, folder: str, resume: bool) -> tuple[TraceWriter, list[Trace]]:
+    def _continue(self, folder: str, resume: bool) -> tuple[TraceWriter, Sequence[Trace]]:
         """What this process writes to and what is finished, of a trace folder that was claimed."""
         writer, finished, damaged = open_traces(folder, self._rank, resume)
         for line in damaged:
@@ -198,9 +198,9 @@ class DualFocus(Answering):
         given = {name: value for name, value in (additional_config or {}).items() if value is not None}
         return cls(**(given | parse_model_args(arg_string)))
 
-    def _open_traces(self, options: ModelOptions, device: str) -> tuple[TraceWriter | None, list[Trace]]:
+    def _open_traces(self, options: ModelOptions, device: str) -> tuple[TraceWriter | None, Sequence[Trace]]:
         if options.trace is None:
-            return None, []
+            return None, ()
         if self._rank == 0:
             detector = options.settings().grounding_checkpoint
             family = family_of(options.pretrained, options.revision, options.family)

@@ -9,7 +9,7 @@ chooses between their macro answers, as the ensembles of the paper's table 8.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,13 @@ from dualfocus_lmms.joint_rules import JointRule
 from dualfocus_lmms.models.host.model import GenerateOnly, SampleExtras, check_unseen
 from dualfocus_lmms.models.host.options import parse_model_args
 from dualfocus_lmms.models.host.requests import read_request
+from dualfocus_lmms.models.run.answered import InOrder
 from dualfocus_lmms.models.run.request import Request
 from dualfocus_lmms.options import Bool, Folder, Options, Probability, Rule, option
 from dualfocus_lmms.selection import select
 from dualfocus_lmms.settings import Settings
-from dualfocus_lmms.trace import Trace, read_settings, read_traces
+from dualfocus_lmms.trace import Trace, read_settings
+from dualfocus_lmms.trace_folder import TracesBySample, find_traces
 from dualfocus_lmms.types import Answer, Fallback
 
 SECOND = "second"  # the pathway of the second run's answer
@@ -133,20 +135,20 @@ class Recorded:
     folder: str
     settings: dict[str, Any]
     data: dict[str, dict[str, Any]]
-    traces: dict[Key, Trace]
+    traces: TracesBySample
 
     @classmethod
     def read(cls, folder: str) -> Recorded:
         """UserError where the folder holds no run."""
-        traces, damaged = read_traces(folder)
+        traces, damaged = find_traces(folder)
         for line in damaged:
             logger.warning(f"Unreadable trace in {folder}, its sample is missing: {line}")
         settings = read_settings(folder)
-        return cls(folder, settings, read_data(folder), {_key(trace.key): trace for trace in traces})
+        return cls(folder, settings, read_data(folder), TracesBySample(traces))
 
     def tasks(self) -> set[tuple[str, str]]:
         """Tasks and their splits."""
-        return {(task, split) for task, split, _ in self.traces}
+        return self.traces.groups
 
     def fingerprint(self, task: str, split: str) -> str | None:
         """Of the questions; None where the run did not end."""
@@ -156,7 +158,7 @@ class Recorded:
 # --- which traces ------------------------------------------------------------------------------------------
 
 
-def find(run: Recorded, requests: Sequence[Request], questions: Fingerprints) -> list[Trace]:
+def find(run: Recorded, requests: Sequence[Request], questions: Fingerprints) -> Sequence[Trace]:
     """The run's trace of each request. UserError where the run was not asked all of them, or not the same.
 
     questions: of what is asked now.
@@ -168,12 +170,12 @@ def find(run: Recorded, requests: Sequence[Request], questions: Fingerprints) ->
                 f"The questions of {task} ({split}) have changed since the run in {run.folder}: their "
                 f"fingerprint was {then} and is {now} now. Give the data of that run, or run it again."
             )
-    keys = [_key(request.key) for request in requests]
+    keys = [request.key for request in requests]
     traces = _present(run, keys)
     changed = [
-        key
-        for key, request, trace in zip(keys, requests, traces, strict=True)
-        if trace.key.get("context") != request.key["context"]
+        _key(key)
+        for key in keys
+        if not run.traces.is_same(key) and run.traces[key].key.get("context") != key["context"]
     ]
     if changed:
         raise UserError(
@@ -183,27 +185,30 @@ def find(run: Recorded, requests: Sequence[Request], questions: Fingerprints) ->
     return traces
 
 
-def find_second(run: Recorded, firsts: Sequence[Trace], questions: Fingerprints) -> list[Trace]:
+def find_second(run: Recorded, firsts: Sequence[Trace], questions: Fingerprints) -> Sequence[Trace]:
     """The second run's trace for each of the first's: the same question and image.
 
     Its prompt may be another one, and its task then has another name. UserError where anything else differs.
     """
     twins = {asked: _twin(run, *asked, now) for asked, now in questions.items()}
-    keys = [(*twins[task, split], doc_id) for task, split, doc_id in (_key(first.key) for first in firsts)]
+    certain = {twin for asked, twin in twins.items() if run.fingerprint(*twin) == questions[asked]}
+    keys = []
+    for first in firsts:
+        task, split = twins[first.key["task"], first.key["split"]]
+        keys.append({"task": task, "split": split, "doc_id": first.key["doc_id"]})
     seconds = _present(run, keys)
-    pairs = list(zip(keys, firsts, seconds, strict=True))
-    other_images = [key for key, first, second in pairs if first.image_hash != second.image_hash]
+    other_images, others = [], []
+    for first, second in zip(firsts, seconds, strict=True):
+        key = _key(second.key)
+        if first.image_hash != second.image_hash:
+            other_images.append(key)
+        if key[:2] not in certain and first.key["context"] != second.key.get("context"):
+            others.append(key)
     if other_images:
         raise UserError(
             f"The second run, in {run.folder}, saw other images than the first: {_some(other_images)}. "
             "Give two runs of the same data."
         )
-    certain = {twin for asked, twin in twins.items() if run.fingerprint(*twin) == questions[asked]}
-    others = [
-        key
-        for key, first, second in pairs
-        if key[:2] not in certain and first.key["context"] != second.key.get("context")
-    ]
     if others:  # two prompts may ask the same question: only the fingerprint of a finished run shows that
         raise UserError(
             f"The second run, in {run.folder}, was not asked the same questions as the first: "
@@ -227,15 +232,15 @@ def _twin(run: Recorded, task: str, split: str, questions: str) -> tuple[str, st
     return same[0]
 
 
-def _present(run: Recorded, keys: Sequence[Key]) -> list[Trace]:
-    missing = [key for key in keys if key not in run.traces]
+def _present(run: Recorded, keys: Sequence[Mapping[str, Any]]) -> Sequence[Trace]:
+    missing = [_key(key) for key in keys if key not in run.traces]
     if missing:
         raise UserError(
             f"The run in {run.folder} did not answer {len(missing)} of {len(keys)} questions: "
             f"{_some(missing)}. It holds {_names(run.tasks())}. Finish it with resume=True, or ask for less "
             "with --tasks and --limit."
         )
-    return [run.traces[key] for key in keys]
+    return InOrder(run.traces, keys)
 
 
 def _key(key: Mapping[str, Any]) -> Key:
@@ -255,27 +260,31 @@ def _names(tasks: Iterable[tuple[str, str]]) -> str:
 # --- choosing again ----------------------------------------------------------------------------------------
 
 
-def choose_again(traces: Sequence[Trace], settings: Settings) -> list[Trace]:
+def choose_again(traces: Sequence[Trace], settings: Settings) -> Iterator[Trace]:
     """The traces as a run with these settings would have written them.
 
     UserError where that run would have looked a second time and this one did not, and where it would have
     scored answers under one context and this one did not.
     """
-    lacking = [trace for trace in traces if _lacks_second_look(trace, settings)]
+    lacking, unscored = [], []
+    for trace in traces:
+        if _lacks_second_look(trace, settings):
+            lacking.append(_key(trace.key))
+        if _lacks_scores(trace, settings):
+            unscored.append(_key(trace.key))
     if lacking:
         raise UserError(
             f"With skip_confidence={settings.skip_confidence:g} and count_eos={settings.count_eos}, "
             f"{len(lacking)} samples need a second look that the run skipped: "
-            f"{_some([_key(trace.key) for trace in lacking])}. Give a lower skip_confidence, or select=macro."
+            f"{_some(lacking)}. Give a lower skip_confidence, or select=macro."
         )
-    unscored = [trace for trace in traces if _lacks_scores(trace, settings)]
     if unscored:
         raise UserError(
             f"select={settings.rule_name} compares both answers under one context, and the run has no such "
-            f"scores of {len(unscored)} samples: {_some([_key(trace.key) for trace in unscored])}. Choose "
+            f"scores of {len(unscored)} samples: {_some(unscored)}. Choose "
             f"another rule, such as ppl, or run again with select={settings.rule_name}."
         )
-    return [_choose(trace, settings) for trace in traces]
+    return (_choose(trace, settings) for trace in traces)
 
 
 def _lacks_second_look(trace: Trace, settings: Settings) -> bool:
@@ -299,6 +308,21 @@ def _choose(trace: Trace, settings: Settings) -> Trace:
     name, rule = settings.rule_name, settings.rule
     chosen = select(name, rule, trace.macro, trace.micro, settings.count_eos, judged, box)
     return replace(trace, selection=chosen, judged=judged, ppl=perplexities(answers, settings))
+
+
+class Joined(Sequence[Trace]):
+    """The traces of two runs, see `joined`, each pair when it is taken."""
+
+    def __init__(self, firsts: Sequence[Trace], seconds: Sequence[Trace]) -> None:
+        self._pairs = firsts, seconds
+
+    def __len__(self) -> int:
+        return len(self._pairs[0])
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return Joined(*(traces[index] for traces in self._pairs))
+        return joined(*(traces[index] for traces in self._pairs))
 
 
 def joined(first: Trace, second: Trace) -> Trace:
@@ -352,9 +376,9 @@ class Replay(GenerateOnly):
         traces = find(self._run, read, questions)
         if self._second is not None:
             seconds = find_second(self._second, traces, questions)
-            traces = [joined(*pair) for pair in zip(traces, seconds, strict=True)]
-        traces = choose_again(traces, self._settings)
-        return [GenerationResult(trace.selection.text, SampleExtras.of(trace)) for trace in traces]
+            traces = Joined(traces, seconds)
+        chosen = choose_again(traces, self._settings)
+        return [GenerationResult(trace.selection.text, SampleExtras.of(trace)) for trace in chosen]
 
 
 class ReplaySimple(Replay):

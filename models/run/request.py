@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,3 +23,13 @@ class Request:
     question: Callable[[], Question]
     length: int = 0
     image_name: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The key of its trace, see `name_of`."""
+        return name_of(self.key)
+
+
+def name_of(key: Mapping[str, Any]) -> str:
+    """By what a request and its trace are the same question: task, split and doc_id, as one text."""
+    return f"{key['task']}/{key['split']}/{key['doc_id']}"

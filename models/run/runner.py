@@ -12,11 +12,13 @@ from tqdm import tqdm
 from dualfocus_lmms.errors import GenerationError, Interrupted, UserError
 from dualfocus_lmms.flow import answer_batch, run_macro, run_zoom
 from dualfocus_lmms.models.run import memory
+from dualfocus_lmms.models.run.answered import Answered, InOrder
 from dualfocus_lmms.models.run.batches import LARGEST_SIZE, BatchItem, BatchSize, Reader, in_order
-from dualfocus_lmms.models.run.request import Request
+from dualfocus_lmms.models.run.request import Request, name_of
 from dualfocus_lmms.sample import Sample
 from dualfocus_lmms.settings import Settings
-from dualfocus_lmms.trace import Trace, TraceWriter, read_traces, trace_key
+from dualfocus_lmms.trace import Trace, TraceWriter
+from dualfocus_lmms.trace_folder import find_traces
 from dualfocus_lmms.types import Backend, Question, StopCriteria
 
 _READERS = 4  # threads that open images
@@ -50,17 +52,16 @@ class Runner:
         self._answerer = answerer or (self._run_macro if settings.may_skip else answer_batch)
         self._waiting: list[Sample] = []
         self._writer = writer
-        self._traces = {_name(trace.key): trace for trace in finished}
+        self._answered = Answered(finished, writer)
 
-    def run(self, requests: Sequence[Request], show_progress: bool = False) -> list[Trace]:
+    def run(self, requests: Sequence[Request], show_progress: bool = False) -> Sequence[Trace]:
         """One trace for each request, in order. A sample that is finished, or requested twice, runs once."""
         unanswered: dict[str, Request] = {}
         for request in requests:
-            name = _name(request.key)
-            if name in self._traces:
-                _check_same_context(request, self._traces[name])
-            else:
-                unanswered.setdefault(name, request)
+            if request.key not in self._answered:
+                unanswered.setdefault(request.name, request)
+            elif not self._answered.is_same(request.key):
+                raise _other_context(request)
         done = len(requests) - len(unanswered)
         bar = tqdm(total=len(requests), initial=done, disable=not show_progress, desc="DualFocus")
         with bar as progress, ThreadPoolExecutor(_READERS) as pool:
@@ -73,23 +74,32 @@ class Runner:
                 raise
             except KeyboardInterrupt as error:
                 raise Interrupted(self._interrupted(requests)) from error
-        return [self._traces[_name(request.key)] for request in requests]
+        return InOrder(self._answered, [request.key for request in requests])
 
     def _interrupted(self, requests: Sequence[Request]) -> str:
         """What is finished, and how to resume."""
-        finished = sum(_name(request.key) in self._traces for request in requests)
+        finished = sum(request.key in self._answered for request in requests)
         kept = "They are lost: with trace=<folder> they would be kept."
         if self._writer is not None:
             kept = f"They are in {self._writer.folder}: run the same command with resume=True to resume."
         return f"{finished} of {len(requests)} questions are answered. {kept}"
 
     def _run_batches(self, reader: Reader, progress: tqdm) -> None:
-        while items := reader.take(self.batch_size.now):
-            batch: Sequence[BatchItem] = items
+        while batch := self._next(reader, progress):
             while batch:
                 batch = self._answer(batch, progress)
                 progress.set_postfix(batch=self.batch_size.now, refresh=False)
             self._run_waiting(self.batch_size.now, progress)
+
+    def _next(self, reader: Reader, progress: tqdm) -> Sequence[BatchItem]:
+        """The next batch; empty at the end."""
+        try:
+            return reader.take(self.batch_size.now)
+        except GenerationError:  # no memory for one more image
+            if not self._waiting:
+                raise
+        self._run_waiting(1, progress)  # their images are open too
+        return reader.take(self.batch_size.now)
 
     def _answer(self, batch: Sequence[BatchItem], progress: tqdm) -> Sequence[BatchItem]:
         """Answer the beginning of a batch, as much as memory holds, and return the rest."""
@@ -100,7 +110,7 @@ class Runner:
         if self._fits(questions, work, progress):
             self.batch_size.fitted(len(part))
             return batch[len(part) :]
-        return [item for item in batch if _name(item[0].key) not in self._traces]
+        return [item for item in batch if item[0].key not in self._answered]
 
     def _run_macro(
         self,
@@ -136,7 +146,7 @@ class Runner:
         are answered at a time."""
         try:
             for trace in work():
-                self._keep(trace)
+                self._answered.add(trace)
                 progress.update()
             return True
         except GenerationError:
@@ -154,34 +164,24 @@ class Runner:
         )
         return False
 
-    def _keep(self, trace: Trace) -> None:
-        if self._writer is not None:
-            self._writer.write([trace])
-        self._traces[_name(trace.key)] = trace
 
-
-def open_traces(folder: str, rank: int, resume: bool) -> tuple[TraceWriter, list[Trace], list[str]]:
+def open_traces(folder: str, rank: int, resume: bool) -> tuple[TraceWriter, Sequence[Trace], list[str]]:
     """(writer, finished traces, damaged lines) of a trace folder that was claimed for this run."""
-    finished, damaged = read_traces(folder) if resume else ([], [])
+    finished, damaged = find_traces(folder) if resume else ((), [])
     return TraceWriter(folder, rank), finished, damaged
-
-
-def _name(key: dict[str, object]) -> str:
-    return trace_key({name: key[name] for name in ("task", "split", "doc_id")})
 
 
 def _too_large(question: Question, error: BaseException) -> GenerationError:
     return GenerationError(
-        f"Out of memory with {_name(question.key)} alone, an image of {question.image.width} x "
+        f"Out of memory with {name_of(question.key)} alone, an image of {question.image.width} x "
         f"{question.image.height} pixels: {error}\nGive dtype=bfloat16, or device_map=auto where there are "
         "several GPUs, or another device; make sure that no other program uses its memory. With trace=... "
         "and resume=True nothing that was answered is answered again."
     )
 
 
-def _check_same_context(request: Request, trace: Trace) -> None:
-    if trace.key.get("context") != request.key.get("context"):
-        raise UserError(
-            f"The prompt or the generation settings of {_name(request.key)} have changed since it was "
-            "answered. To resume a run, give the same tasks and --gen_kwargs, else another trace folder."
-        )
+def _other_context(request: Request) -> UserError:
+    return UserError(
+        f"The prompt or the generation settings of {request.name} have changed since it was answered. To "
+        "resume a run, give the same tasks and --gen_kwargs, else another trace folder."
+    )

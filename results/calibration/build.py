@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from dualfocus_lmms.boxes import Box
 from dualfocus_lmms.calibrated import FORMAT, PREFIX, VERSION, Bias, CalibratedRule, Case, FittedOn, Logistic
@@ -62,8 +63,9 @@ def calibrate(
     writable(Path(out).parent, "--out")
     loaded = [load_run(path, traces) for path in runs]
     count_eos = _count_eos(loaded)
-    samples = pd.concat([_samples(run, count_eos) for run in loaded], ignore_index=True)
-    answers = _answers(samples)
+    found_samples = [part for run in loaded for part in _samples(run, count_eos)]
+    samples = pd.concat([table for table, _ in found_samples], ignore_index=True)
+    answers = _answers(samples, np.concatenate([inputs for _, inputs in found_samples]))
     found = {name: _fitted(name, answers) for name in dict.fromkeys(("bias", rule))}
     table = _table(samples, answers, found, folds)
     fitted = CalibratedRule(found[rule], count_eos, _fitted_on(loaded))
@@ -85,21 +87,18 @@ def _count_eos(runs: Sequence[Run]) -> bool:
     return found.pop()
 
 
-def _samples(run: Run, count_eos: bool) -> pd.DataFrame:
-    """The outcomes of a run, with what a rule sees in the column `case`."""
-    found = []
+def _samples(run: Run, count_eos: bool) -> Iterator[tuple[pd.DataFrame, NDArray[np.float64]]]:
+    """The columns that are counted of each task's outcomes, and what a rule sees: `fit.inputs_of`."""
+    if not run.tasks:
+        raise UserError(f"The run {run.name} has no traces: run it with --model_args trace=FOLDER.")
     for name, task in run.tasks.items():
         if FINGERPRINT not in task.data:
             raise UserError(
                 f"The run {run.name} has not ended, so it is unknown which questions of {name} it "
                 "asked. Finish it with resume=True."
             )
-        table = outcomes(task).table
-        cases = [_case(sample.trace, count_eos) for sample in task.samples]
-        found.append(table.assign(task=name, case=pd.Series(cases, dtype=object)))
-    if not found:
-        raise UserError(f"The run {run.name} has no traces: run it with --model_args trace=FOLDER.")
-    return pd.concat(found, ignore_index=True)
+        table = outcomes(task).table[["question_key", "macro", "micro", "oracle"]]
+        yield table.assign(task=name), fit.inputs_of(_case(trace, count_eos) for trace in task.traces)
 
 
 def _case(trace: Trace, count_eos: bool) -> Case | None:
@@ -108,9 +107,9 @@ def _case(trace: Trace, count_eos: bool) -> Case | None:
     return Case(trace.macro, trace.micro, None if trace.box is None else Box(*trace.box), count_eos)
 
 
-def _answers(samples: pd.DataFrame) -> fit.Answers:
+def _answers(samples: pd.DataFrame, inputs: NDArray[np.float64]) -> fit.Answers:
     return fit.Answers(
-        samples["case"].tolist(),
+        inputs,
         samples["macro"].to_numpy(dtype=float),
         micro_scores(samples).to_numpy(dtype=float),
         by_question.questions(samples),
@@ -123,7 +122,7 @@ def _fitted_on(runs: Sequence[Run]) -> tuple[FittedOn, ...]:
     for run in runs:
         for task in run.tasks.values():
             key = (task.task, task.split, str(task.data[FINGERPRINT]))
-            found[key] = max(found.get(key, 0), len(task.samples))
+            found[key] = max(found.get(key, 0), len(task.traces))
     return tuple(FittedOn(*key, samples) for key, samples in sorted(found.items()))
 
 
@@ -132,13 +131,13 @@ def _fitted_on(runs: Sequence[Run]) -> tuple[FittedOn, ...]:
 
 def _fitted(name: str, answers: fit.Answers) -> Bias | Logistic:
     """A rule fitted on all answers. UserError where they tell nothing."""
-    found = FITS[name](answers, np.ones(len(answers.cases), dtype=bool))
+    found = FITS[name](answers, np.ones(len(answers.inputs), dtype=bool))
     if found is not None:
         return found
-    looked = sum(case is not None for case in answers.cases)
+    looked = int((~np.isnan(answers.advantage)).sum())
     better = int((answers.gains > 0).sum()), int((answers.gains < 0).sum())
     raise UserError(
-        f"Nothing to fit {name} on: of {len(answers.cases)} samples, {looked} have a micro answer, which is "
+        f"Nothing to fit {name} on: of {len(answers.inputs)} samples, {looked} have a micro answer, which is "
         f"worth more than macro's in {better[0]} and less in {better[1]}. Give a run with pathway=both and "
         "more questions."
     )

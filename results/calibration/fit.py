@@ -5,7 +5,7 @@ Seeds are fixed: the same answers give the same numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,6 +20,8 @@ FOLDS = 10
 RESAMPLES = 1000
 SEED = 0
 
+_NLL_MACRO, _NLL_MICRO = FEATURES.index("nll_macro"), FEATURES.index("nll_micro")
+
 Rows = NDArray[np.bool_]  # (n,): which answers
 
 
@@ -27,11 +29,12 @@ Rows = NDArray[np.bool_]  # (n,): which answers
 class Answers:
     """Two answers to each of n samples, and what they are worth.
 
-    cases: None where there is no micro answer. macro, micro: (n,) scores, 0 to 100; macro's stands for micro
-    where there is none. questions: (n,) the number of the question of each sample.
+    inputs: (n, features), see `calibrated.features`; nan without a micro answer. macro, micro: (n,) scores, 0
+    to 100; macro's stands for micro where there is none. questions: (n,) the number of the question of each
+    sample.
     """
 
-    cases: Sequence[Case | None]
+    inputs: NDArray[np.float64]
     macro: NDArray[np.float64]
     micro: NDArray[np.float64]
     questions: NDArray[np.int64]
@@ -44,16 +47,14 @@ class Answers:
     @cached_property
     def advantage(self) -> NDArray[np.float64]:
         """(n,): see `bias`."""
-        pairs = [(np.nan, np.nan) if case is None else case.nlls for case in self.cases]
-        macro, micro = np.array(pairs, dtype=float).reshape(-1, 2).T
-        return macro - micro
+        return self.inputs[:, _NLL_MACRO] - self.inputs[:, _NLL_MICRO]
 
-    @cached_property
-    def inputs(self) -> NDArray[np.float64]:
-        """(n, features): see `calibrated.features`; nan without a micro answer."""
-        nothing = dict.fromkeys(FEATURES, np.nan)
-        found = [nothing if case is None else features(case) for case in self.cases]
-        return np.array([[one[name] for name in FEATURES] for one in found], dtype=float)
+
+def inputs_of(cases: Iterable[Case | None]) -> NDArray[np.float64]:
+    """(n, features): `Answers.inputs` of cases, None where there is no micro answer."""
+    nothing = dict.fromkeys(FEATURES, np.nan)
+    found = (nothing if case is None else features(case) for case in cases)
+    return np.fromiter((one[name] for one in found for name in FEATURES), float).reshape(-1, len(FEATURES))
 
 
 Choice = Bias | Logistic
@@ -89,16 +90,21 @@ def fit_logistic(answers: Answers, rows: Rows) -> Logistic | None:
 
 def scores(answers: Answers, choice: Choice, rows: Rows | None = None) -> NDArray[np.float64]:
     """(n,) or (rows,): the scores of what a rule chooses."""
-    places = np.arange(len(answers.cases)) if rows is None else np.flatnonzero(rows)
-    micro = [_chooses_micro(choice, answers.cases[place]) for place in places.tolist()]
-    return np.where(micro, answers.micro[places], answers.macro[places])
+    chosen = slice(None) if rows is None else rows
+    micro = _chooses_micro(choice, answers.inputs[chosen])
+    return np.where(micro, answers.micro[chosen], answers.macro[chosen])
 
 
-def _chooses_micro(choice: Choice, case: Case | None) -> bool:
-    if case is None:
-        return False
-    macro, micro = choice.compare(case)
-    return not macro < micro
+def _chooses_micro(choice: Choice, inputs: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """(n,): where micro wins, as `choice.compare` says it of one sample."""
+    if isinstance(choice, Bias):
+        return inputs[:, _NLL_MACRO] >= inputs[:, _NLL_MICRO] + choice.b
+    odds = np.full(len(inputs), choice.intercept)
+    for place, name in enumerate(FEATURES):
+        one = choice.features[name]
+        odds += one.weight * (inputs[:, place] - one.mean) / one.scale
+    rest = np.log1p(np.exp(-np.abs(odds)))
+    return ~(np.maximum(odds, 0) + rest < np.maximum(-odds, 0) + rest)
 
 
 def held_out_scores(fit: Fit, answers: Answers, folds: int = FOLDS) -> NDArray[np.float64] | None:
@@ -108,7 +114,7 @@ def held_out_scores(fit: Fit, answers: Answers, folds: int = FOLDS) -> NDArray[n
     nothing to fit on.
     """
     fold = fold_of(answers.questions, folds)
-    found = np.empty(len(answers.cases))
+    found = np.empty(len(answers.inputs))
     if fold.max(initial=0) == 0:
         return None
     for number in range(fold.max() + 1):
@@ -130,11 +136,9 @@ def b_interval(answers: Answers, resamples: int = RESAMPLES) -> Interval:
     """The 95% interval of the best b: the quantiles of those of questions drawn again (bootstrap)."""
     known, places = np.unique(answers.questions, return_inverse=True)
     random = np.random.default_rng(SEED)
-    advantage, gains = answers.advantage, answers.gains
+    steps = bias.Steps(answers.advantage, answers.gains)
     drawn = [
-        bias.best(
-            advantage, gains, random.multinomial(len(known), np.full(len(known), 1 / len(known)))[places]
-        )
+        steps.best(random.multinomial(len(known), np.full(len(known), 1 / len(known)))[places])
         for _ in range(resamples)
     ]
     return Interval(*(float(value) for value in np.nanquantile(drawn, (0.025, 0.975))))

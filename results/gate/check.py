@@ -161,7 +161,7 @@ def incomplete(run: Run) -> list[str]:
         return ["The run did not end: it has no results."]
     found = []
     named = trace_argument(run.results)
-    if named is not None and not any(task.samples for task in run.tasks.values()):
+    if named is not None and not any(task.traces for task in run.tasks.values()):
         found.append(f"Its traces are not here, its results name {named}: give their folder with --traces.")
     for name, task in run.tasks.items():
         for what, count in _present(task):
@@ -183,8 +183,8 @@ def _check_task(name: str, before: TaskScores, now: TaskScores | None) -> TaskCh
 
 def _present(task: TaskRun) -> Iterator[tuple[str, int]]:
     """(what, how many) for each record of a run that exists."""
-    if task.samples:
-        yield "traces", len(task.samples)
+    if task.traces:
+        yield "traces", len(task.traces)
     if task.samples_file is not None:
         yield "logged samples", len({row["doc_id"] for row in task.rows()})
 

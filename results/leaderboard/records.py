@@ -259,14 +259,14 @@ def _pathway_scores(run: Run) -> dict[str, dict[Pathway, dict[str, Score]]]:
     """By task: what its macro and its micro answers are worth. UserError without a second look."""
     from dualfocus_lmms.results.outcomes import outcomes
 
-    if run.settings.get("pathway") == "macro" or not any(task.samples for task in run.tasks.values()):
+    if run.settings.get("pathway") == "macro" or not any(task.traces for task in run.tasks.values()):
         raise UserError(
             f"The run {run.name} has no second look to score by itself: it needs the traces of a run with "
             "pathway=both. Leave --pathways out."
         )
     found: dict[str, dict[Pathway, dict[str, Score]]] = {}
     for name, task in run.tasks.items():
-        if task.samples:
+        if task.traces:
             answers = outcomes(task)
             ways: tuple[Literal["macro", "micro"], ...] = ("macro", "micro")
             found[name] = {

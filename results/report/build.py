@@ -7,27 +7,30 @@ The page asks nothing of any network. A run that was killed has a report too, wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 from PIL import Image
 
 from dualfocus_lmms.errors import UserError
-from dualfocus_lmms.files import atomic_write, writable
+from dualfocus_lmms.files import atomic_write, replacing, writable
 from dualfocus_lmms.images import open_image, set_up_pillow
+from dualfocus_lmms.integrity import each_doc
 from dualfocus_lmms.results.outcomes import Outcomes, outcomes
 from dualfocus_lmms.results.report import accuracy as right
 from dualfocus_lmms.results.report import box_tables, comparison, confidence, gallery, page, plots, tables
 from dualfocus_lmms.results.report.tables import Table
 from dualfocus_lmms.results.runs import Run, load_run
-from dualfocus_lmms.text_output import csv_text, markdown
+from dualfocus_lmms.text_output import csv_parts, csv_text, markdown
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from lmms_eval.api.task import ConfigurableTask
 
 # Columns of documents that say what kind of question it is; the first one that a task has.
@@ -48,7 +51,7 @@ FACTS = (
 )
 NAMES_SHOWN = 5
 HOST_ZONE = timezone(timedelta(hours=8))  # of the dates that lmms-eval writes, wherever it runs: Singapore's
-NOT_IN_CSV = ["trace", "run"]
+NOT_IN_CSV = ["run"]
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class Report:
 class Shown:
     """A run as its report shows it.
 
-    samples: see `tables`, with run, outcome and trace. questions: how many each task has.
+    samples: see `tables`, with run and outcome. questions: how many each task has.
     """
 
     name: str
@@ -101,11 +104,11 @@ def report(
     runs = [load_run(path, traces) for path in folders]
     shown = [_shown(run, name) for run, name in zip(runs, _names(folders, runs), strict=True)]
     compared = _comparison(shown)
-    samples = pd.concat([one.samples for one in shown], ignore_index=True)
-    rows, kept = gallery.collect(samples, images, _openers(shown))
+    total = sum(len(one.samples) for one in shown)
+    rows, kept = gallery.collect(_listed(shown), images, _openers(shown))
     title = " · ".join(one.name for one in shown)
     pages = [_run_page(one) for one in shown]
-    notices = _notices(len(samples), rows, kept, images)
+    notices = _notices(total, rows, kept, images)
     text = page.render(title, pages, compared, rows, kept, notices)
     try:
         atomic_write(folder / "report.html", text)
@@ -116,7 +119,7 @@ def report(
             f"Cannot write the report to {folder}: {error}. Give another folder with --out."
         ) from error
     missing = tuple(f"{one.name}: {notice}" for one in shown for notice in incomplete(one))
-    return Report(folder, len(samples), sum(place >= 0 for place in rows["photo"]), missing)
+    return Report(folder, total, sum(place >= 0 for place in rows["photo"]), missing)
 
 
 # --- runs --------------------------------------------------------------------------------------------------
@@ -132,34 +135,74 @@ def _names(folders: Sequence[str | Path], runs: Sequence[Run]) -> list[str]:
 
 
 def _shown(run: Run, name: str) -> Shown:
-    found = {task: outcomes(one) for task, one in run.tasks.items() if one.samples}
+    found = {task: outcomes(one) for task, one in run.tasks.items() if one.traces}
     if not found:
         lost = f" that can be read ({run.damaged[0]})" if run.damaged else ""
         raise UserError(
             f"The run {name} has no traces{lost}: run it with --model_args trace=FOLDER, or name their "
             "folder with --traces."
         )
-    samples = pd.concat([_samples(run, one) for one in found.values()], ignore_index=True)
+    parts = [_samples(one) for one in found.values()]
+    samples = pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0]
     samples = samples.assign(run=name, outcome=gallery.outcome_names(samples))
     questions = {task: len(one.loaded.eval_docs_no_media) for task, one in found.items()}
     return Shown(name, run, found, samples, questions)
 
 
-def _samples(run: Run, outcome: Outcomes) -> pd.DataFrame:
-    traces = [sample.trace for sample in run.tasks[outcome.task].samples]
-    columns: dict[str, Any] = tables.from_traces(traces)
-    frame = outcome.table.assign(task=outcome.task, dimension=kinds(outcome.docs), **columns)
-    frame["trace"] = pd.Series(traces, dtype=object)
-    return frame
+def _samples(outcome: Outcomes) -> pd.DataFrame:
+    frame = outcome.table.assign(task=outcome.task, dimension=kinds(outcome.docs))
+    return pd.concat([frame, outcome.costs], axis=1)
 
 
-def kinds(docs: Sequence[dict[str, Any]]) -> pd.Series:
+def _listed(shown: Sequence[Shown]) -> pd.DataFrame:
+    """The samples that are on the page, each with its trace and its annotated box."""
+    every = pd.concat([one.samples[["run", "task", "outcome"]] for one in shown], ignore_index=True)
+    chosen = np.sort(gallery.choose(every, gallery.MOST_ROWS))
+    parts, start = [], 0
+    for one in shown:
+        first = start
+        for task, outcome in one.outcomes.items():
+            end = start + len(outcome.table)
+            places = chosen[(start <= chosen) & (chosen < end)]
+            some = one.samples.iloc[places - first]
+            traces = list(one.run.tasks[task].traces.at(places - start))
+            boxes = outcome.annotated_boxes(places - start)
+            columns = {"trace": traces, "annotated_box": boxes}
+            parts.append(
+                some.assign(
+                    **{name: pd.Series(values, some.index, dtype=object) for name, values in columns.items()}
+                )
+            )
+            start = end
+    return pd.concat(parts, ignore_index=True)
+
+
+def kinds(docs: Dataset | Sequence[dict[str, Any]]) -> pd.Series:
     """The kind of each question, by the first column of KINDS with at most MOST_KINDS values; else None."""
     for name in KINDS:
-        values = [doc.get(name) for doc in docs]
-        if all(isinstance(value, str) and value for value in values) and len(set(values)) <= MOST_KINDS:
+        values = _few(doc.get(name) for doc in docs) if isinstance(docs, Sequence) else _few_of(docs, name)
+        if values is not None:
             return pd.Series(values, dtype=object)
     return pd.Series([None] * len(docs), dtype=object)
+
+
+def _few_of(docs: Dataset, name: str) -> list[str] | None:
+    if name not in docs.column_names:
+        return None
+    return _few(doc[name] for doc in each_doc(docs.select_columns([name])))
+
+
+def _few(values: Iterable[Any]) -> list[str] | None:
+    """The values, where all are texts and MOST_KINDS of them differ at most."""
+    known: dict[str, str] = {}
+    found = []
+    for value in values:
+        if not isinstance(value, str) or not value:
+            return None
+        found.append(known.setdefault(value, value))
+        if len(known) > MOST_KINDS:
+            return None
+    return found
 
 
 def _openers(shown: Sequence[Shown]) -> dict[tuple[str, str], gallery.Open]:
@@ -186,7 +229,7 @@ def _comparison(shown: Sequence[Shown]) -> list[Table]:
     settings = {one.name: _settings(one.run) for one in shown}
     found = [comparison.by_run(samples, settings)]
     if any(one.samples["task"].nunique() > 1 for one in shown):
-        found.append(comparison.by_task(samples))
+        found += [comparison.by_task(samples), comparison.differences(samples)]
     return found
 
 
@@ -221,11 +264,10 @@ def incomplete(shown: Shown) -> list[str]:
     notices = []
     for name, task in shown.run.tasks.items():
         asked = task.expected if task.expected is not None else shown.questions.get(name)
-        if asked is not None and len(task.samples) < asked:
-            share = 100 * len(task.samples) / asked
-            notices.append(f"{name}: {len(task.samples):,} of {asked:,} samples are here ({share:.1f}%).")
-            present = {sample.doc_id for sample in task.samples}
-            lacking = [str(doc_id) for doc_id in range(asked) if doc_id not in present]
+        if asked is not None and len(task.traces) < asked:
+            share = 100 * len(task.traces) / asked
+            notices.append(f"{name}: {len(task.traces):,} of {asked:,} samples are here ({share:.1f}%).")
+            lacking = [str(doc_id) for doc_id in np.setdiff1d(np.arange(asked), task.traces.doc_ids)]
             notices.append(f"Missing: doc_id {_first(lacking)}.")
     if shown.run.results is None and notices:
         notices.append("The run wrote no results: it was killed, still works, or was given a --limit.")
@@ -372,7 +414,11 @@ def _write_tables(
                 atomic_write(folder / f"{prefix}{table.name}.csv", csv_text(table.frame))
             if section.plot is not None:
                 atomic_write(folder / f"{prefix}{section.name}.svg", _alone(section.plot))
-        atomic_write(folder / f"{prefix}samples.csv", csv_text(one.samples.drop(columns=NOT_IN_CSV)))
+        with (
+            replacing(folder / f"{prefix}samples.csv") as temporary,
+            temporary.open("w", encoding="utf-8", newline="") as file,
+        ):
+            file.writelines(csv_parts(one.samples.drop(columns=NOT_IN_CSV)))
 
 
 def _prefix(number: int, runs: int) -> str:

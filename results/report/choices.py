@@ -48,13 +48,16 @@ def by_rule(run: Run, samples: pd.DataFrame, name: str) -> pd.Series:
     if isinstance(rule, CalibratedRule):
         asked = {(task.task, task.split): str(task.data.get(FINGERPRINT)) for task in run.tasks.values()}
         rule.check_unseen(name, asked)
-    traces = {(task.task, one.doc_id): one.trace for task in run.tasks.values() for one in task.samples}
-    chosen = []
-    for row in samples.itertuples():
-        trace = traces[row.task, row.doc_id]
-        box = None if trace.box is None else Box(*trace.box)
-        chosen.append(select(name, rule, trace.macro, trace.micro, settings.count_eos, None, box).pathway)
-    return samples["macro"].where(np.array(chosen) == "macro", samples["micro"])
+    chosen = pd.Series("macro", samples.index)
+    for task, rows in samples.groupby("task", sort=False):
+        traces = run.tasks[str(task)].traces
+        for place, trace in zip(
+            rows.index, traces.at(np.searchsorted(traces.doc_ids, rows["doc_id"])), strict=True
+        ):
+            box = None if trace.box is None else Box(*trace.box)
+            count_eos = settings.count_eos
+            chosen[place] = select(name, rule, trace.macro, trace.micro, count_eos, None, box).pathway
+    return samples["macro"].where(chosen == "macro", samples["micro"])
 
 
 def by_second(run: Run, samples: pd.DataFrame, second: Run) -> pd.DataFrame:

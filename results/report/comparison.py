@@ -67,3 +67,15 @@ def by_task(runs: Mapping[str, pd.DataFrame]) -> Table:
     if tables.ALL in frame:  # last, whichever run has several tasks
         frame[tables.ALL] = frame.pop(tables.ALL)
     return Table("comparison_by_task", "Runs by task", frame)
+
+
+def differences(runs: Mapping[str, pd.DataFrame]) -> Table:
+    """One row a task and run after the first: the paired difference from the first run, see `by_run`."""
+    (_, first), *others = runs.items()
+    rows = [
+        {"task": task, "run": name} | against(some, first)
+        for name, samples in others
+        for task, some in tables.parts(samples)
+    ]
+    style = {"p": "{:.2g}", "in both": "{:.0f}"} | tables.SIGNED
+    return Table("comparison_paired", "Differences from the first run by task", pd.DataFrame(rows), "", style)

@@ -38,7 +38,7 @@ def reliability(samples: pd.DataFrame) -> Table:
 
 def confident(samples: pd.DataFrame, way: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """(confidences, right) of the answers that a pathway gave."""
-    seen = samples[samples[f"nll_{way}"].notna()]
+    seen = samples.loc[samples[f"nll_{way}"].notna(), [f"nll_{way}", way]]
     return np.exp(-seen[f"nll_{way}"].to_numpy(dtype=float)).clip(0, 1), (seen[way] >= RIGHT).to_numpy()
 
 

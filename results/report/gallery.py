@@ -58,9 +58,9 @@ def outcome_names(samples: pd.DataFrame) -> list[str]:
 
 def choose(samples: pd.DataFrame, number: int) -> NDArray[np.int64]:
     """Places of at most `number` samples, evenly from each run, task and outcome, drawn with a fixed seed."""
-    shuffled = samples.assign(place=np.arange(len(samples))).sample(frac=1, random_state=0)
+    shuffled = samples[["run", "task", "outcome"]].reset_index(drop=True).sample(frac=1, random_state=0)
     turn = shuffled.groupby(["run", "task", "outcome"]).cumcount()
-    return shuffled["place"].to_numpy()[np.argsort(turn.to_numpy(), kind="stable")[:number]]
+    return shuffled.index.to_numpy()[np.argsort(turn.to_numpy(), kind="stable")[:number]]
 
 
 @dataclass

@@ -87,7 +87,7 @@ def perplexities(samples: pd.DataFrame) -> str:
     with _style():
         figure, axes = _figure((7.6, 2.9), 2, sharey=True)
         for axis, way in zip(axes, ("macro", "micro"), strict=True):
-            seen = samples[samples[f"nll_{way}"].notna()]
+            seen = samples.loc[samples[f"nll_{way}"].notna(), [f"nll_{way}", way]]
             right = seen[way] >= tables.RIGHT
             for some, color, filled in ((seen[~right], SOFT, False), (seen[right], COLORS[way], True)):
                 _histogram(axis, np.exp(edges), some[f"nll_{way}"], len(seen), color, filled)

@@ -1,13 +1,13 @@
 """A run's figures as tables: pure functions from samples to numbers. Knows no file, no page and no task.
 
-samples: one row a sample, the columns of `outcomes.Outcomes.table` and those of `FROM_TRACES`, with `task`
+samples: one row a sample, the columns of `outcomes.Outcomes.table` and its `costs`, with `task`
 and `dimension` (None where a task has no kinds of questions). Where there was no second look, the macro
 answer stands for micro. A question whose options are asked in several orders is several samples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,6 @@ from tabulate import tabulate
 
 from dualfocus_lmms.results.report import by_question
 from dualfocus_lmms.text_output import markdown
-from dualfocus_lmms.trace import Look, Trace
 from dualfocus_lmms.types import Fallback
 
 RIGHT = 50.0  # the lowest score that counts as correct where correct and wrong are counted
@@ -26,14 +25,6 @@ WAYS = ("macro", "micro", "selected", "oracle")
 STAGES = ("macro", "locate", "micro")
 ALL = "all questions"
 THRESHOLDS = (1.0, 0.999, 0.99, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.0)
-
-FROM_TRACES = (
-    *(f"{what}_{stage}" for what in ("seconds", "tokens", "encodes") for stage in STAGES),
-    "area",
-    "crop_pixels",
-    "pixels_macro",
-    "pixels_micro",
-)
 
 
 @dataclass(frozen=True)
@@ -79,41 +70,15 @@ class Table:
         return tabulate(rows, headers, tablefmt="github", colalign=aligned, disable_numparse=True)
 
 
-def from_traces(traces: Iterable[Trace]) -> dict[str, NDArray[np.float64]]:
-    """The columns FROM_TRACES: what each stage cost, in all looks together, nan where it did not run; the
-    box's share of the image
-    in percent and the crop's size in pixels, nan without one; the pixels of the image and of the crop as the
-    model received them (of several crops together), nan where its encoder or its tiles have one size."""
-    return dict(zip(FROM_TRACES, np.array([_facts(trace) for trace in traces], dtype=float).T, strict=True))
-
-
-def _facts(trace: Trace) -> list[float]:
-    looks: Sequence[Trace | Look] = trace.looks or [trace]
-    stages = [[trace.macro], [look.locate for look in looks], [look.micro for look in looks]]
-    usages = [[answer.usage for answer in stage if answer is not None] for stage in stages]
-    costs = [
-        sum(getattr(usage, what) for usage in stage) if stage else np.nan
-        for what in ("seconds", "tokens", "encodes")
-        for stage in usages
-    ]
-    area = pixels = np.nan
-    if trace.box is not None:
-        x0, y0, x1, y1 = (min(max(value, 0.0), 1.0) for value in trace.box)
-        area = 100 * max(x1 - x0, 0.0) * max(y1 - y0, 0.0)
-    if trace.shown:
-        pixels = sum((right - left) * (bottom - top) for left, top, right, bottom in trace.shown)
-    one = () if trace.crop_size is None else (trace.crop_size,)
-    sizes = [() if trace.input_size is None else (trace.input_size,), trace.crop_sizes or one]
-    seen = [sum(width * height for width, height in some) if some else np.nan for some in sizes]
-    return [*costs, area, pixels, *seen]
-
-
 def parts(samples: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """Each task with its samples; then all of them, where there are several tasks."""
     names = samples["task"].unique()
+    if len(names) == 1:
+        yield names[0], samples
+        return
     for name in names:
         yield name, samples[samples["task"] == name]
-    if len(names) > 1:
+    if len(names):
         yield ALL, samples
 
 
@@ -211,7 +176,7 @@ def perplexities(samples: pd.DataFrame) -> Table:
     """Figure 3 in numbers: perplexities of correct and wrong answers."""
     rows = []
     for way in ("macro", "micro"):
-        seen = samples[samples[f"nll_{way}"].notna()]
+        seen = samples.loc[samples[f"nll_{way}"].notna(), [f"nll_{way}", way]]
         right = seen[way] >= RIGHT
         for verdict, some in (("right", seen[right]), ("wrong", seen[~right])):
             if len(some):
@@ -246,7 +211,9 @@ def adaptive_curve(samples: pd.DataFrame, thresholds: Sequence[float]) -> pd.Dat
     """For each threshold that the samples can tell of, from high to low: the share skipped, the score, and
     where traces hold times, the time of a question. A question that was skipped in the run tells nothing of
     a threshold above its confidence."""
-    samples = samples.sort_values("confidence_macro")
+    costs = [name for name in samples if name.startswith("seconds_")]
+    needed = ["confidence_macro", "fallback", "macro", "selected", *costs]
+    samples = samples[needed].sort_values("confidence_macro")
     confidence = samples["confidence_macro"].to_numpy()
     was_skipped = samples["fallback"] == Fallback.SKIPPED
     most = confidence[was_skipped].min() if was_skipped.any() else np.inf

@@ -6,6 +6,7 @@ their files themselves give it a placeholder, so that no image and no question i
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -147,9 +148,9 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error}): give a UTF-8 file of JSON lines.") from error
     # Not splitlines(): a JSON string may hold other line separators.
-    for number, line in enumerate(content.split(b"\n"), start=1):
+    for number, line in enumerate(io.BytesIO(content), start=1):
         if line.strip():
-            yield f"{path}:{number}", line.decode("utf-8", "surrogateescape")
+            yield f"{path}:{number}", line.removesuffix(b"\n").decode("utf-8", "surrogateescape")
 
 
 def _parse(line: str, where: str) -> Doc:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from dualfocus_lmms.tasks.common.prompts import LETTER_ANSWER, option_lines
 from dualfocus_lmms.tasks.common.sources import (
     LOCAL,
     Doc,
+    Row,
     build_dataset,
     images_needed,
     named_path,
@@ -50,7 +52,7 @@ def read_questions(file: Path | None) -> list[Doc]:
         )
     if not file.is_file():
         raise UserError(f"{LOCAL} is {str(file)!r}, which is no file: give a JSON Lines file of questions.")
-    return [doc for _, doc in _read(file)]
+    return _not_empty(file, read_rows(file, lambda row, where: _document(row, file.parent, where)))
 
 
 def check(limit: int | None = None) -> None:
@@ -76,10 +78,13 @@ def _image_fault(image: str, where: str) -> str | None:
 
 def _read(file: Path) -> list[tuple[str, Doc]]:
     """The documents of a file, each with its place."""
-    docs = read_rows(file, lambda row, where: (where, _document(row, file.parent, where)))
-    if not docs:
+    return _not_empty(file, read_rows(file, lambda row, where: (where, _document(row, file.parent, where))))
+
+
+def _not_empty(file: Path, rows: list[Row]) -> list[Row]:
+    if not rows:
         raise UserError(f"{file} holds no question: give at least one line.")
-    return docs
+    return rows
 
 
 def _document(row: Doc, folder: Path, where: str) -> Doc:
@@ -89,7 +94,7 @@ def _document(row: Doc, folder: Path, where: str) -> Doc:
     options = _options(row, where)
     answers = _answers(row, where)
     return {
-        "image": str(image),
+        "image": sys.intern(str(image)),  # several questions share one
         "question": text_field(row, "question", where),
         "options": options,
         "answers": [_letter(answer, options, where) for answer in answers] if options else answers,

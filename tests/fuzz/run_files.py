@@ -16,7 +16,8 @@ from fuzz.small_files import DATE, QUESTIONS, SETTINGS, put
 
 from dualfocus_lmms import Answer, Selection, Trace, Usage
 from dualfocus_lmms.integrity import read_data, write_data
-from dualfocus_lmms.trace import TraceWriter, claim_folder, read_traces
+from dualfocus_lmms.trace import TraceWriter, claim_folder
+from dualfocus_lmms.trace_folder import find_traces, read_traces
 from dualfocus_lmms.types import JointScores, Scores
 
 DOCS = [{"question": row["question"], "options": [], "answers": ["yes"]} for row in QUESTIONS]
@@ -171,7 +172,7 @@ def replay(folder: Path) -> None:
 
     run = Recorded.read(str(folder))
     options = ReplayOptions.of({"trace": str(folder), "select": "micro"})
-    choose_again(list(run.traces.values()), options.settings(run.settings))
+    list(choose_again(find_traces(folder)[0], options.settings(run.settings)))
 
 
 @functools.cache

@@ -61,6 +61,8 @@ def test_without_any_difference_there_is_none():
 def test_weights_count_samples_several_times():
     advantage, gains, weights = [1.0, 2.0, 3.0], [-100, 100, -100], [1, 1, 3]
     again = bias.best(np.repeat(advantage, weights), np.repeat(gains, weights))
-    assert bias.best(advantage, gains, weights) == again == 3.5
-    assert bias.best(advantage, gains, [1, 3, 1]) == 1.5
-    assert bias.best(advantage, gains, [0, 1, 0]) == 0
+    steps = bias.Steps(advantage, gains)
+    assert steps.best(weights) == again == 3.5
+    assert steps.best([1, 3, 1]) == 1.5
+    assert steps.best([0, 1, 0]) == 0
+    assert np.isnan(steps.best([0, 0, 0]))

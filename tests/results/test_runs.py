@@ -20,8 +20,8 @@ def test_a_whole_run(tmp_path: Path, write_run: WriteRun) -> None:
     assert run.settings["pretrained"] == "/somewhere/nano"
     task = run.tasks["df_local"]
     assert (task.task, task.split, task.expected, task.data["samples"]) == ("df_local", "test", 3, 3)
-    assert [sample.doc_id for sample in task.samples] == [0, 1, 2]
-    assert [sample.trace.key["doc_id"] for sample in task.samples] == [0, 1, 2]
+    assert task.traces.doc_ids.tolist() == [0, 1, 2]
+    assert [trace.key["doc_id"] for trace in task.traces] == [0, 1, 2]
     assert {row["doc_id"]: row["accuracy"] for row in task.rows()} == {0: 100, 1: 0, 2: 100}
 
 
@@ -76,8 +76,8 @@ def test_a_copied_run_keeps_its_own_traces(
     name_traces(write_run(Path("run"), [100, 0]), "run/traces")
     Path("run").rename("kept")
     name_traces(write_run(Path("run"), [100, 0, 100]), "run/traces")
-    assert len(load_run("kept").tasks["df_local"].samples) == 2
-    assert len(load_run("run").tasks["df_local"].samples) == 3
+    assert len(load_run("kept").tasks["df_local"].traces) == 2
+    assert len(load_run("run").tasks["df_local"].traces) == 3
 
 
 def test_a_replay_is_no_run(tmp_path: Path, write_run: WriteRun) -> None:
@@ -115,7 +115,7 @@ def test_a_killed_run_has_traces_alone(
     for given in (folder, tmp_path):
         run = load_run(given)
         assert (run.results, run.complete, len(run.damaged)) == (None, None, 1)
-        assert {name: (task.split, len(task.samples)) for name, task in run.tasks.items()} == {
+        assert {name: (task.split, len(task.traces)) for name, task in run.tasks.items()} == {
             "df_local": ("test", 1),
             "df_other": ("dev", 1),
         }

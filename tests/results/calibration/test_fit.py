@@ -17,18 +17,24 @@ def case(macro: float, micro: float, area: float = 0.25) -> Case:
     return Case(*answers, Box(0.0, 0.0, area, 1.0), False)
 
 
-def made(count: int, bias: float, by_area: float = 0.0, seed: int = 0) -> fit.Answers:
+def made_cases(count: int, bias: float, by_area: float = 0.0, seed: int = 0) -> tuple[list[Case], np.ndarray]:
     """Micro is the correct one where it is more certain by `bias`, less `by_area` times the box's share,
-    and a bit of chance; two samples a question."""
+    and a bit of chance."""
     chance = np.random.default_rng(seed)
     macro, micro, area = chance.exponential(1, count), chance.exponential(1, count), chance.random(count)
     wins = macro - micro - bias + by_area * area + chance.normal(0, 0.1, count) > 0
-    cases = [case(*row) for row in zip(macro, micro, area, strict=True)]
-    return fit.Answers(cases, np.where(wins, 0.0, 100.0), np.where(wins, 100.0, 0.0), np.arange(count) // 2)
+    return [case(*row) for row in zip(macro, micro, area, strict=True)], wins
+
+
+def made(count: int, bias: float, by_area: float = 0.0, seed: int = 0) -> fit.Answers:
+    """See `made_cases`; two samples a question."""
+    cases, wins = made_cases(count, bias, by_area, seed)
+    scores = np.where(wins, 0.0, 100.0), np.where(wins, 100.0, 0.0)
+    return fit.Answers(fit.inputs_of(cases), *scores, np.arange(count) // 2)
 
 
 def everything(answers: fit.Answers) -> np.ndarray:
-    return np.ones(len(answers.cases), dtype=bool)
+    return np.ones(len(answers.inputs), dtype=bool)
 
 
 def test_b_is_found_again_and_lies_in_its_interval():
@@ -83,36 +89,46 @@ def test_the_logistic_rule_is_that_of_its_library():
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    answers = made(200, bias=0.4, by_area=0.5)
+    answers, cases = made(200, bias=0.4, by_area=0.5), made_cases(200, bias=0.4, by_area=0.5)[0]
     rule = fit.fit_logistic(answers, everything(answers))
     library = make_pipeline(StandardScaler(), LogisticRegression()).fit(answers.inputs, answers.gains > 0)
-    micro = [np.exp(-rule.compare(one)[1]) for one in answers.cases]
+    micro = [np.exp(-rule.compare(one)[1]) for one in cases]
     assert micro == pytest.approx(library.predict_proba(answers.inputs)[:, 1], abs=1e-3)
+
+
+@pytest.mark.parametrize("fitted", [fit.fit_bias, fit.fit_logistic])
+def test_all_samples_at_once_are_chosen_as_one_by_one(fitted: fit.Fit):
+    answers, cases = made(200, bias=0.4, by_area=0.5), made_cases(200, bias=0.4, by_area=0.5)[0]
+    rule = fitted(answers, everything(answers))
+    pairs = [rule.compare(one) for one in cases]
+    plainly = np.where([macro < micro for macro, micro in pairs], answers.macro, answers.micro)
+    assert 0 < (plainly == answers.macro).mean() < 1
+    assert fit.scores(answers, rule).tolist() == plainly.tolist()
 
 
 def test_what_is_worth_more_weighs_more():
     cases = [case(1.0, 0.5), case(1.0, 0.5), case(1.0, 0.5)]
     macro, micro = np.array([100.0, 30.0, 30.0]), np.array([0.0, 60.0, 60.0])
-    answers = fit.Answers(cases, macro, micro, np.arange(3))
+    answers = fit.Answers(fit.inputs_of(cases), macro, micro, np.arange(3))
     assert fit.scores(answers, fit.fit_logistic(answers, everything(answers))).tolist() == macro.tolist()
 
 
 def test_what_cannot_be_had():
     answers = made(20, bias=0.5)
-    same = fit.Answers(answers.cases, answers.macro, answers.macro, answers.questions)
+    same = fit.Answers(answers.inputs, answers.macro, answers.macro, answers.questions)
     assert fit.fit_bias(same, everything(same)) is None
     assert fit.fit_logistic(same, everything(same)) is None
     assert fit.held_out_scores(fit.fit_bias, same) is None
-    better = fit.Answers(answers.cases, np.zeros(20), np.full(20, 100.0), answers.questions)
+    better = fit.Answers(answers.inputs, np.zeros(20), np.full(20, 100.0), answers.questions)
     assert fit.fit_logistic(better, everything(better)) is None
     assert fit.fit_bias(better, everything(better)).b <= min(better.advantage)
-    one = fit.Answers(answers.cases, answers.macro, answers.micro, np.zeros(20, dtype=int))
+    one = fit.Answers(answers.inputs, answers.macro, answers.micro, np.zeros(20, dtype=int))
     assert fit.held_out_scores(fit.fit_bias, one) is None
 
 
 def test_without_a_second_look_it_is_macro():
     answers = fit.Answers(
-        [None, case(1.0, 0.1)], np.array([100.0, 0.0]), np.array([100.0, 100.0]), np.arange(2)
+        fit.inputs_of([None, case(1.0, 0.1)]), np.array([100.0, 0.0]), np.array([100.0, 100.0]), np.arange(2)
     )
     assert np.isnan(answers.advantage[0])
     assert np.isnan(answers.inputs[0]).all()

@@ -16,6 +16,7 @@ from PIL import Image
 
 from dualfocus_lmms import Answer, Selection, Trace
 from dualfocus_lmms.images import image_hash
+from dualfocus_lmms.results.outcomes import COSTS, costs_of
 from dualfocus_lmms.results.report import box_tables, comparison, gallery, page, plots, tables
 from dualfocus_lmms.types import Usage
 
@@ -74,10 +75,9 @@ def make_samples() -> pd.DataFrame:
                 "annotated_box": [0.2, 0.2, 0.5, 0.7],
                 "dimension": None,
             }
-            | tables.from_traces([trace])
+            | dict(zip(COSTS, costs_of(trace), strict=True))
         )
     frame = pd.DataFrame(rows)
-    frame[list(tables.FROM_TRACES)] = frame[list(tables.FROM_TRACES)].map(lambda values: values[0])
     for way in ("macro", "micro"):
         frame[f"nll_{way}"] = np.log(frame[f"ppl_{way}"])
     return frame.assign(confidence_macro=1 / frame["ppl_macro"], outcome=gallery.outcome_names(frame))

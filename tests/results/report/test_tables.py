@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dualfocus_lmms.results.outcomes import COSTS
 from dualfocus_lmms.results.report import accuracy as right
 from dualfocus_lmms.results.report import box_tables, by_question, comparison, plots, tables
 
@@ -27,7 +28,7 @@ def samples(*rows: dict[str, Any]) -> pd.DataFrame:
         "fallback": None,
         "annotated": False,
         "iou": NAN,
-    } | dict.fromkeys(tables.FROM_TRACES, NAN)
+    } | dict.fromkeys(COSTS, NAN)
     made = []
     for number, row in enumerate(rows):
         one = plain | {"doc_id": number, "question_key": str(number), "seconds_macro": 1.0} | row
