@@ -88,7 +88,7 @@ class Outcomes:
         return macro.where(is_macro, micro).tolist()
 
     def annotated_boxes(self, places: Sequence[int] | NDArray[np.int64]) -> list[Any]:
-        """The box of the document in each of these rows, corners as fractions of the image; None without one."""
+        """The box of the document in each of these rows, corners as fractions; None without one."""
         box = _columns(self.loaded).get("box")
         return [None] * len(places) if box is None else list(self.docs.select(np.asarray(places))[box])
 

@@ -19,15 +19,23 @@ import pandas as pd
 from PIL import Image
 
 from dualfocus_lmms.errors import UserError
-from dualfocus_lmms.files import atomic_write, replacing, writable
+from dualfocus_lmms.files import atomic_write, writable
 from dualfocus_lmms.images import open_image, set_up_pillow
 from dualfocus_lmms.integrity import each_doc
 from dualfocus_lmms.results.outcomes import Outcomes, outcomes
 from dualfocus_lmms.results.report import accuracy as right
-from dualfocus_lmms.results.report import box_tables, comparison, confidence, gallery, page, plots, tables
+from dualfocus_lmms.results.report import (
+    box_tables,
+    comparison,
+    confidence,
+    gallery,
+    page,
+    plots,
+    report_files,
+    tables,
+)
 from dualfocus_lmms.results.report.tables import Table
 from dualfocus_lmms.results.runs import Run, load_run
-from dualfocus_lmms.text_output import csv_parts, csv_text, markdown
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -51,7 +59,6 @@ FACTS = (
 )
 NAMES_SHOWN = 5
 HOST_ZONE = timezone(timedelta(hours=8))  # of the dates that lmms-eval writes, wherever it runs: Singapore's
-NOT_IN_CSV = ["run"]
 
 
 @dataclass(frozen=True)
@@ -112,8 +119,8 @@ def report(
     text = page.render(title, pages, compared, rows, kept, notices)
     try:
         atomic_write(folder / "report.html", text)
-        _write_tables(folder, shown, pages, compared)
-        atomic_write(folder / "report.md", _markdown(folder, title, pages, compared))
+        report_files.write_tables(folder, pages, compared, [one.samples for one in shown])
+        atomic_write(folder / "report.md", report_files.report_markdown(title, pages, compared))
     except OSError as error:
         raise UserError(
             f"Cannot write the report to {folder}: {error}. Give another folder with --out."
@@ -397,59 +404,3 @@ def _notices(total: int, rows: dict[str, Any], kept: gallery.PageImages, wanted:
             f"{'. More would make the page too large' if kept.full else f' (--pictures {wanted})'}."
         )
     return notices
-
-
-# --- files -------------------------------------------------------------------------------------------------
-
-
-def _write_tables(
-    folder: Path, shown: Sequence[Shown], pages: Sequence[page.RunPage], compared: Sequence[Table]
-) -> None:
-    for table in compared:
-        atomic_write(folder / f"{table.name}.csv", csv_text(table.frame))
-    for number, (one, its_page) in enumerate(zip(shown, pages, strict=True)):
-        prefix = _prefix(number, len(shown))
-        for section in its_page.sections:
-            for table in section.tables:
-                atomic_write(folder / f"{prefix}{table.name}.csv", csv_text(table.frame))
-            if section.plot is not None:
-                atomic_write(folder / f"{prefix}{section.name}.svg", _alone(section.plot))
-        with (
-            replacing(folder / f"{prefix}samples.csv") as temporary,
-            temporary.open("w", encoding="utf-8", newline="") as file,
-        ):
-            file.writelines(csv_parts(one.samples.drop(columns=NOT_IN_CSV)))
-
-
-def _prefix(number: int, runs: int) -> str:
-    """What the names of a run's files begin with: its place, where there are several runs."""
-    return "" if runs == 1 else f"run{number + 1}_"
-
-
-def _alone(svg: str) -> str:
-    """A plot as a separate file."""
-    return f'<?xml version="1.0" encoding="utf-8"?>\n{svg}'
-
-
-def _markdown(folder: Path, title: str, pages: Sequence[page.RunPage], compared: Sequence[Table]) -> str:
-    lines = [f"# {markdown(title)}", ""]
-    for table in compared:
-        lines += _table_lines(table, "##")
-    for number, one in enumerate(pages):
-        lines += [f"## {markdown(one.name)}", ""] if len(pages) > 1 else []
-        lines += [line for notice in one.notices for line in (f"**{markdown(notice)}**", "")]
-        facts = [*one.facts, *([("date", page.when(one.date))] if one.date else [])]
-        lines += [markdown(", ".join(f"{name} {value}" for name, value in facts)), ""] if facts else []
-        for section in one.sections:
-            lines += [f"## {section.title}" if len(pages) == 1 else f"### {section.title}", ""]
-            if section.plot is not None:
-                lines += [f"![{section.title}]({_prefix(number, len(pages))}{section.name}.svg)", ""]
-            for table in section.tables:
-                heading = "###" if len(pages) == 1 else "####"
-                lines += _table_lines(table, heading if table.title != section.title else None)
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def _table_lines(table: Table, heading: str | None) -> list[str]:
-    title = [] if heading is None else [f"{heading} {table.title}", ""]
-    return [*title, table.markdown(), "", *([table.note, ""] if table.note else [])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import time
@@ -77,6 +78,9 @@ def test_runs_are_compared(two: tuple[Report, Path]):
     assert frame["box_shift"].to_dict() == {"whole": 0, "killed": 25}
     assert frame.loc["killed", "in both"] == 6
     assert frame.loc["killed", "difference"] == 0
+    paired = pd.read_csv(two[1] / "comparison_paired.csv").set_index("task")
+    assert paired["in both"].to_dict() == {"df_nano_detail": 3, "df_nano_exist": 3, "all questions": 6}
+    assert set(paired["run"]) == {"killed"}
 
 
 def test_the_page_says_what_is_missing(two: tuple[Report, Path]):
@@ -95,6 +99,19 @@ def test_no_heading_comes_twice(tmp_path: Path, nano_scripts: Scripts, two: tupl
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     seen = re.findall(r"<(?:h[1-3]|figcaption)>([^<]+)</", text)
     assert len(set(seen)) == len(seen) > 8
+
+
+def test_the_page_draws_the_annotated_boxes(two: tuple[Report, Path]):
+    text = (two[1] / "report.html").read_text(encoding="utf-8")
+    rows = json.loads(re.search(r'id="rows-data">(.*?)</script>', text, re.DOTALL)[1])
+    moved = [
+        (box, annotated)
+        for box, annotated, iou in zip(rows["box"], rows["annotated"], rows["iou"], strict=True)
+        if iou is not None and iou > 0.9
+    ]
+    assert len(moved) > 5
+    assert all(box == pytest.approx(annotated, abs=0.001) for box, annotated in moved)
+    assert len(rows["details"]) == len(rows["id"])
 
 
 def test_dates_are_those_of_the_host_in_singapore(two: tuple[Report, Path]):
