@@ -3,7 +3,6 @@
 const find = (id) => document.getElementById(id);
 const read = (id) => JSON.parse(find(id).textContent);
 const data = read("rows-data");
-const images = read("images-data");
 const total = data.id.length;
 
 function make(tag, attributes = {}, ...children) {
@@ -25,6 +24,13 @@ function drawing(width, height, ...rectangles) {
     svg.append(rect);
   }
   return svg;
+}
+
+let images = null; // megabytes, at the end of the page: the rest is shown before they have come
+
+function imageElement(kind, place, attributes) { // kind: photos or crops
+  if (document.readyState !== "loading") images ??= read("images-data");
+  return make("img", images === null ? attributes : { src: images[kind][place], ...attributes });
 }
 
 const name = (i) => data.outcomes[data.outcome[i]][0];

@@ -345,6 +345,7 @@ function start() {
   exportButtons(() => shown);
   listen();
   if (open()) find("samples").scrollIntoView();
+  document.addEventListener("DOMContentLoaded", show);
 }
 
 start();

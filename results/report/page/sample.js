@@ -45,7 +45,7 @@ function photo(i) {
   const known = data.photo[i] >= 0;
   const holder = make("span", { class: known ? "photo" : "photo blank" });
   holder.style.setProperty("--ratio", width / height);
-  if (known) holder.append(make("img", { src: images.photos[data.photo[i]], alt: "The whole image" }));
+  if (known) holder.append(imageElement("photos", data.photo[i], { alt: "The whole image" }));
   holder.append(drawing(width, height, ...rectangles));
   if (known) return enlarging(holder, "The whole image");
   return make("div", { class: "frame" }, holder);
@@ -53,7 +53,7 @@ function photo(i) {
 
 function crop(i) {
   if (data.cropped[i] >= 0) {
-    const image = make("img", { class: "crop", src: images.crops[data.cropped[i]], alt: "The zoomed region" });
+    const image = imageElement("crops", data.cropped[i], { class: "crop", alt: "The zoomed region" });
     const frame = enlarging(image, "The zoomed region");
     loupe(image);
     return frame;
