@@ -32,7 +32,7 @@ from dualfocus_lmms.results.report.tables import (
     micro_scores,
 )
 from dualfocus_lmms.results.runs import load_run
-from dualfocus_lmms.scenes import make_scene
+from dualfocus_lmms.scene_layouts import scene_named
 from dualfocus_lmms.tasks.common.scoring import Pair, counts, f1, f1_of
 from dualfocus_lmms.tasks.common.uncertainty import paired_bootstrap_error
 
@@ -57,9 +57,8 @@ def answers(folder: Path) -> pd.DataFrame:
 
 def is_near_miss(doc: Mapping[str, Any]) -> bool:
     """Whether a document of df_nano_exist names what is not there, in a colour or a shape that is."""
-    split, seed, number = doc["image"].split("-")
     color, shape = doc["question"].removeprefix("Is there a ").split()[:2]
-    things = make_scene(split, int(seed), int(number)).things
+    things = scene_named(doc["image"]).things
     return doc["answers"] == ["no"] and any(color == one.color or shape == one.shape for one in things)
 
 
