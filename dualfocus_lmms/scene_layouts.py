@@ -1,4 +1,4 @@
-"""Scenes of other layouts than `scenes` has: questions about two things, and about things that are very small.
+"""Scenes of other layouts than `scenes` has: for questions about two things, and about very small ones.
 
 What a layout needs, for an encoder that sees ENCODER_SIDE x ENCODER_SIDE pixels:
 
@@ -6,11 +6,11 @@ What a layout needs, for an encoder that sees ENCODER_SIDE x ENCODER_SIDE pixels
 - `apart`: two things so far from each other that no region around both shows a digit; the region of each
   does. The test bed of `regions=separate`.
 - `tiny`: one thing in a scene twice as wide and high, in which things are 7 to 12 encoder pixels wide: less
-  than a patch of the small model. A region that is found in the whole scene is rough; in its crop the thing can
-  be found again. The test bed of a second zoom.
+  than a patch of the small model. A region that is found in the whole scene is rough; in its crop the thing
+  can be found again. The test bed of a second zoom.
 
-Questions about two things: which digit is larger, and whether both are the same. All of it has a version of its
-own, so that the scenes of `scenes` stay what they are.
+Questions about two things: which digit is larger, and whether both are the same. All of it has a version of
+its own, so that the scenes of `scenes` stay what they are.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ ENCODER_SIDE = 96  # pixels of the encoder that the scenes are made for
 READABLE = 6.5  # encoder pixels a digit needs
 UNREADABLE = 5.5  # so few are too few
 PADDING = 0.1  # of a region's width on its left and right, of its height above and below
-# Asked about a scene with the number n: KINDS_OF[n % 3]. The digits are the same only where none is larger, so that
-# half of the answers about "same" are yes.
+# Asked about a scene with the number n: KINDS_OF[n % 3]. The digits are the same only where the larger one is
+# not requested, so that half of the answers about "same" are yes.
 KINDS_OF: tuple[tuple[PairKind, ...], ...] = (("same",), ("larger", "same"), ("larger",))
 LARGER = "Which digit is larger, the {}'s or the {}'s?"
 SAME = "Do the {} and the {} show the same digit?"

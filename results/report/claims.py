@@ -143,7 +143,7 @@ def kinds_table(run: Mapping[str, Any]) -> str:
     """One run, kind by kind."""
     rows = [
         [kind, f"{row['n']:,}"]
-        + [_within(row[way]) for way in WAYS]
+        + [within(row[way]) for way in WAYS]
         + [
             f"{row['contested']:,}",
             f"{row['AUROC']:.1f}",
@@ -170,10 +170,10 @@ def _claims(run: Mapping[str, Any]) -> dict[tuple[str, str], str]:
     return {
         ("all: selected - macro", "p < 0.01"): gain_text(everything["against macro"]),
         ("all: selected - micro", "p < 0.01"): gain_text(everything["against micro"]),
-        ("counts and relations: macro", "88"): _within(whole["macro"]),
+        ("counts and relations: macro", "88"): within(whole["macro"]),
         ("counts and relations: selected - macro", "above -1"): gain_text(whole["against macro"]),
-        ("digits: micro", "90"): _within(detail["micro"]),
-        ("digits: macro", "10, chance"): _within(detail["macro"]),
+        ("digits: micro", "90"): within(detail["micro"]),
+        ("digits: macro", "10, chance"): within(detail["macro"]),
         ("AUROC, counts and relations", "70"): _auroc(whole),
         ("AUROC, digits", "85"): _auroc(detail),
         ("existence: F1, selected - macro", "p < 0.05"): _gain_of_f1(existing),
@@ -196,7 +196,8 @@ def regions_table(runs: Mapping[str, Mapping[str, Any]]) -> str:
     return markdown(rows, ["run", "n", "macro", "micro", "selected", "selected, against the first"])
 
 
-def _within(share: Mapping[str, float]) -> str:
+def within(share: Mapping[str, float]) -> str:
+    """A share in percent with its interval: "93.1 (91.7-94.2)"."""
     return f"{share['value']:.1f} ({share['low']:.1f}-{share['high']:.1f})"
 
 

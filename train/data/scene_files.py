@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from dualfocus_lmms.errors import Interrupted, UserError
 from dualfocus_lmms.files import atomic_write, new_folder
-from dualfocus_lmms.scenes import SIDE, Scene, Thing
+from dualfocus_lmms.scenes import Scene, Thing
 
 
 def write_visual_genome(folder: str | Path, scenes: Sequence[Scene], first_id: int = 1) -> None:
@@ -46,7 +46,7 @@ def _write(folder: Path, image_folder: Path, scenes: Sequence[Scene], first_id: 
         for image_id, scene in enumerate(tqdm(scenes, desc="scenes", leave=False), first_id):
             scene.image().save(partial / f"{image_id}.jpg", quality=92)
             name = f"VG_100K/{image_id}.jpg"
-            images.append({"image_id": image_id, "width": SIDE, "height": SIDE, "url": name})
+            images.append({"image_id": image_id, "width": scene.side, "height": scene.side, "url": name})
             records = {thing: _record(thing, image_id, index) for index, thing in enumerate(scene.things)}
             objects.append({"image_id": image_id, "objects": list(records.values())})
             questions.append({"id": image_id, "qas": _qas(scene, image_id, records)})
