@@ -255,7 +255,7 @@ def publish(found: Mapping[str, Any], text: str, mark: str, to_json: Path | None
         atomic_write(to_json, json.dumps(found, indent=1) + "\n")
     if page is not None:
         old = re.compile(rf"(?<=<!-- {mark} -->\n).*?(?=<!-- end -->)", re.DOTALL)
-        atomic_write(page, old.sub(lambda _: text, page.read_text(encoding="utf-8")))
+        atomic_write(page, old.sub(lambda _: text, page.read_text(encoding="utf-8"), count=1))
 
 
 def main() -> None:

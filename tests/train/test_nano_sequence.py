@@ -53,12 +53,10 @@ def test_the_stages_follow_each_other_from_nothing_to_a_model_that_answers(tmp_p
     weights = (tmp_path / "base" / "model.safetensors").read_bytes()
     assert not (tmp_path / "samples").exists()
     run(tmp_path, *RECIPE)
-    run(tmp_path, "--seed", "1", *RECIPE)  # another last stage, on the same base
     assert (tmp_path / "base" / "model.safetensors").read_bytes() == weights
-    models = [tmp_path / f"seed-{seed}" / "dualfocus" / "model" for seed in (0, 1)]
-    first, second = ((model / "model.safetensors").read_bytes() for model in models)
-    assert len({first, second, weights}) == 3
-    trace = DualFocusModel(str(models[0]), device="cpu").ask(
+    model = tmp_path / "seed-0" / "dualfocus" / "model"
+    assert (model / "model.safetensors").read_bytes() != weights
+    trace = DualFocusModel(str(model), device="cpu").ask(
         make_scene("test", 0, 0).image(), "How many shapes are in the image?"
     )
     assert trace.locate is not None
