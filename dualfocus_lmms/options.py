@@ -35,7 +35,7 @@ from dualfocus_lmms.types import Template
 
 
 def must_be(what: str) -> WrapValidator:
-    """A value of another kind or out of bounds is refused with a message that says `what` it must be."""
+    """A value of another kind or out of bounds is refused with a message that tells `what` it must be."""
 
     def check(value: Any, validate: Callable[[Any], Any], info: ValidationInfo) -> Any:
         try:
@@ -127,6 +127,15 @@ def option(
     return Field(default, description=help, json_schema_extra=extra, repr=not secret)
 
 
+def keywords(names: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a function with explicit keywords and `**unknown`, from its `locals()` on entry.
+
+    `self`, `cls` and `backend` are no options.
+    """
+    given = {name: value for name, value in names.items() if name not in ("self", "cls", "backend")}
+    return given | given.pop("unknown")
+
+
 # --- options -----------------------------------------------------------------------------------------------
 
 
@@ -209,8 +218,8 @@ class FlowChoices(Options):
         None,
         unset="the protocol's",
         help="wordings of the two questions: `paper`, `figure8` (the paper's figure 8), `release` or "
-        "`native`. With `native` the region is asked for as the model's family was trained to be asked, "
-        "where it was, and the second question is the protocol's",
+        "`native`. With `native` the region is requested in the words that the model's family was "
+        "trained with, if any; the second question is the protocol's",
     )
     skip_confidence: Probability = option(
         1.0,
@@ -237,8 +246,8 @@ class FlowChoices(Options):
         help="where the region comes from: `model`, its own reply; `annotated`, the box in the data; "
         "`whole`, all of the image; `center`, its middle half in both directions; `random`, a quarter "
         "of its area, seeded by the question; `dino`, GroundingDINO; `attention` and `attention_plain`, "
-        "the model's own attention. Only `model` asks for the region; any other box stands in the "
-        "conversation as if the model had said it: [docs/grounding.md](docs/grounding.md)",
+        "the model's own attention. Only `model` requests the region; any other box appears in the "
+        "conversation as if the model had generated it: [docs/grounding.md](docs/grounding.md)",
     )
     grounding_checkpoint: Folder | None = option(
         None,
@@ -250,7 +259,7 @@ class FlowChoices(Options):
     box_shift: Pixels = option(
         0,
         help="pixels of the original image by which the region is moved before it is cropped, in a direction "
-        "seeded by the question, as in the paper's table 5. The words of the conversation stay; a "
+        "seeded by the question, as in the paper's table 5. The text of the conversation stays; a "
         "region moved off the image leaves the macro answer",
     )
 

@@ -77,17 +77,10 @@ class Settings:
 
         `options.SettingOptions` declares and describes them.
         """
-        from dualfocus_lmms.options import SettingOptions
+        given = dict(locals())
+        from dualfocus_lmms.options import SettingOptions, keywords
 
-        given = SettingOptions.of(
-            {
-                "protocol": protocol, "pathway": pathway, "select": select, "prompts": prompts,
-                "skip_confidence": skip_confidence, "box_margin": box_margin, "count_eos": count_eos,
-                "grounding": grounding, "grounding_checkpoint": grounding_checkpoint,
-                "box_shift": box_shift, "subimage": subimage, "crop_pixels": crop_pixels, **unknown,
-            }
-        )  # fmt: skip
-        return given.settings()
+        return SettingOptions.of(keywords(given)).settings()
 
     @classmethod
     def chosen(cls, given: FlowChoices, subimage: Subimage = "turn") -> Settings:
@@ -130,7 +123,7 @@ class Settings:
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain values, all defaults filled in.
 
-        calibration: what the file of a calibrated rule says; only with such a rule.
+        calibration: the content of a calibrated rule's file; only with such a rule.
         """
         fitted = {"calibration": self.rule.to_dict()} if isinstance(self.rule, CalibratedRule) else {}
         return {

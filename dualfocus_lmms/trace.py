@@ -128,7 +128,7 @@ def read_traces(folder: str | Path) -> tuple[list[Trace], list[str]]:
 
 
 def _of_a_run(line: bytes | None) -> Trace:
-    """The trace of a line whose key says which sample of a run it is. ValueError for any other line."""
+    """The trace of a line whose key identifies a sample of a run. ValueError for any other line."""
     if line is None:
         raise ValueError(f"it is longer than {LONGEST_LINE:,} bytes")
     trace = Trace.from_json(line)
@@ -231,7 +231,7 @@ def _check_same_run(folder: Path, run: Path, settings: Mapping[str, Any], resume
 
 
 def record_template(folder: str | Path, template: TemplateChoice) -> None:
-    """Write to `run.json` whose chat template a run uses, which only the loaded model tells.
+    """Write to `run.json` whose chat template a run uses, which is known only once the model is loaded.
 
     Call it from one process only. UserError where its answers were given under another one.
     """
@@ -260,7 +260,7 @@ def read_settings(folder: str | Path) -> dict[str, Any]:
     """The settings of the run that wrote a trace folder."""
     return _SETTINGS.read(
         Path(folder) / "run.json",
-        "It says which settings the answers in the folder have: restore it, or give another folder.",
+        "It holds the settings of the answers in the folder: restore it, or give another folder.",
     )
 
 

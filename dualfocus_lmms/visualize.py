@@ -81,12 +81,12 @@ def draw(image: Image.Image, trace: Trace) -> Image.Image:
     return page
 
 
-def save(picture: Image.Image, path: str | Path) -> None:
+def save(image: Image.Image, path: str | Path) -> None:
     """Write an image; UserError when the folder or the file's ending is not usable (`check_path`)."""
     check_path(path)
     try:
         with replacing(path) as temporary:
-            picture.save(temporary, Image.registered_extensions()[Path(path).suffix.lower()])
+            image.save(temporary, Image.registered_extensions()[Path(path).suffix.lower()])
     except (OSError, ValueError) as error:
         raise UserError(f"Cannot write the image {str(path)!r}: {error}.") from error
 
@@ -129,7 +129,13 @@ def verdict(trace: Trace) -> str:
             f"{answer}, chosen by the rule {chosen.rule}; it compares {macro:.3f} (macro) with {micro:.3f} "
             "(micro): the lower wins"
         )
-    comparison = "micro is surer" if chosen.margin < 0 else "macro is surer" if chosen.margin > 0 else "a tie"
+    comparison = (
+        "micro is more certain"
+        if chosen.margin < 0
+        else "macro is more certain"
+        if chosen.margin > 0
+        else "a tie"
+    )
     return (
         f"{answer}, chosen by the rule {chosen.rule}; "
         f"ln PPL(micro) - ln PPL(macro) = {chosen.margin:+.3f}: {comparison}"
@@ -203,13 +209,13 @@ def _fit(image: Image.Image, largest: tuple[int, int]) -> Image.Image:
     return image.resize(size, Image.Resampling.NEAREST if scale >= 12 else Image.Resampling.LANCZOS)
 
 
-def _hang(page: Image.Image, picture: Image.Image, place: Rectangle) -> Rectangle:
-    """The rectangle of `picture` after it is pasted into the middle of `place`, on a matte."""
+def _hang(page: Image.Image, image: Image.Image, place: Rectangle) -> Rectangle:
+    """The rectangle of `image` after it is pasted into the middle of `place`, on a matte."""
     x0, y0, x1, y1 = place
     page.paste(MATTE, place)
-    left, top = x0 + (x1 - x0 - picture.width) // 2, y0 + (y1 - y0 - picture.height) // 2
-    page.paste(picture, (left, top))
-    return (left, top, left + picture.width, top + picture.height)
+    left, top = x0 + (x1 - x0 - image.width) // 2, y0 + (y1 - y0 - image.height) // 2
+    page.paste(image, (left, top))
+    return (left, top, left + image.width, top + image.height)
 
 
 def _explain(page: Image.Image, trace: Trace, place: Rectangle) -> None:
@@ -241,7 +247,7 @@ def _card(trace: Trace, pathway: str, answer: Answer | None, width: int) -> _Car
     color, tint = (MACRO_COLOR, MACRO_TINT) if pathway == "macro" else (MICRO_COLOR, MICRO_TINT)
     won = trace.selection.pathway == pathway
     inside = width - 2 * PADDING - 6
-    input_name = "whole picture" if pathway == "macro" else "zoomed region"
+    input_name = "whole image" if pathway == "macro" else "zoomed region"
     label = _TextBlock(f"{pathway.upper()}  ·  {input_name}", 15, color, inside)
     reply = "no answer" if answer is None else answer.text or "(an empty answer)"
     text = _TextBlock(reply, 24, INK if answer else MUTED, inside)

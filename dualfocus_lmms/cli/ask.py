@@ -32,7 +32,7 @@ def ask(
     instruction: Annotated[
         str | None,
         typer.Option(
-            help='How to answer, a line of its own after the question; "" for none.',
+            help='How to answer, on a separate line after the question; "" for none.',
             show_default="a single word or phrase",
         ),
     ] = None,

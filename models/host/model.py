@@ -99,7 +99,7 @@ class GenerateOnly(lmms):
 
 
 class Answering(GenerateOnly):
-    """Answers with the `Runner` that a subclass makes, and says in the trace folder what was asked."""
+    """Answers with the `Runner` that a subclass makes, and records the questions in the trace folder."""
 
     is_simple = False
     _runner: Runner | None
@@ -181,7 +181,7 @@ class DualFocus(Answering):
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: dict | None = None) -> DualFocus:
-        """As the host's, but what `--model_args` says wins over the host's own options of the same name."""
+        """As the host's, but `--model_args` wins over the host's own options of the same name."""
         given = {name: value for name, value in (additional_config or {}).items() if value is not None}
         return cls(**(given | parse_model_args(arg_string)))
 

@@ -136,7 +136,7 @@ def ablation(samples: pd.DataFrame) -> Table:
         "micro. Oracle: the better of both. Gain: selected - macro, with its 95% interval from paired "
         f"bootstrap. {BY_QUESTION} An answer is right with a score of at least "
         f"{RIGHT:.0f}. Contested: one pathway right, the other wrong; there, choice right is the share where "
-        "the right one was chosen, and AUROC how well the difference of log-perplexities tells which one it "
+        "the right one was chosen, and AUROC how well the difference of log-perplexities shows which one it "
         "is (50 is chance)."
     )
     return Table("ablation", "Pathways", frame, note, {"p": "{:.2g}"} | SIGNED)
@@ -217,9 +217,7 @@ def perplexities(samples: pd.DataFrame) -> Table:
                     | dict(zip(("lower quartile", "median", "upper quartile"), quartiles, strict=True))
                     | {"AUROC": auroc(-seen[f"nll_{way}"], right)}
                 )
-    note = (
-        "AUROC: how well a low perplexity tells right answers of this pathway from wrong ones (50 is chance)."
-    )
+    note = "AUROC: how well a low perplexity separates right answers of the pathway from wrong; 50 is chance."
     style = dict.fromkeys(("lower quartile", "median", "upper quartile"), "{:.3f}")
     return Table("perplexities", "Perplexities", pd.DataFrame(rows), note, style)
 

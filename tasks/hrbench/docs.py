@@ -20,7 +20,7 @@ from dualfocus_lmms.integrity import FINGERPRINT
 from dualfocus_lmms.tasks.common.official import by_environment, from_either, required
 from dualfocus_lmms.tasks.common.options import (
     correct_letter,
-    hub_picture,
+    hub_image,
     hub_row,
     read_choice,
     score,
@@ -145,7 +145,7 @@ def _question(row: Doc, where: str) -> Doc:
 def images(doc: Doc) -> list[Image.Image]:
     """`doc_to_visual`: the document's one image, decoded from the base64 text of its row."""
     try:
-        text = _base64(doc["image"]) if isinstance(doc["image"], str) else hub_picture(doc)
+        text = _base64(doc["image"]) if isinstance(doc["image"], str) else hub_image(doc)
         return [open_image(io.BytesIO(base64.b64decode(text)))]
     except UNREADABLE as error:  # text that is no base64 is a ValueError
         what = f"The image of HR-Bench's question {doc['index']}"

@@ -30,12 +30,12 @@ GEN_KWARGS = {"max_new_tokens": 8, "until": ["\n"]}
 
 
 def requests(prompt: str = "{}", task: str = "t", docs: list = DOCS, gen_kwargs: dict = GEN_KWARGS) -> list:
-    """The host's requests, of its chat form, about pictures that differ."""
+    """The host's requests, of its chat form, about images that differ."""
 
     def messages(doc: dict[str, Any]) -> list[dict[str, Any]]:
-        picture = Image.new("RGB", (8, 8), (int(doc["question"][-2]), 0, 0))
+        image = Image.new("RGB", (8, 8), (int(doc["question"][-2]), 0, 0))
         text = prompt.format(doc["question"])
-        content = [{"type": "image", "url": picture}, {"type": "text", "text": text}]
+        content = [{"type": "image", "url": image}, {"type": "text", "text": text}]
         return [{"role": "user", "content": content}]
 
     return [
@@ -188,7 +188,7 @@ def calibration(folder: Path, b: float, docs: Any = None, name: str = "b.json") 
 def test_a_fitted_rule_chooses_as_a_run_with_it_does(
     finish: Any, tmp_path: Path, b: float, expected: str
 ) -> None:
-    """Micro is surer by 0.4 nats in 1 and 3."""
+    """Micro is more certain by 0.4 nats in 1 and 3."""
     name = calibration(tmp_path, b)
     assert replay(f"trace={finish('first')},select={name}") == named(expected)
     again, _ = read_traces(finish("again", select=name))
@@ -334,7 +334,7 @@ def test_the_second_run_may_have_another_prompt_and_so_another_task(finish: Any)
         assert replay(f"trace={first},second={finish(task, asked, other_model)}") == named("ababab")
 
 
-def test_the_second_run_must_have_the_same_questions_and_pictures(finish: Any, tmp_path: Path) -> None:
+def test_the_second_run_must_have_the_same_questions_and_images(finish: Any, tmp_path: Path) -> None:
     first = finish("first")
 
     def refused(second: str, match: str) -> None:
@@ -346,7 +346,7 @@ def test_the_second_run_must_have_the_same_questions_and_pictures(finish: Any, t
     brief = requests("{} Be brief.")
     refused(finish("cannot tell", brief, ended=False), "t/test/0")
     refused(finish("other data", brief, docs=[*DOCS[:5], DOCS[5] | {"answer": "dog"}]), "t/test/0")
-    seen = finish("other pictures")
+    seen = finish("other images")
     traces, _ = read_traces(seen)
     (Path(seen) / "rank0.jsonl").unlink()
     TraceWriter(seen).write([*traces[:5], replace(traces[5], image_hash="other")])
