@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Frame = Literal["original", "square", "resized"]
+Order = Literal["xyxy", "yxyx"]
+_PLACES = {"xyxy": (0, 1, 2, 3), "yxyx": (1, 0, 3, 2)}  # of x, y, x, y in each order, and of them in these
 
 # A number that stands alone: not a part of a word, a version or a percentage.
 _NUMBER = r"(?<![\w.+-])([-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)(?!\w|\.\d|\s*%)"
@@ -95,11 +97,16 @@ class BoxFormat:
         frame "resized", whose unit is the pixel of the resized input.
     frame: "original" (the unpadded image), "square" (the image centred on a square of its longer side) or
         "resized" (the model's resized input; `input_size` must then be given).
+    order: which coordinate of a corner is written first.
+
+    >>> BoxFormat("[{:d}, {:d}, {:d}, {:d}]", scale=1000, order="yxyx").write(Box(0.1, 0.2, 0.3, 0.4), (8, 6))
+    '[200, 100, 400, 300]'
     """
 
     template: str = "[{:.2f}, {:.2f}, {:.2f}, {:.2f}]"
     scale: float = 1.0
     frame: Frame = "original"
+    order: Order = "xyxy"
 
     def write(self, box: Box, image_size: tuple[int, int], input_size: tuple[int, int] | None = None) -> str:
         """The text for `box`. Sizes are (width, height) in pixels: the original image, the resized input."""
@@ -112,7 +119,7 @@ class BoxFormat:
         ]
         if "d}" in self.template:
             values = [round(value) for value in values]
-        return self.template.format(*values)
+        return self.template.format(*(values[place] for place in _PLACES[self.order]))
 
     def read(
         self, text: str, image_size: tuple[int, int], input_size: tuple[int, int] | None = None
@@ -124,7 +131,7 @@ class BoxFormat:
         and a reply to any other format whose numbers all lie below 2 gives fractions of the frame. Values
         outside the frame are kept. Percentages are not a box.
         """
-        values, integers = _four_numbers(text)
+        values, integers = _four_numbers(text, self.order)
         if values is None:
             return None
         offset_x, offset_y, scale_x, scale_y = self._affine(image_size, input_size)
@@ -162,18 +169,21 @@ class BoxFormat:
         return (0.0, 0.0, float(input_size[0]), float(input_size[1]))
 
 
-def _four_numbers(text: str) -> tuple[list[float] | None, bool]:
-    """The first four coordinates in a reply (x, y, x, y), and whether all were written as integers."""
+def _four_numbers(text: str, order: Order) -> tuple[list[float] | None, bool]:
+    """The first four coordinates in a reply (x, y, x, y), and whether all were written as integers.
+
+    order: that of coordinates without names.
+    """
     named = {name.lower().replace("_", ""): value for name, value in reversed(_NAMED.findall(text))}
-    for order in _NAMED_ORDERS:
-        if all(name in named for name in order):
-            written = [named[name] for name in order]
+    for names in _NAMED_ORDERS:
+        if all(name in named for name in names):
+            written = [named[name] for name in names]
             break
     else:
         match = _FOUR.search(text)
         if match is None:
             return None, False
-        written = list(match.groups())
+        written = [match.groups()[place] for place in _PLACES[order]]
     values = [float(value) for value in written]
     if max(abs(value) for value in values) > _LARGEST:
         return None, False

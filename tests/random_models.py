@@ -131,7 +131,7 @@ class AnyReply(BoxFormat):
     """A family's notation in which any reply is read as a box, another one for each reply."""
 
     def __init__(self, form: BoxFormat) -> None:
-        super().__init__(form.template, form.scale, form.frame)
+        super().__init__(form.template, form.scale, form.frame, form.order)
 
     def read(self, text: str, *sizes: Any) -> Box | None:
         return super().read(self.write(random_box(Random(text)), *sizes), *sizes)
