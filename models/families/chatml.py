@@ -4,8 +4,8 @@
 def chatml(image: str, system: str = "", before_reply: str = "") -> str:
     """A chat template in Jinja. image: the text for an image, before the question. system: a sentence that
     opens every conversation, or none. before_reply: what opens a turn of the model besides its role."""
-    before_reply = before_reply.replace("\n", "\\n")
-    own = "{% if message['role'] == 'assistant' %}{{ '" + before_reply + "' }}{% endif %}" if before_reply else ""
+    reply = "'" + before_reply.replace("\n", "\\n") + "'"
+    own = "{% if message['role'] == 'assistant' %}{{ " + reply + " }}{% endif %}" if before_reply else ""
     opening = f"<|im_start|>system\n{system}<|im_end|>\n" if system else ""
     return (
         opening + "{% for message in messages %}"
@@ -18,7 +18,5 @@ def chatml(image: str, system: str = "", before_reply: str = "") -> str:
         "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}"
         "{% endif %}"
         "{{ '<|im_end|>\n' }}"
-        "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n"
-        + before_reply
-        + "' }}{% endif %}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' + " + reply + " }}{% endif %}"
     )

@@ -30,8 +30,6 @@ GEMMA4 = Family(
     image="as_is",
     chat_template=TEMPLATE,
     lora_targets=LANGUAGE_MODEL,
-    native_locate=(
-        "What's the bounding box of the region of the image that is needed to answer this question? {question}"
-    ),
+    native_locate="What's the bounding box of the region that is needed to answer this question? {question}",
     engine="batched",
 )

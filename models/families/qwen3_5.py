@@ -1,4 +1,4 @@
-"""Qwen3.5 and 3.6 (`Qwen3_5ForConditionalGeneration`): boxes as those of Qwen3-VL, most layers of linear attention.
+"""Qwen3.5 and 3.6 (`Qwen3_5ForConditionalGeneration`): Qwen3-VL's boxes, and mostly linear attention.
 
 Its makers say that boxes stay in thousandths of the image; that they are written as Qwen3-VL writes them is
 taken over from there. The prompt closes an empty reasoning, as every template of the family does that is
