@@ -248,7 +248,8 @@ def _gemma4() -> tuple[Any, Any]:
 
 
 def _qwen(config: Any, model: Any, processor: Any, videos: Any, patch: int, vision: dict, text: dict) -> Any:
-    tokenizer = character_tokenizer(specials=_QWEN, eos_token="<|im_end|>")
+    byte_level = config is Qwen3_5Config  # its tokenizer's class is fixed
+    tokenizer = character_tokenizer(specials=_QWEN, byte_level=byte_level, eos_token="<|im_end|>")
     ids = {
         f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{token}|>")
         for name, token in [
