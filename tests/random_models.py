@@ -88,10 +88,12 @@ def _other_size(checkpoint: Checkpoint, random: Random) -> Checkpoint:
     """The checkpoint with other layers and heads in its language model."""
     old, config = checkpoint.model, copy.deepcopy(checkpoint.model.config)
     text = config.get_text_config()
-    text.num_hidden_layers = random.randint(1, 3)
+    if not getattr(text, "num_kv_shared_layers", 0):  # else each layer has settings of its own
+        text.num_hidden_layers = random.randint(1, 3)
+        if kinds := getattr(text, "layer_types", None):
+            others = random.choices(sorted({*kinds}), k=text.num_hidden_layers - 1)
+            text.layer_types = [*others, "full_attention"]
     text.num_key_value_heads = random.choice([1, 2, 4])
-    if getattr(text, "layer_types", None):
-        text.layer_types = ["full_attention"] * text.num_hidden_layers
     torch.manual_seed(random.randrange(2**31))
     model = type(old)(config).eval()
     model.generation_config = old.generation_config

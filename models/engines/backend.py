@@ -57,7 +57,7 @@ class ModelBackend:
         vocabulary = self.tokenizer.get_vocab()
         self._most_tokens = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         self.eos_ids = _eos_ids(self.model, self.tokenizer) | self.renderer.closing_ids
-        self._opens_reasoning, self._closes_reasoning = (
+        self.opens_reasoning, self.closes_reasoning = (
             frozenset(vocabulary[tag] for tag in tags if tag in vocabulary) for tags in (OPENING, CLOSING)
         )
         self._token_types = token_types(self.model)
@@ -161,8 +161,8 @@ class ModelBackend:
         """See `reasoning.answer_start`."""
         return answer_start(
             tokens,
-            self._opens_reasoning.__contains__,
-            self._closes_reasoning.__contains__,
+            self.opens_reasoning.__contains__,
+            self.closes_reasoning.__contains__,
             lambda token: self.decode([token]).isspace(),
         )
 

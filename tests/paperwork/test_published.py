@@ -93,7 +93,7 @@ def test_every_engine_gives_the_answers_of_the_plain_model(name: str, built: Bui
 
 def test_a_model_that_no_family_knows_answers(built: Builds, asked: Any):
     questions, _ = (column[:1] for column in asked)
-    engine = built("smolvlm-256m").engine()
+    engine = built("granite-docling-258m").engine()
     (trace,) = answer_batch(engine, questions, [StopCriteria(2)], Settings.of(grounding="center"))
     assert trace.micro is not None
     assert (trace.chat_template, trace.chat_template_used) == ("auto", "checkpoint")

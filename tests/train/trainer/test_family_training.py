@@ -138,6 +138,8 @@ def one_step(folder: Path, samples: str, output: Path, at_once: int, *more: str)
 def test_a_step_is_the_mean_over_its_tokens_however_it_is_divided(
     folder: Path, sample_folders: Any, tmp_path: Path, box_weight: int
 ):
+    if box_weight == 1 and folder.name.startswith(("gemma4", "idefics3", "qwen3_5")):
+        pytest.skip("tried with weights")
     samples, weight = str(sample_folders[0]), f"box_weight={box_weight}"
     whole = one_step(folder, samples, tmp_path / "whole", 8, weight)
     divided = one_step(folder, samples, tmp_path / "divided", 1, weight)
