@@ -79,7 +79,9 @@ def test_an_older_transformers_without_a_familys_architecture_is_named(
     copy: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(folder, "CONFIG_MAPPING", {})
-    with pytest.raises(UserError, match=rf"transformers {transformers.__version__}.*'llava'.*compatibility.md"):
+    with pytest.raises(
+        UserError, match=rf"transformers {transformers.__version__}.*'llava'.*compatibility.md"
+    ):
         load_checkpoint(str(copy), device="cpu")
 
 

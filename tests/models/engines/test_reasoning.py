@@ -100,15 +100,16 @@ def test_the_second_look_is_asked_after_the_reply_without_its_reasoning(engine: 
         Question(str(number), Image.new("RGB", (70, 50), tint), f"{tint}?", f"Is it {tint}?")
         for number, tint in enumerate(["red", "blue"])
     ]
-    traces = {}
+    traces, settings = {}, Settings.of()
+    settings = dataclasses.replace(settings, protocol=dataclasses.replace(settings.protocol, locate_tokens=9))
     for name in ("naive", "tree"):
         backend = engine(name)
         backend.box_format = Everything()
         if not traces:
-            located = answer_batch(backend, questions, [StopCriteria(4)] * 2, Settings.of())[0].locate
+            located = answer_batch(backend, questions, [StopCriteria(4)] * 2, settings)[0].locate
             tag = next(token for token in located.tokens if located.tokens.index(token) > 2)
         backend.closes_reasoning = frozenset({tag})
-        traces[name] = answer_batch(backend, questions, [StopCriteria(4)] * 2, Settings.of())
+        traces[name] = answer_batch(backend, questions, [StopCriteria(4)] * 2, settings)
     for trace, other in zip(traces["tree"], traces["naive"], strict=True):
         assert_same(trace, other)
         assert tag not in trace.locate.tokens
