@@ -12,7 +12,7 @@ import typer
 import typer.core
 
 from dualfocus_lmms._version import __version__
-from dualfocus_lmms.cli import ask, bench, checkpoints, data, results, train
+from dualfocus_lmms.cli import ask, bench, checkpoints, data, reproduce, results, train
 from dualfocus_lmms.cli import eval as evaluation
 from dualfocus_lmms.cli.output import show
 from dualfocus_lmms.errors import GenerationError, Interrupted, UserError
@@ -49,6 +49,7 @@ app.command()(ask.ask)
 app.command("eval", context_settings=PASS_ON)(evaluation.evaluate)
 app.command()(evaluation.arguments)
 app.command()(evaluation.score)
+app.command()(reproduce.reproduce)
 app.command()(results.calibrate)
 app.command()(results.check)
 app.command()(results.leaderboard)

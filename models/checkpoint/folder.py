@@ -4,6 +4,7 @@ one cannot be loaded. Code of a checkpoint never runs."""
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -86,14 +87,24 @@ def adapter_base(pretrained: str) -> str | None:
     return str(base)
 
 
-def model_type(pretrained: str, revision: str | None) -> str:
-    """The type that config.json says. UserError for a checkpoint that says none, or of another format."""
+def is_original(pretrained: str, revision: str | None = None) -> bool:
+    """Whether a folder or hub name holds a checkpoint in LLaVA's original format."""
     settings, _ = PreTrainedConfig.get_config_dict(pretrained, revision=revision)
-    if (
+    return _is_original(settings)
+
+
+def _is_original(settings: Mapping[str, Any]) -> bool:
+    return (
         "mm_vision_tower" in settings
         and "text_config" not in settings
         and settings.get("model_type") in ORIGINAL_TYPES
-    ):
+    )
+
+
+def model_type(pretrained: str, revision: str | None) -> str:
+    """The type that config.json says. UserError for a checkpoint that says none, or of another format."""
+    settings, _ = PreTrainedConfig.get_config_dict(pretrained, revision=revision)
+    if _is_original(settings):
         raise UserError(
             f"The checkpoint {pretrained!r} is in LLaVA's original format. Convert it first: "
             f"dualfocus convert {pretrained} FOLDER, then give pretrained=FOLDER."
