@@ -35,8 +35,8 @@ pytestmark = pytest.mark.seconds(60)
 Builds = Callable[[str], Built]
 LLAVA_15 = "llava-1.5-7b-hf"
 FAMILIES = [name for name in SIZES if name not in GENERIC]
-# Where only the numbers of layers differ from a sibling, its prompts are enough; SmolVLM's 860 tokens an image
-# would take a minute, and test_evaluation.py runs them.
+# Where only the numbers of layers differ from a sibling, its prompts are enough; SmolVLM's 860 tokens an
+# image would take a minute, and test_evaluation.py runs them.
 PROMPTS_ON = ("qwen3-vl-8b-instruct", "qwen3-vl-embedding", "smolvlm-256m")
 ENGINES_ON = [name for name in FAMILIES if name not in PROMPTS_ON]
 # By name: whose template is used, the tokens that end a reply, tokens of an image of 300 x 200 pixels.
