@@ -27,6 +27,7 @@ from dualfocus_lmms.types import Prompt
 
 NANO, QWEN_VL = "dualfocus-nano", "qwen_vl"
 FAMILIES = ["llava", *MAKERS, QWEN_VL, NANO]
+SHARING = sorted({*MAKERS} - {"gemma4", "qwen3_5"})  # which the engines run that share prefixes
 TEACHING_STEPS = 100
 WORDS = [
     "what",
