@@ -19,7 +19,7 @@ from dualfocus_lmms.errors import GenerationError, Interrupted, UserError
 
 
 class Commands(typer.core.TyperGroup):
-    """Shows what an interruption leaves; typer itself says "Aborted"."""
+    """Shows what an interruption leaves; typer itself prints "Aborted"."""
 
     def invoke(self, context: Any) -> Any:
         try:

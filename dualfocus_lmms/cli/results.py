@@ -84,7 +84,7 @@ def calibrate(
         str | None, typer.Option(help="Traces of a single run.", show_default="the folder that the run names")
     ] = None,
 ) -> None:
-    """Fit on runs how much surer micro must be, say what that is worth, and write it as a selection rule."""
+    """Fit on runs how much more certain micro must be, estimate the gain, and write a selection rule."""
     from dualfocus_lmms.results.calibration.build import calibrate
 
     warnings_only()

@@ -48,7 +48,9 @@ def check_folder(pretrained: str) -> None:
         file = folder / f"{name}.json"
         settings = _object_in(file) if file.is_file() else {}
         if settings is None:
-            raise UserError(f"{str(file)!r} holds no JSON object: it is cut short or damaged. Get it anew.")
+            raise UserError(
+                f"{str(file)!r} holds no JSON object: it is truncated or damaged. Download it again."
+            )
         if name == "chat_template" and file.is_file() and name not in settings:
             raise UserError(f"{str(file)!r} holds no chat_template: write the template there, or delete it.")
 
@@ -102,7 +104,7 @@ def _is_original(settings: Mapping[str, Any]) -> bool:
 
 
 def model_type(pretrained: str, revision: str | None) -> str:
-    """The type that config.json says. UserError for a checkpoint that says none, or of another format."""
+    """The type in config.json. UserError for a checkpoint without one, or of another format."""
     settings, _ = PreTrainedConfig.get_config_dict(pretrained, revision=revision)
     if _is_original(settings):
         raise UserError(
@@ -117,7 +119,7 @@ def model_type(pretrained: str, revision: str | None) -> str:
         )
     if found not in CONFIG_MAPPING and (settings.get("auto_map") or found == "internvl_chat"):
         raise UserError(
-            f"The checkpoint {pretrained!r} needs code of its own (model type {found!r}). {_NO_CODE}"
+            f"The checkpoint {pretrained!r} needs its own code (model type {found!r}). {_NO_CODE}"
         )
     return found
 
@@ -135,7 +137,7 @@ def load_error(error: Exception) -> str:
     """Why a checkpoint cannot be loaded, without the advice of libraries to run what is in it."""
     text = str(error)
     if "trust_remote_code" in text:
-        return f"it needs code of its own. {_NO_CODE}"
+        return f"it needs its own code. {_NO_CODE}"
     if isinstance(error, UnpicklingError) or "weights_only" in text:
         return (
             "a file of pickled weights (.bin, .pt) is damaged, or holds more than tensors, such as code, "

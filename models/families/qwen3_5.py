@@ -8,7 +8,7 @@ told enable_thinking=False.
 from dualfocus_lmms.family import Family
 from dualfocus_lmms.models.families.chatml import chatml
 from dualfocus_lmms.models.families.qwen2_5_vl import NATIVE_LOCATE
-from dualfocus_lmms.models.families.qwen2_vl import PICTURE
+from dualfocus_lmms.models.families.qwen2_vl import IMAGE
 from dualfocus_lmms.models.families.qwen3_vl import QWEN3_VL
 from dualfocus_lmms.zoom import DynamicResolution
 
@@ -17,7 +17,7 @@ QWEN3_5 = Family(
     model_types=("qwen3_5", "qwen3_5_moe"),
     box_format=QWEN3_VL.box_format,
     image="as_is",
-    chat_template=chatml(PICTURE, before_reply="<think>\n\n</think>\n\n"),
+    chat_template=chatml(IMAGE, before_reply="<think>\n\n</think>\n\n"),
     # With the large projections of linear attention.
     lora_targets=r".*language_model.*\.((q|k|v|o|gate|up|down|out)_proj|in_proj_(qkv|z))",
     native_locate=NATIVE_LOCATE,

@@ -25,7 +25,7 @@ BatchItem = tuple[Request, Question]
 class BatchSize:
     """How many questions are answered together: `now`.
 
-    A number stays as it is until memory runs out: then it is half of what was too much, for good. AUTO begins
+    A number is kept until memory runs out: then it is halved, for good. AUTO begins
     with FIRST_SIZE and doubles after every full batch, up to `largest`, until memory runs out once.
     """
 

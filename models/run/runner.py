@@ -10,10 +10,11 @@ from loguru import logger
 from tqdm import tqdm
 
 from dualfocus_lmms.errors import GenerationError, Interrupted, UserError
-from dualfocus_lmms.flow import Sample, answer_batch, run_macro, run_zoom
+from dualfocus_lmms.flow import answer_batch, run_macro, run_zoom
 from dualfocus_lmms.models.run import memory
 from dualfocus_lmms.models.run.batches import LARGEST_SIZE, BatchItem, BatchSize, Reader, in_order
 from dualfocus_lmms.models.run.request import Request
+from dualfocus_lmms.sample import Sample
 from dualfocus_lmms.settings import Settings
 from dualfocus_lmms.trace import Trace, TraceWriter, read_traces, trace_key
 from dualfocus_lmms.types import Backend, Question, StopCriteria

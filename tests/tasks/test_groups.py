@@ -41,7 +41,9 @@ def test_the_host_loads_them(load_task: Load, paper_folder: Path, group: str) ->
 
 def test_every_task_of_every_group_exists(host_tasks: ModuleType) -> None:
     manager = host_tasks.TaskManager(include_defaults=False, include_path=str(ROOT / "tasks"))
-    assert {"df_paper", "df_zoom", "df_pope", "df_hrbench", "df_nano"} <= set(manager.all_groups)
+    assert {"df_paper", "df_zoom", "df_documents", "df_pope", "df_hrbench", "df_nano"} <= set(
+        manager.all_groups
+    )
     for group in manager.all_groups:
         named = manager._get_config(group)["task"]
         assert [name for name in named if name not in manager.all_tasks] == []

@@ -75,7 +75,7 @@ def test_a_type_that_is_not_handled_says_what_is(copy: Path, kind: str, remedy: 
         load_checkpoint(str(copy), device="cpu")
 
 
-def test_an_older_transformers_without_a_familys_architecture_is_named(
+def test_an_older_transformers_that_lacks_the_architecture_is_named(
     copy: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(folder, "CONFIG_MAPPING", {})
