@@ -35,7 +35,7 @@ def _obstacles(checkpoint: Checkpoint) -> list[str]:
     """What keeps prefixes of a model from being computed once, kept and forked."""
     model = checkpoint.model
     text = model.config.get_text_config()
-    layers = DynamicCache(config=text).layers
+    layers: list[Any] = DynamicCache(config=text).layers
     kinds = set(getattr(text, "layer_types", None) or ())
     found = []
     if language_model(model) is None or not hasattr(model, "get_image_features"):
