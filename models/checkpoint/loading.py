@@ -24,6 +24,7 @@ from dualfocus_lmms.models.checkpoint.chat_template import check_template_name, 
 from dualfocus_lmms.models.checkpoint.folder import (
     LOAD_ERRORS,
     adapter_base,
+    check_architecture,
     check_folder,
     load_error,
     model_type,
@@ -105,6 +106,7 @@ def load_checkpoint(
     try:
         type_ = model_type(pretrained, revision)
         kind = load_family(family) if family else family_for(type_)
+        check_architecture(type_, kind.name)
         both: Any = AutoModelForImageTextToText.from_pretrained(
             pretrained,
             revision=revision,
