@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 Value = TypeVar("Value")
 
