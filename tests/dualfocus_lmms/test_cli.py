@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from dualfocus_lmms import Trace, UserError, __version__
+from dualfocus_lmms import Trace, UserError, __version__, cli
 
 
 def test_tiny_makes_a_checkpoint_that_ask_can_load(run, photo: Path, tmp_path: Path):
@@ -55,8 +56,7 @@ def test_tiny_names_the_sizes(run, tmp_path: Path):
     "arguments",
     [
         [],
-        ["--help"],
-        ["--tasks", "df_pope", "--model_args", "pretrained=a b,trace=c", "--limit", "4", "-h"],
+        ["--tasks", "df_pope", "--model_args", "pretrained=a b,trace=c", "--limit", "4"],
         ["--batch_size=4", "--log_samples", "word", "--version"],
     ],
 )
@@ -71,6 +71,22 @@ def test_eval_passes_everything_to_the_host(run, monkeypatch: pytest.MonkeyPatch
     done = run("eval", *arguments)
     assert (done.code, done.out, done.err) == (3, "", "")
     assert received == [arguments]
+
+
+def test_help_of_eval_begins_with_our_arguments_and_tasks(run, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("dualfocus_lmms.models.host.evaluate.evaluate", lambda *_: 0)
+    lines = run("eval", "--help").out.splitlines()
+    shown = [line.split()[0].rstrip(",") for line in lines if line[:2] == "  " and line[2:3].isalpha()]
+    assert shown[0] == "pretrained"
+    assert {"trace", "resume", "batch_size", "df_nano", "df_pope"} <= set(shown)
+    assert max(map(len, lines)) <= 80
+
+
+def test_tasks_are_all_of_ours(run):
+    words = set(re.findall(r"\bdf_\w+", run("tasks").out))
+    files = list((Path(__file__).parents[2] / "tasks").glob("*/df_*.yaml"))
+    assert len(files) > 20
+    assert {file.stem for file in files} == words
 
 
 def test_eval_shows_the_hosts_user_errors(run, monkeypatch: pytest.MonkeyPatch):
@@ -141,7 +157,9 @@ def test_score_prints_the_table_and_writes_the_file(run, monkeypatch: pytest.Mon
 def test_help_lists_the_commands_and_is_light(run):
     done = run("--help")
     assert done.code == 0
-    assert [word for word in ("ask", "tiny", "eval", "bench") if f"\n  {word} " not in done.out] == []
+    listed = re.findall(r"^  (\w+)  ", done.out.partition("Commands:")[2], re.MULTILINE)
+    assert listed == list(cli.ORDER)
+    assert "..." not in done.out.partition("Commands:")[2]  # no line is cut off
     code = (
         "import sys; from dualfocus_lmms import cli; sys.argv = ['dualfocus', 'ask', '--help']\n"
         "try: cli.main()\n"
@@ -154,6 +172,16 @@ def test_help_lists_the_commands_and_is_light(run):
 def test_version(run):
     done = run("--version")
     assert (done.code, done.out) == (0, f"{__version__}\n")
+
+
+def test_an_underscore_in_an_option_or_a_command_is_a_hyphen(run):
+    done = run("bench", "--batch_size", "1", "--new_tokens", "1", "--size", "huge")
+    assert (done.code, "'huge'" in done.err) == (2, True)
+    assert run("data", "gqa_mcq", "--help").code == 0
+
+
+def test_a_command_that_is_mistyped_is_named(run):
+    assert "'eval'" in run("evall").err
 
 
 def test_no_command_is_a_mistake(run):
