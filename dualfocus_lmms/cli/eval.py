@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,7 +21,7 @@ def evaluate(context: typer.Context) -> None:
 
     if {"-h", "--help"} & set(context.args):
         show(_help())
-    raise typer.Exit(evaluate(context.args, _check_questions))
+    raise typer.Exit(evaluate(context.args, _check_questions, _finished))
 
 
 def _check_questions(tasks: Sequence[str], limit: int | None) -> None:
@@ -29,6 +30,21 @@ def _check_questions(tasks: Sequence[str], limit: int | None) -> None:
         from dualfocus_lmms.tasks.local.docs import check
 
         check(limit)
+
+
+def _finished(args: Any) -> None:
+    """Show what a run is worth, from its traces, and the next command."""
+    from dualfocus_lmms.results.runs import REPLAY, trace_argument
+    from dualfocus_lmms.results.summary import summary
+
+    if not args.model.startswith("dualfocus") or args.model == REPLAY:
+        return
+    traces = trace_argument({"config": {"model_args": args.model_args}})
+    if traces is None:
+        show("\nNext time: trace=FOLDER in --model_args keeps both answers, for dualfocus report.")
+        return
+    run = shlex.quote(str(args.output_path or traces))
+    show(f"\n{summary(traces)}\n\nNext: dualfocus report {run} --out report")
 
 
 def _help() -> str:

@@ -37,11 +37,14 @@ class _Stop(BaseException):
 
 
 def evaluate(
-    arguments: Sequence[str], check_questions: Callable[[Sequence[str], int | None], None] | None = None
+    arguments: Sequence[str],
+    check_questions: Callable[[Sequence[str], int | None], None] | None = None,
+    finished: Callable[[Any], None] | None = None,
 ) -> int:
     """Run the host with its own command-line `arguments`; the exit code.
 
-    check_questions: called with the tasks and the limit before a model is loaded.
+    check_questions: called with the tasks and the limit before a model is loaded. finished: called with the
+    host's arguments after each run, on the first process alone.
 
     Raises what went wrong, a UserError where one lies beneath it.
     """
@@ -49,6 +52,7 @@ def evaluate(
     host = _import_host()
     sys.argv[1:] = _spelled(host, arguments)
     single = host.cli_evaluate_single
+    done: list[Any] = []
 
     def stop_at_failure(args: Any) -> Any:
         try:
@@ -58,7 +62,9 @@ def evaluate(
                 whole = args.limit is not None and args.limit >= 1
                 check_questions(tasks, int(args.limit) if whole else None)
             with _fewest_tasks(args), _results_written(args.output_path):
-                return single(args)
+                results = single(args)
+            done.append(args)
+            return results
         except KeyboardInterrupt as error:
             raise error if isinstance(error, Interrupted) else Interrupted(_how_to_go_on(args)) from error
         except Exception as error:
@@ -73,6 +79,9 @@ def evaluate(
         raise _user_error(error) from None
     finally:
         host.cli_evaluate_single = single
+    if finished is not None and os.environ.get("RANK", "0") == "0":
+        for args in done:
+            finished(args)
     return 0
 
 

@@ -63,7 +63,7 @@ def test_tiny_names_the_sizes(run, tmp_path: Path):
 def test_eval_passes_everything_to_the_host(run, monkeypatch: pytest.MonkeyPatch, arguments: list[str]):
     received = []
 
-    def evaluate(arguments: list[str], check_questions: object) -> int:
+    def evaluate(arguments: list[str], *_: object) -> int:
         received.append(list(arguments))
         return 3
 
@@ -90,7 +90,7 @@ def test_tasks_are_all_of_ours(run):
 
 
 def test_eval_shows_the_hosts_user_errors(run, monkeypatch: pytest.MonkeyPatch):
-    def evaluate(arguments: list[str], check_questions: object) -> int:
+    def evaluate(arguments: list[str], *_: object) -> int:
         raise UserError("No task.")
 
     monkeypatch.setattr("dualfocus_lmms.models.host.evaluate.evaluate", evaluate)

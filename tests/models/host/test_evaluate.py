@@ -94,6 +94,16 @@ def test_a_task_of_another_folder_is_not_ours_to_judge(host) -> None:
     assert evaluate([*ASKED, "--model", "llava"]) == 0
 
 
+def test_what_follows_a_run_is_told_its_arguments(host) -> None:
+    told: list[Namespace] = []
+    assert evaluate([*ASKED, "--limit", "7"], None, told.append) == 0
+    assert [args.limit for args in told] == [7]
+    host(lambda args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        evaluate(ASKED, None, told.append)
+    assert len(told) == 1
+
+
 def test_no_question_is_asked_where_no_result_can_be_written(host, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     asked = []
