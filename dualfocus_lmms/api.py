@@ -17,7 +17,7 @@ from PIL import Image
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.flow import answer_batch
 from dualfocus_lmms.grounding import MODEL_GROUNDINGS
-from dualfocus_lmms.images import UNREADABLE, open_image, unreadable
+from dualfocus_lmms.images import UNREADABLE, is_address, open_image, unreadable
 from dualfocus_lmms.options import Keywords
 from dualfocus_lmms.prompts import SHORT_ANSWER
 from dualfocus_lmms.settings import Settings
@@ -181,6 +181,8 @@ def load_image(source: Source) -> Image.Image:
     try:
         return open_image(source)
     except FileNotFoundError as error:
+        if is_address(source):
+            raise UserError(f"{source!r} is a web address, and nothing is fetched: give a file.") from error
         raise UserError(f"No image exists at {str(source)!r}: check the path.") from error
     except UNREADABLE as error:
         advice = "give an image file such as PNG or JPEG."

@@ -77,6 +77,7 @@ def test_ask_many_of_nothing():
     ("ask", "message"),
     [
         (lambda model: model.ask("none.png", "What?"), "No image exists at 'none.png': check the path"),
+        (lambda model: model.ask("https://host.example/a.png", "What?"), "web address"),
         (lambda model: model.ask(IMAGE, " "), "Question '0' is empty"),
         (lambda model: model.ask(IMAGE, "What?", max_new_tokens=0), "max_new_tokens must be at least 1"),
         (lambda model: model.ask_many([(IMAGE, "What?")], 0), "batch_size is a number of questions, 1 or mo"),
