@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, ClassVar, Literal
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.files import atomic_write
 from dualfocus_lmms.json_text import LONGEST_LINE, STRICT, Kind, lines
+from dualfocus_lmms.text_output import excerpt
 from dualfocus_lmms.types import Answer, JointScores, Selection, TemplateChoice
 
 try:
@@ -29,7 +30,7 @@ VERSION: Literal[1] = 1
 _ADDED = {"crop_pixels": "original"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Trace:
     """What one sample did.
 
@@ -87,6 +88,16 @@ class Trace:
         """The trace that `to_json` wrote. ValueError when the line is damaged or of another version."""
         return _TRACE.parse(line)
 
+    def __repr__(self) -> str:
+        chosen = self.selection
+        return f"Trace({self.question_id!r}: {excerpt(chosen.text, 60)!r}, {chosen.pathway})"
+
+    def _repr_html_(self) -> str:
+        """The trace in a notebook: `notebook.html`."""
+        from dualfocus_lmms.notebook import html
+
+        return html(self)
+
     @property
     def answers(self) -> list[Answer]:
         """The answers of the stages that ran, in order."""
@@ -106,14 +117,19 @@ def read_traces(folder: str | Path) -> tuple[list[Trace], list[str]]:
     """(traces, damaged) of a folder, in file order, the last of equal keys kept.
 
     damaged names every line that could not be read ("rank0.jsonl:17: ..."), as a kill leaves one behind; the
-    samples they belonged to are missing. UserError when the folder does not exist.
+    samples they belonged to are missing. UserError when the folder does not exist, or no run wrote it.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"No trace folder at {folder}: give the folder that a run wrote with trace=<folder>.")
     traces: dict[str, Trace] = {}
     damaged = []
-    for path in sorted(folder.glob("rank*.jsonl")):
+    files = sorted(folder.glob("rank*.jsonl"))
+    if not files and not (folder / "run.json").is_file():
+        raise UserError(
+            f"{folder} holds no traces (rank0.jsonl): give the folder that a run wrote with trace=<folder>."
+        )
+    for path in files:
         try:
             for number, line in lines(path):
                 try:
