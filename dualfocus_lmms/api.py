@@ -19,7 +19,7 @@ from dualfocus_lmms.flow import answer_batch
 from dualfocus_lmms.grounding import MODEL_GROUNDINGS
 from dualfocus_lmms.images import UNREADABLE, is_address, open_image, unreadable
 from dualfocus_lmms.notebook import remember
-from dualfocus_lmms.options import Keywords
+from dualfocus_lmms.options import Keywords, SettingOptions, keywords
 from dualfocus_lmms.prompts import SHORT_ANSWER
 from dualfocus_lmms.settings import Settings
 from dualfocus_lmms.trace import Trace
@@ -62,21 +62,12 @@ class DualFocusModel:
         prompts: str | None = None,
         subimage: str = "turn",
         crop_pixels: str | int | None = None,
+        regions: str = "union",
+        looks: int = 1,
         **unknown: NoReturn,
     ) -> None:
         """Load a checkpoint folder or hub name; UserError when that is impossible."""
-        given = Keywords.of(
-            {
-                "pretrained": pretrained, "revision": revision, "dtype": dtype, "device": device,
-                "device_map": device_map, "attn_implementation": attn_implementation, "family": family,
-                "chat_template": chat_template, "min_pixels": min_pixels, "max_pixels": max_pixels,
-                "engine": engine, "cuda_graphs": cuda_graphs, "protocol": protocol, "pathway": pathway,
-                "select": select, "skip_confidence": skip_confidence, "box_margin": box_margin,
-                "count_eos": count_eos, "grounding": grounding, "grounding_checkpoint": grounding_checkpoint,
-                "box_shift": box_shift, "prompts": prompts, "subimage": subimage,
-                "crop_pixels": crop_pixels, **unknown,
-            },
-        )  # fmt: skip
+        given = Keywords.of(keywords(locals()))
         settings = given.settings()
         from dualfocus_lmms.models.checkpoint.loading import load_checkpoint
         from dualfocus_lmms.models.engines.registry import make_engine
@@ -113,13 +104,12 @@ class DualFocusModel:
         prompts: str | None = None,
         subimage: str = "turn",
         crop_pixels: str | int | None = None,
+        regions: str = "union",
+        looks: int = 1,
         **unknown: NoReturn,
     ) -> DualFocusModel:
         """The same on an existing backend, such as `testing.FakeBackend`."""
-        settings = Settings.of(
-            protocol, pathway, select, skip_confidence, box_margin, count_eos, grounding,
-            grounding_checkpoint, box_shift, prompts, subimage, crop_pixels, **unknown,
-        )  # fmt: skip
+        settings = SettingOptions.of(keywords(locals())).settings()
         model = cls.__new__(cls)
         model.settings, model.backend = _bind_grounding(settings, backend), backend
         return model

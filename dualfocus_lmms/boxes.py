@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +21,7 @@ _FOUR = re.compile(rf"{_PAIR}[\s,;()\[\]\"']+{_PAIR}")  # x, y, x, y with any br
 _NAMED = re.compile(
     rf"\b([xy]_?(?:0|1|2|min|max)|left|top|right|bottom)\b[\"']?\s*[:=]\s*[\"']?{_NUMBER}", re.IGNORECASE
 )
+MOST_SHARED = 0.5  # intersection over union up to which two boxes are two regions
 _LARGEST = 1e9  # no coordinate is larger: an endless run of digits is not a box
 _NAMED_ORDERS = (
     ("x1", "y1", "x2", "y2"),
@@ -74,6 +75,22 @@ class Box:
         """The part inside the image; a box wholly outside becomes a line or a point on the border."""
         return Box(*(min(max(value, 0.0), 1.0) for value in self.xyxy))
 
+    def grown(self, share: float) -> Box:
+        """The box with `share` of its width more on its left and right, of its height above and below."""
+        dx, dy = share * (self.x1 - self.x0), share * (self.y1 - self.y0)
+        return Box(self.x0 - dx, self.y0 - dy, self.x1 + dx, self.y1 + dy)
+
+    def within(self, outer: Box) -> Box:
+        """A box in fractions of a region `outer`, cut to it: in fractions of what `outer` is a region of.
+
+        >>> Box(0.5, 0.5, 1.0, 2.0).within(Box(0.2, 0.0, 0.4, 0.5))
+        Box(x0=0.3, y0=0.25, x1=0.4, y1=0.5)
+        """
+        inside, width, height = self.clip(), outer.x1 - outer.x0, outer.y1 - outer.y0
+        x0, x1 = (outer.x0 + value * width for value in (inside.x0, inside.x1))
+        y0, y1 = (outer.y0 + value * height for value in (inside.y0, inside.y1))
+        return Box(x0, y0, x1, y1)
+
     def iou(self, other: Box) -> float:
         """Intersection over union, 0 to 1; 0 when both boxes are empty."""
         width = min(self.x1, other.x1) - max(self.x0, other.x0)
@@ -124,9 +141,30 @@ class BoxFormat:
         and a reply to any other format whose numbers all lie below 2 gives fractions of the frame. Values
         outside the frame are kept. Percentages are not a box.
         """
-        values, integers = _four_numbers(text)
-        if values is None:
+        written = _written_boxes(text)
+        return self._box(written[0], image_size, input_size) if written else None
+
+    def write_all(
+        self, boxes: Iterable[Box], image_size: tuple[int, int], input_size: tuple[int, int] | None = None
+    ) -> str:
+        """The text for several boxes: each as `write` has it, with a comma and a blank between them."""
+        return ", ".join(self.write(box, image_size, input_size) for box in boxes)
+
+    def read_all(
+        self, text: str, image_size: tuple[int, int], input_size: tuple[int, int] | None = None
+    ) -> list[Box]:
+        """Every box in a reply, in its order; `read` returns the first of them."""
+        found = (self._box(written, image_size, input_size) for written in _written_boxes(text))
+        return [box for box in found if box is not None]
+
+    def _box(
+        self, written: Sequence[str], image_size: tuple[int, int], input_size: tuple[int, int] | None
+    ) -> Box | None:
+        """The box of four numbers (x, y, x, y) as they are written, None where one is too large."""
+        values = [float(value) for value in written]
+        if max(abs(value) for value in values) > _LARGEST:
             return None
+        integers = all(value.strip("+-.").isdigit() for value in written)
         offset_x, offset_y, scale_x, scale_y = self._affine(image_size, input_size)
         edges = (self.scale, self.scale) if input_size is None or self.frame != "resized" else input_size
         largest = max(abs(value) for value in values)
@@ -162,19 +200,53 @@ class BoxFormat:
         return (0.0, 0.0, float(input_size[0]), float(input_size[1]))
 
 
-def _four_numbers(text: str) -> tuple[list[float] | None, bool]:
-    """The first four coordinates in a reply (x, y, x, y), and whether all were written as integers."""
-    named = {name.lower().replace("_", ""): value for name, value in reversed(_NAMED.findall(text))}
+def distinct(boxes: Iterable[Box]) -> list[Box]:
+    """The boxes in order, without those that overlap one before them by more than MOST_SHARED.
+
+    >>> distinct([Box(0, 0, 0.5, 0.5), Box(0, 0, 0.5, 0.4), Box(0.6, 0, 1, 0.5)])
+    [Box(x0=0, y0=0, x1=0.5, y1=0.5), Box(x0=0.6, y0=0, x1=1, y1=0.5)]
+    """
+    kept: list[Box] = []
+    for box in boxes:
+        if all(box.iou(other) <= MOST_SHARED and box != other for other in kept):
+            kept.append(box)
+    return kept
+
+
+def in_reading_order(boxes: Iterable[Box]) -> list[Box]:
+    """The boxes line by line from the top, and from left to right in a line.
+
+    A line has the highest box that is left, and all whose centre lies above that one's lower edge.
+
+    >>> right, left, below = Box(0.6, 0.1, 0.9, 0.3), Box(0.1, 0.15, 0.4, 0.35), Box(0, 0.5, 0.2, 0.7)
+    >>> in_reading_order([below, right, left]) == [left, right, below]
+    True
+    """
+    waiting = sorted(boxes, key=lambda box: (box.y0, box.x0))
+    ordered: list[Box] = []
+    while waiting:
+        end = waiting[0].y1
+        line = [box for box in waiting if box is waiting[0] or (box.y0 + box.y1) / 2 < end]
+        waiting = [box for box in waiting if box not in line]
+        ordered += sorted(line, key=lambda box: (box.x0, box.y0))
+    return ordered
+
+
+def _written_boxes(text: str) -> list[tuple[str, ...]]:
+    """The coordinates (x, y, x, y) of each box in a reply, as they are written."""
+    named = [(name.lower().replace("_", ""), value) for name, value in _NAMED.findall(text)]
     for order in _NAMED_ORDERS:
-        if all(name in named for name in order):
-            written = [named[name] for name in order]
-            break
-    else:
-        match = _FOUR.search(text)
-        if match is None:
-            return None, False
-        written = list(match.groups())
-    values = [float(value) for value in written]
-    if max(abs(value) for value in values) > _LARGEST:
-        return None, False
-    return values, all(value.strip("+-.").isdigit() for value in written)
+        if found := list(_named_boxes(named, order)):
+            return found
+    return [match.groups() for match in _FOUR.finditer(text)]
+
+
+def _named_boxes(named: Iterable[tuple[str, str]], order: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """The coordinates of named corners in `order`; of a name that comes again too early, the first counts."""
+    corners: dict[str, str] = {}
+    for name, value in named:
+        if name in order:
+            corners.setdefault(name, value)
+        if len(corners) == len(order):
+            yield tuple(corners[name] for name in order)
+            corners = {}

@@ -1,8 +1,8 @@
 """Rules with fitted numbers, which `dualfocus calibrate` writes: `select=calibrated:FILE`. No library needed.
 
-They know two things that eq. 8 does not: how much surer micro has to be (`Bias`), or what lengths, region and
-agreement say besides (`Logistic`). A rule is fitted on questions, and is refused where the same questions are
-asked again, unless its name says so: `select=calibrated_in_sample:FILE`.
+They know two things that eq. 8 does not: how much more certain micro must be (`Bias`), or what lengths,
+region and agreement add (`Logistic`). A rule is fitted on questions, and is refused where the same questions
+are asked again, unless its name says so: `select=calibrated_in_sample:FILE`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ADVICE = "give a file that `dualfocus calibrate RUN --out FILE` wrote."
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What a rule sees of one question. box: the located region; None where micro saw none of its own."""
+    """What a rule is given of one question. box: the located region; None where micro saw none of its own."""
 
     macro: Answer
     micro: Answer

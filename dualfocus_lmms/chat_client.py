@@ -142,12 +142,12 @@ def server_errors(client: openai.OpenAI) -> Iterator[None]:
             target = error.response.headers.get("location", "")
             raise UserError(
                 f"{url} answered {code}: it sends requests on to {excerpt(_place(target))}, and none is "
-                "sent where you have not said. If that is your server, give its address as base_url."
+                "sent to an address that you did not give. If it is yours, give it as base_url."
             ) from error
-        said = f"{url} answered {code}: {excerpt(error.message)}"
+        message = f"{url} answered {code}: {excerpt(error.message)}"
         if code < 500 and code != 429:
-            raise UserError(f"{said}. Check base_url (it ends with /v1), model, api_key.") from error
-        raise GenerationError(f"{said}. It was asked again and again: see the server's log.") from error
+            raise UserError(f"{message}. Check base_url (it ends with /v1), model, api_key.") from error
+        raise GenerationError(f"{message}. All retries failed: see the server's log.") from error
     except (openai.OpenAIError, _HTTP.HTTPError, _HTTP.InvalidURL, ValueError) as error:
         why = error.__cause__ or error
         reason = excerpt(str(why) or type(why).__name__)
@@ -164,7 +164,7 @@ def _place(target: str) -> str:
 
 
 def read_json(response: Any, url: str) -> dict[str, Any]:
-    """The JSON object in the body of a response. GenerationError that says what else came from `url`."""
+    """The JSON object in the body of a response. GenerationError that tells what `url` returned instead."""
     kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     body: bytes = response.content
     if len(body) > MOST_BYTES:
@@ -182,8 +182,8 @@ def read_json(response: Any, url: str) -> dict[str, Any]:
         raise _no_object(url, f"JSON of another kind, {excerpt(value)!r}")
     problem = value.get("error") or (value.get("message") if value.get("object") == "error" else None)
     if problem:
-        said = problem.get("message", problem) if isinstance(problem, dict) else problem
-        raise GenerationError(f"{url} answered 200 with an error: {excerpt(said)}. See the server's log.")
+        message = problem.get("message", problem) if isinstance(problem, dict) else problem
+        raise GenerationError(f"{url} answered 200 with an error: {excerpt(message)}. See the server's log.")
     return value
 
 

@@ -16,7 +16,7 @@ class GenerationError(RuntimeError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C in work that can go on: the message says what is finished and how. Exit code 130."""
+    """Ctrl-C in work that can be resumed: the message tells what is done and how to resume. Exit code 130."""
 
 
 def choose(what: str, given: object, allowed: Iterable[object]) -> UserError:

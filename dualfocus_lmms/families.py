@@ -7,7 +7,7 @@ from tabulate import tabulate
 from dualfocus_lmms.boxes import Box, BoxFormat
 from dualfocus_lmms.plugins import FAMILIES, load_family, names
 
-_COLUMNS = ("family", "model types", "a box is", "in", "pictures", "asked for a box", "engine")
+_COLUMNS = ("family", "model types", "a box is", "in", "images", "asked for a box", "engine")
 
 
 def table(form: str = "github") -> str:
@@ -18,15 +18,15 @@ def table(form: str = "github") -> str:
 
 def _row(name: str) -> list[str]:
     family = load_family(name)
-    pictures = "padded to a square" if family.image == "square" else "the checkpoint's processor"
+    images = "padded to a square" if family.image == "square" else "the checkpoint's processor"
     if family.local_patches:
-        pictures += ", tiles"
+        images += ", tiles"
     return [
         f"`{name}`",
         ", ".join(f"`{kind}`" for kind in family.model_types) or "any, with `family=generic`",
         f"`{family.box_format.write(Box(0.5, 0, 1, 1), (800, 600), (784, 588))}`",
         _unit(family.box_format),
-        pictures,
+        images,
         "yes, `prompts=native`" if family.native_locate else "as Q1 does",
         f"`{family.engine}`",
     ]

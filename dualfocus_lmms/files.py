@@ -74,23 +74,28 @@ def replacing(path: str | Path, sync: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
-def new_folder(path: str | Path) -> Iterator[Path]:
+def new_folder(path: str | Path, keep: bool = False) -> Iterator[Path]:
     """A folder beside `path` to fill, which becomes `path` when the block ends.
 
     When the block raises, it is removed, and so is what a kill left of an earlier one: nothing half done is
-    in the way of the same call. Raises OSError, also where `path` holds something.
+    in the way of the same call. keep: what an earlier call left is in it instead, but for files that
+    `replacing` did not finish. Raises OSError, also where `path` holds something.
     """
     path = Path(path).resolve()
     partial = path.with_name(f"{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    if not keep:
+        shutil.rmtree(partial, ignore_errors=True)
     try:
-        partial.mkdir(parents=True)
+        partial.mkdir(parents=True, exist_ok=keep)
+        for unfinished in partial.glob(".*.tmp"):
+            unfinished.unlink()
         yield partial
         if path.is_dir() and not any(path.iterdir()):
             path.rmdir()
         partial.rename(path)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if not keep:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _sync(path: Path, flags: int) -> None:

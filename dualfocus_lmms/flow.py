@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from PIL import Image
 
-from dualfocus_lmms.boxes import Box
+from dualfocus_lmms.boxes import Box, BoxFormat, distinct, in_reading_order
 from dualfocus_lmms.conversation import Conversation
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.grounding import shifted
 from dualfocus_lmms.images import image_hash
 from dualfocus_lmms.joint_rules import JointRule, Pair
-from dualfocus_lmms.prompts import PROMPTS
+from dualfocus_lmms.prompts import MOST_REGIONS, PROMPTS
 from dualfocus_lmms.protocol import Protocol
+from dualfocus_lmms.sample import Region, Sample
 from dualfocus_lmms.selection import select
 from dualfocus_lmms.settings import NATIVE, Settings
-from dualfocus_lmms.trace import Trace
+from dualfocus_lmms.trace import Look, Trace
 from dualfocus_lmms.types import (
     Answer,
     Backend,
@@ -33,42 +34,9 @@ from dualfocus_lmms.types import (
     Question,
     StopCriteria,
 )
-from dualfocus_lmms.zoom import Rectangle, check_crops, zoomed
+from dualfocus_lmms.zoom import DynamicResolution, Rectangle, check_crops, zoomed
 
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Region:
-    """What is looked at again: the crop in pixels of the original, and its image, enlarged (eq. 3).
-
-    reply: to Q1, as the conversation has it: the model's, or the text of a box that is not the model's.
-    """
-
-    crop: Rectangle
-    image: Image.Image
-    reply: Answer | str
-
-
-@dataclass(eq=False, slots=True)
-class Sample:
-    """A question with its results so far: at first the macro answer alone.
-
-    box: what was located, shifted: where it was moved to. outcome: the region, or why there is none; None as
-    long as a second look is needed and nothing is located.
-    """
-
-    question: Question
-    limits: StopCriteria
-    macro: Answer
-    locate: Answer | None = None
-    box: Box | None = None
-    shifted: Box | None = None
-    outcome: Region | Fallback | None = None
-    micro: Answer | None = None
-    judged: JointScores | None = None
-
-    @property
-    def done(self) -> bool:
-        return isinstance(self.outcome, Fallback)
+PADDING = 0.1  # shares of its width and height by which each of several regions grows on each side
 
 
 def answer_batch(
@@ -131,7 +99,37 @@ def run_zoom(backend: Backend, samples: Sequence[Sample], settings: Settings) ->
     zoomed = [(sample, sample.outcome) for sample in samples if isinstance(sample.outcome, Region)]
     for (sample, _), (answer, judged) in zip(zoomed, _micro(backend, zoomed, settings), strict=True):
         sample.micro, sample.judged = answer, judged
+    _look_further(backend, [sample for sample, _ in zoomed], settings)
     return [_trace(sample, settings, backend) for sample in samples]
+
+
+def _look_further(backend: Backend, samples: Sequence[Sample], settings: Settings) -> None:
+    """Locate in the crop and look at that, settings.looks times in all at most, while the perplexity falls.
+
+    A look that locates nothing, or all of what it looks at, is the last one and has no answer.
+    """
+    for sample in samples:
+        sample.further = []
+    for _ in range(settings.looks - 1):
+        looks = []
+        for sample in samples:
+            last = sample.looks[-1]
+            if last.micro is not None and last.micro.nll(settings.count_eos) < last.macro.nll(
+                settings.count_eos
+            ):
+                sample.further.append(last.further_look())
+                looks.append(sample.further[-1])
+        for look, reply in zip(looks, _locate(backend, looks, settings), strict=True):
+            look.locate = reply
+            _zoom(backend, look, settings)
+        zoomed = [(look, look.outcome) for look in looks if isinstance(look.outcome, Region)]
+        zoomed = [
+            (look, region)
+            for look, region in zoomed
+            if look.before and region.crops != look.before.region.crops
+        ]
+        for (look, _), (answer, _) in zip(zoomed, _micro(backend, zoomed, settings), strict=True):
+            look.micro = answer
 
 
 def _worded(settings: Settings, backend: Backend) -> Settings:
@@ -159,9 +157,9 @@ def locate_prompt(question: Question, protocol: Protocol) -> str:
     return protocol.prompts.locate.format(question=question.text)
 
 
-def micro_prompt(question: Question, protocol: Protocol) -> str:
-    """Q2: requests the answer, with the task's full prompt."""
-    return protocol.prompts.micro.format(prompt=question.prompt)
+def micro_prompt(question: Question, protocol: Protocol, crops: int = 1) -> str:
+    """Q2: requests the answer, with the task's full prompt; `crops` crops are shown with it."""
+    return protocol.prompts.micro_for(crops).format(prompt=question.prompt)
 
 
 def skip_reason(macro: Answer, settings: Settings) -> Fallback | None:
@@ -186,7 +184,7 @@ def _always_locates(settings: Settings) -> bool:
 
 def _locate_prompt(question: Question, settings: Settings) -> Prompt:
     keep: Keep = "conversation" if settings.subimage == "turn" else "image"
-    limits = StopCriteria(settings.protocol.locate_tokens)
+    limits = StopCriteria(settings.protocol.locate_tokens * (MOST_REGIONS if settings.separate else 1))
     return Prompt("locate", _locate_conversation(question, settings), limits, keep)
 
 
@@ -202,25 +200,51 @@ def _locate_conversation(question: Question, settings: Settings) -> Conversation
 
 
 def _zoom(backend: Backend, sample: Sample, settings: Settings) -> None:
-    """Set a sample's box and its outcome."""
-    image, form = sample.question.image, backend.box_format
+    """Set a sample's boxes and its outcome."""
+    image, whole, form = sample.question.image, sample.original, backend.box_format
     resized = backend.input_size(image) if form.frame == "resized" else None
-    if settings.grounder is not None:
-        box = settings.grounder(sample.question)
-    else:
-        box = None if sample.locate is None else form.read(sample.locate.text, image.size, resized)
-    if box is None:
+    sample.boxes = _boxes(form, sample, settings, resized)
+    if sample.before is not None:
+        (crop,) = sample.before.region.crops
+        edges = (value / side for value, side in zip(crop, whole.size * 2, strict=True))
+        sample.boxes = tuple(box.within(Box(*edges)) for box in sample.boxes)
+    if not sample.boxes:
         sample.outcome = Fallback.NO_BOX
         return
-    sample.box = box
-    sample.shifted = shifted(box, sample.question, settings.box_shift) if settings.box_shift else None
-    crop = settings.protocol.geometry(sample.shifted or box, image.size, settings.box_margin)
-    if crop is None:
+    if settings.box_shift:
+        sample.shifted = shifted(sample.boxes[0], sample.question, settings.box_shift)
+    padding = PADDING if settings.separate else 0
+    shown = (sample.shifted,) if sample.shifted else [box.grown(padding) for box in sample.boxes]
+    crops = [settings.protocol.geometry(box, whole.size, settings.box_margin) for box in shown]
+    found = tuple(crop for crop in crops if crop is not None)
+    if len(found) < len(crops):
         sample.outcome = Fallback.EMPTY_REGION
         return
-    reply = sample.locate or form.write(box, image.size, resized)
-    seen = zoomed(image.crop(crop), image.size, settings.crop_pixels, backend.resolution)
-    sample.outcome = Region(crop, seen, reply)
+    reply = sample.locate or form.write_all(sample.boxes, image.size, resized)
+    sample.outcome = Region(found, tuple(_seen(backend, whole, crop, settings) for crop in found), reply)
+
+
+def _boxes(
+    form: BoxFormat, sample: Sample, settings: Settings, resized: tuple[int, int] | None
+) -> tuple[Box, ...]:
+    """What a grounding or the reply to Q1 locates: one box or none; with regions=separate the first
+    MOST_REGIONS that are apart, in reading order. One without area is left out where another has some."""
+    read = form.read_all if settings.separate else form.read
+    found: Box | Sequence[Box] | None = None
+    if settings.grounder is not None:
+        found = settings.grounder(sample.question)
+    elif sample.locate is not None:
+        found = read(sample.locate.text, sample.question.image.size, resized)
+    boxes = [found] if isinstance(found, Box) else [*(found or ())]
+    if settings.separate:
+        visible = [box for box in boxes if box.clip().area > 0]
+        boxes = in_reading_order(distinct(visible or boxes)[:MOST_REGIONS])
+    return tuple(boxes)
+
+
+def _seen(backend: Backend, image: Image.Image, crop: Rectangle, settings: Settings) -> Image.Image:
+    """A crop of the image as the model gets it (eq. 3)."""
+    return zoomed(image.crop(crop), image.size, settings.crop_pixels, backend.resolution)
 
 
 def _micro(
@@ -254,25 +278,34 @@ def _judge(backend: Backend, pairs: Sequence[Pair], settings: Settings) -> Seque
 
 
 def _micro_conversation(sample: Sample, region: Region, settings: Settings) -> Conversation:
-    """Image, Q1 and the box, then crop and Q2; or the macro question about the image with one more tile."""
+    """Image, Q1 and the box, then crop and Q2; or the macro question about the image with one more tile.
+
+    With regions=separate there may be several boxes and as many crops.
+    """
     question, reply = sample.question, region.reply
     if settings.subimage == "patch":
-        return Conversation().user(question.prompt, question.image, patches=(region.image,))
+        return Conversation().user(question.prompt, question.image, patches=region.images)
     located = _locate_conversation(question, settings)
     turn = (reply, None) if isinstance(reply, str) else (reply.text, reply.tokens)
-    return located.assistant(*turn).user(micro_prompt(question, settings.protocol), region.image)
+    prompt = micro_prompt(question, settings.protocol, len(region.images))
+    return located.assistant(*turn).user(prompt, *region.images)
 
 
-def _trace(sample: Sample, settings: Settings, backend: Backend) -> Trace:
+def _trace(first: Sample, settings: Settings, backend: Backend) -> Trace:
+    """The trace of a sample; of several looks, with what was located and answered in the best one."""
     template, resolution = backend.template, backend.resolution
-    question, macro, micro = sample.question, sample.macro, sample.micro
+    sample = first.best(settings.count_eos)
+    question, macro, micro = first.question, first.macro, sample.micro
     region = sample.outcome if isinstance(sample.outcome, Region) else None
+    crops, seen = (region.crops, region.images) if region else ((), ())
+    sizes = tuple(resolution.fit(image.size) for image in seen) if resolution else ()
     prompts = {"macro": question.prompt}
     if sample.locate is not None or micro is not None:  # the micro conversation opens with it
         prompts["locate"] = locate_prompt(question, settings.protocol)
     if micro is not None:
         turn = settings.subimage == "turn"
-        prompts["micro"] = micro_prompt(question, settings.protocol) if turn else question.prompt
+        micro_text = micro_prompt(question, settings.protocol, len(crops))
+        prompts["micro"] = micro_text if turn else question.prompt
     answers = [answer for answer in (macro, micro) if answer is not None]
     return Trace(
         key=question.key or {"id": question.id},
@@ -287,9 +320,9 @@ def _trace(sample: Sample, settings: Settings, backend: Backend) -> Trace:
         locate=sample.locate,
         micro=micro,
         box=sample.box.xyxy if sample.box else None,
-        crop=region.crop if region else None,
+        crop=crops[0] if len(crops) == 1 else None,
         input_size=resolution.fit(question.image.size) if resolution else None,
-        crop_size=resolution.fit(region.image.size) if resolution and region else None,
+        crop_size=sizes[0] if len(sizes) == 1 else None,
         fallback=sample.outcome.value if isinstance(sample.outcome, Fallback) else None,
         ppl=perplexities(answers, settings),
         grounding=settings.grounding,
@@ -300,4 +333,19 @@ def _trace(sample: Sample, settings: Settings, backend: Backend) -> Trace:
         stop=sample.limits.stop,
         chat_template=template.asked if template else None,
         chat_template_used=template.used if template else None,
+        boxes=tuple(box.xyxy for box in sample.boxes) if settings.separate else None,
+        crops=crops if settings.separate else None,
+        crop_sizes=sizes if settings.separate and resolution else None,
+        looks=tuple(_look(look, resolution) for look in first.looks) if first.further else None,
+    )
+
+
+def _look(sample: Sample, resolution: DynamicResolution | None) -> Look:
+    region = sample.outcome if isinstance(sample.outcome, Region) else None
+    return Look(
+        locate=sample.locate,
+        box=sample.box.xyxy if sample.box else None,
+        crop=region.crops[0] if region else None,
+        crop_size=resolution.fit(region.images[0].size) if resolution and region else None,
+        micro=sample.micro,
     )

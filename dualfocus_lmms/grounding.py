@@ -7,7 +7,7 @@ and made in (`dualfocus_lmms.models.grounding.bind`). Knows nothing about the fl
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 
 from dualfocus_lmms.boxes import WHOLE, Box
@@ -21,7 +21,8 @@ SEED = 0
 DINO, ATTENTION, PLAIN_ATTENTION = MODEL_GROUNDINGS = ("dino", "attention", "attention_plain")
 DINO_CHECKPOINT = "IDEA-Research/grounding-dino-base"
 
-Grounder = Callable[[Question], Box | None]  # None where it finds nothing: the answer is macro then
+# A region, or several with regions=separate; None or no box where it finds nothing: the answer is macro then.
+Grounder = Callable[[Question], Box | Sequence[Box] | None]
 
 
 def annotated(question: Question) -> Box:
@@ -33,6 +34,11 @@ def annotated(question: Question) -> Box:
             f"boxes choose another grounding: {', '.join(name for name in names() if name != 'annotated')}."
         )
     return question.box
+
+
+def each_annotated(question: Question) -> Sequence[Box]:
+    """The data set's own boxes of the things that a question is about, else its one box."""
+    return question.boxes or (annotated(question),)
 
 
 def whole(question: Question) -> Box:
@@ -52,8 +58,9 @@ def random(question: Question) -> Box:
     return Box(x0, y0, x0 + 0.5, y0 + 0.5)
 
 
+ANNOTATED = "annotated"
 GROUNDINGS: dict[str, Grounder] = {
-    "annotated": annotated,
+    ANNOTATED: annotated,
     "whole": whole,
     "center": center,
     "random": random,
@@ -65,13 +72,16 @@ def names() -> list[str]:
     return [MODEL, *GROUNDINGS, *MODEL_GROUNDINGS]
 
 
-def load_grounding(name: str) -> Grounder | None:
+def load_grounding(name: str, several: bool = False) -> Grounder | None:
     """The grounding called `name`, None for the model's own; UserError lists the known ones.
 
+    several: with every region that it knows of, and not with one around them.
     One that needs a model refuses every question until it is tied to its model.
     """
     if name not in names():
         raise choose("grounding", name, names())
+    if several and name == ANNOTATED:
+        return each_annotated
     return _unbound(name) if name in MODEL_GROUNDINGS else GROUNDINGS.get(name)
 
 

@@ -83,7 +83,7 @@ def set_up_pillow() -> None:
 
 
 def _open(source: str | PathLike[str] | BinaryIO) -> Image.Image:
-    """A file of one of FORMATS. UnidentifiedImageError that says what else it is."""
+    """A file of one of FORMATS. UnidentifiedImageError that names its actual format."""
     Image.init()
     try:
         return Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN])

@@ -72,7 +72,7 @@ def _of_macro(pair: Pair, turn: Sequence[float]) -> Scores:
 def judge_release(name: str, backend: Backend, pairs: Sequence[Pair]) -> list[JointScores]:
     """The texts of `release_texts` scored after image, Q1 and the box, and the crop with the short question.
 
-    All texts are tokenised anew. The tokens of the box count as those of the answer do, and so do the
+    All texts are tokenised again. The tokens of the box count as those of the answer do, and so do the
     end-of-turn tokens of both turns. Texts that are equal tie, and are not scored.
     """
     texts = [release_texts(pair) for pair in pairs]

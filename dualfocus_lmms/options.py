@@ -27,16 +27,16 @@ from dualfocus_lmms.errors import UserError, choose
 from dualfocus_lmms.family import EngineName
 from dualfocus_lmms.grounding import load_grounding
 from dualfocus_lmms.plugins import load_family, load_rule
-from dualfocus_lmms.prompts import PROMPTS
+from dualfocus_lmms.prompts import MOST_REGIONS, PROMPTS
 from dualfocus_lmms.protocol import load_protocol
-from dualfocus_lmms.settings import NATIVE, Pathway, Settings, Subimage
+from dualfocus_lmms.settings import NATIVE, Pathway, Regions, Settings, Subimage
 from dualfocus_lmms.types import Template
 
 # --- kinds of values ---------------------------------------------------------------------------------------
 
 
 def must_be(what: str) -> WrapValidator:
-    """A value of another kind or out of bounds is refused with a message that says `what` it must be."""
+    """A value of another kind or out of bounds is refused with a message that tells `what` it must be."""
 
     def check(value: Any, validate: Callable[[Any], Any], info: ValidationInfo) -> Any:
         try:
@@ -95,6 +95,7 @@ Bool = Annotated[bool, Field(strict=True), must_be("True or False")]
 Switch = Annotated[Bool, BeforeValidator(_zero_or_one)]  # resume=1 is True, resume=yes is a mistake
 Pixels = Annotated[int, Field(strict=True, ge=0), must_be("a number of pixels, 0 or more")]
 PixelCount = Annotated[int, Field(strict=True, ge=1), must_be("a whole number of pixels, 1 or more")]
+LookCount = Annotated[int, Field(strict=True, ge=1), must_be("a whole number of looks, 1 or more")]
 CropPixels = Annotated[
     Literal["auto", "original"] | Annotated[int, Field(strict=True, ge=1)],
     must_be("'auto', 'original' or a whole number of pixels, 1 or more"),
@@ -126,6 +127,15 @@ def option(
     """
     extra: dict[str, Any] = {"unset": unset, "decides": decides, "checkpoint": checkpoint}
     return Field(default, description=help, json_schema_extra=extra, repr=not secret)
+
+
+def keywords(names: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a function with explicit keywords and `**unknown`, from its `locals()` on entry.
+
+    `self`, `cls` and `backend` are no options.
+    """
+    given = {name: value for name, value in names.items() if name not in ("self", "cls", "backend")}
+    return given | given.pop("unknown")
 
 
 # --- options -----------------------------------------------------------------------------------------------
@@ -210,8 +220,8 @@ class FlowChoices(Options):
         None,
         unset="the protocol's",
         help="wordings of the two questions: `paper`, `figure8` (the paper's figure 8), `release` or "
-        "`native`. With `native` the region is asked for as the model's family was trained to be asked, "
-        "where it was, and the second question is the protocol's",
+        "`native`. With `native` the region is requested in the words that the model's family was "
+        "trained with, if any; the second question is the protocol's",
     )
     skip_confidence: Probability = option(
         1.0,
@@ -238,8 +248,8 @@ class FlowChoices(Options):
         help="where the region comes from: `model`, its own reply; `annotated`, the box in the data; "
         "`whole`, all of the image; `center`, its middle half in both directions; `random`, a quarter "
         "of its area, seeded by the question; `dino`, GroundingDINO; `attention` and `attention_plain`, "
-        "the model's own attention. Only `model` asks for the region; any other box stands in the "
-        "conversation as if the model had said it: [docs/grounding.md](docs/grounding.md)",
+        "the model's own attention. Only `model` requests the region; any other box appears in the "
+        "conversation as if the model had generated it: [docs/grounding.md](docs/grounding.md)",
     )
     grounding_checkpoint: Folder | None = option(
         None,
@@ -251,8 +261,19 @@ class FlowChoices(Options):
     box_shift: Pixels = option(
         0,
         help="pixels of the original image by which the region is moved before it is cropped, in a direction "
-        "seeded by the question, as in the paper's table 5. The words of the conversation stay; a "
+        "seeded by the question, as in the paper's table 5. The text of the conversation stays; a "
         "region moved off the image leaves the macro answer",
+    )
+    regions: Annotated[Text, one_of(get_args(Regions))] = option(
+        "union",
+        help="`union`, one region: the first box of the reply, or the one around all that a detector or the "
+        f"data have; `separate`, each of them in a crop of its own, {MOST_REGIONS} at most: "
+        "[docs/regions.md](docs/regions.md)",
+    )
+    looks: LookCount = option(
+        1,
+        help="looks after the macro answer, at most: after each, the model may locate again inside the crop, "
+        "while [the perplexity falls](docs/regions.md#several-looks)",
     )
 
     def settings(self) -> Settings:

@@ -16,6 +16,17 @@ class Prompts:
     locate: str
     micro: str
 
+    def micro_for(self, crops: int) -> str:
+        """Q2 where `crops` crops are shown after the image: "these two images" are "these three images" then.
+
+        >>> PROMPTS["paper"].micro_for(2)
+        'Combine these three images and answer the question: {prompt}'
+        """
+        return self.micro.replace("two images", f"{IMAGES[crops - 1]} images")
+
+
+MOST_REGIONS = 4  # crops after the image: five images of 576 tokens fit into LLaVA-1.5's 4,096 positions
+IMAGES = ("two", "three", "four", "five")  # with 1 to MOST_REGIONS crops
 
 # The answer instruction of LLaVA's evaluations.
 SHORT_ANSWER = "Answer the question using a single word or phrase."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -22,6 +23,7 @@ NATIVE = "native"  # prompts: Q1 as the model's family was trained with
 
 Pathway = Literal["both", "macro"]
 Subimage = Literal["turn", "patch"]
+Regions = Literal["union", "separate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,8 @@ class Settings:
     "turn" shows the crop in a second turn, "patch" makes it one more tile of the image (table 6).
     crop_pixels: to how many pixels the crop is enlarged (eq. 3), "auto" as many as the whole image has as
     the model gets it, "original" as it is, or a number; models of fixed resolution enlarge every crop by
-    themselves.
+    themselves. regions: "union" looks at one region, "separate" at each that is located, up to
+    MOST_REGIONS. looks: how many there may be; each but the first looks into the crop of the one before it.
     Build it with `Settings.of`, which checks the values.
     """
 
@@ -55,6 +58,8 @@ class Settings:
     prompts: str
     subimage: Subimage
     crop_pixels: CropPixels
+    regions: Regions
+    looks: int
 
     @classmethod
     def of(
@@ -71,23 +76,18 @@ class Settings:
         prompts: str | None = None,
         subimage: str = "turn",
         crop_pixels: str | int | None = None,
+        regions: str = "union",
+        looks: int = 1,
         **unknown: NoReturn,
     ) -> Settings:
         """Settings from plain values; None means the protocol's own. UserError for an impossible value.
 
         `options.SettingOptions` declares and describes them.
         """
-        from dualfocus_lmms.options import SettingOptions
+        given = dict(locals())
+        from dualfocus_lmms.options import SettingOptions, keywords
 
-        given = SettingOptions.of(
-            {
-                "protocol": protocol, "pathway": pathway, "select": select, "prompts": prompts,
-                "skip_confidence": skip_confidence, "box_margin": box_margin, "count_eos": count_eos,
-                "grounding": grounding, "grounding_checkpoint": grounding_checkpoint,
-                "box_shift": box_shift, "subimage": subimage, "crop_pixels": crop_pixels, **unknown,
-            }
-        )  # fmt: skip
-        return given.settings()
+        return SettingOptions.of(keywords(given)).settings()
 
     @classmethod
     def chosen(cls, given: FlowChoices, subimage: Subimage = "turn") -> Settings:
@@ -102,6 +102,10 @@ class Settings:
                 f"select={rule_name} scores both answers after the region and the crop, and with "
                 "subimage=patch there is no such conversation. Choose another rule, such as ppl."
             )
+        if given.regions == "separate":
+            _check_separate(given, rule_name, subimage)
+        if given.looks > 1:
+            _check_looks(given, isinstance(rule, JointRule), subimage)
         count_eos = chosen.count_eos if given.count_eos is None else given.count_eos
         if isinstance(rule, CalibratedRule):
             rule.check_count_eos(rule_name, count_eos)
@@ -114,13 +118,20 @@ class Settings:
             box_margin=chosen.margin if given.box_margin is None else given.box_margin,
             count_eos=count_eos,
             grounding=given.grounding,
-            grounder=load_grounding(given.grounding),
+            grounder=load_grounding(given.grounding, several=given.regions == "separate"),
             grounding_checkpoint=detector_for(given.grounding, given.grounding_checkpoint),
             box_shift=given.box_shift,
             prompts=prompts,
             subimage=subimage,
             crop_pixels=chosen.crop_pixels if given.crop_pixels is None else given.crop_pixels,
+            regions=given.regions,  # type: ignore[arg-type]
+            looks=given.looks,
         )
+
+    @property
+    def separate(self) -> bool:
+        """Whether every located region is shown in a crop of its own."""
+        return self.regions == "separate"
 
     @property
     def may_skip(self) -> bool:
@@ -130,7 +141,7 @@ class Settings:
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain values, all defaults filled in.
 
-        calibration: what the file of a calibrated rule says; only with such a rule.
+        calibration: the content of a calibrated rule's file; only with such a rule.
         """
         fitted = {"calibration": self.rule.to_dict()} if isinstance(self.rule, CalibratedRule) else {}
         return {
@@ -146,5 +157,40 @@ class Settings:
             "prompts": self.prompts,
             "subimage": self.subimage,
             "crop_pixels": self.crop_pixels,
+            "regions": self.regions,
+            "looks": self.looks,
             **fitted,
         }
+
+
+def _check_separate(given: FlowChoices, rule_name: str, subimage: Subimage) -> None:
+    """UserError for what knows of one region only."""
+    reasons = {
+        "protocol=release": (given.protocol == "release", "the authors' code crops the first box of a reply"),
+        "select=release": (rule_name == "release", "the release compares after a question about two images"),
+        "subimage=patch": (subimage == "patch", "the paper adds one tile to the image (table 6)"),
+        "box_shift": (given.box_shift > 0, "the paper moves the one region that was located (table 5)"),
+    }
+    _refuse("regions=separate shows each region", reasons)
+
+
+def _check_looks(given: FlowChoices, joint: bool, subimage: Subimage) -> None:
+    """UserError for what looks once only."""
+    _refuse(
+        f"looks={given.looks} locates again in the crop",
+        {
+            "protocol=release": (given.protocol == "release", "the authors' code looks once"),
+            f"select={given.select}": (joint, "it scores both answers after the one crop"),
+            "subimage=patch": (subimage == "patch", "the crop is a tile there, and no image"),
+            "regions=separate": (given.regions == "separate", "there may be several crops"),
+            f"grounding={given.grounding}": (given.grounding != "model", "the model does not locate there"),
+            "box_shift": (given.box_shift > 0, "the paper moves the one region that was located (table 5)"),
+        },
+    )
+
+
+def _refuse(what: str, reasons: Mapping[str, tuple[bool, str]]) -> None:
+    """UserError for the first option that is chosen, by its name, with the reason."""
+    for name, (chosen, reason) in reasons.items():
+        if chosen:
+            raise UserError(f"{what}, which {name} rules out: {reason}. Leave one of the two out.")

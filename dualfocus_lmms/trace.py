@@ -27,7 +27,27 @@ except ImportError:  # Windows
 
 VERSION: Literal[1] = 1
 # Settings that older runs did not write, with the value that stands for what they did.
-_ADDED = {"crop_pixels": "original"}
+_ADDED = {"crop_pixels": "original", "regions": "union", "looks": 1}
+# Fields of a trace that only a run with other settings than the default ones has.
+_SELDOM = ("boxes", "crops", "crop_sizes", "looks")
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One of several looks: what was located in the image, or in the crop of the look before, and what was
+    answered.
+
+    box and crop as in `Trace`, of the original image. micro: None where nothing was located, or just the crop
+    of the look before.
+    """
+
+    locate: Answer | None
+    box: tuple[float, float, float, float] | None
+    crop: tuple[int, int, int, int] | None
+    crop_size: tuple[int, int] | None
+    micro: Answer | None
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -50,6 +70,12 @@ class Trace:
 
     chat_template, chat_template_used: whose template was requested and whose was used, see `TemplateChoice`;
     None in traces that are older than the choice.
+
+    boxes, crops, crop_sizes: with regions=separate, each region in reading order; None else. box is then the
+    one around all of them, and crop and crop_size are None where several were shown.
+
+    looks: every look, the first included, where there was more than one; None else. locate, box, crop and
+    micro are then those of the look whose answer has the lowest perplexity.
     """
 
     key: dict[str, Any]
@@ -76,12 +102,20 @@ class Trace:
     input_size: tuple[int, int] | None = None
     crop_size: tuple[int, int] | None = None
     version: Literal[1] = VERSION
+    boxes: tuple[tuple[float, float, float, float], ...] | None = None
+    crops: tuple[tuple[int, int, int, int], ...] | None = None
+    crop_sizes: tuple[tuple[int, int], ...] | None = None
+    looks: tuple[Look, ...] | None = None
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     def to_json(self) -> str:
         """One line of JSON without a line break."""
-        return json.dumps(asdict(self), ensure_ascii=False, allow_nan=False, default=str)
+        values = asdict(self)
+        for name in _SELDOM:
+            if values[name] is None:
+                del values[name]
+        return json.dumps(values, ensure_ascii=False, allow_nan=False, default=str)
 
     @classmethod
     def from_json(cls, line: str | bytes) -> Trace:
@@ -99,9 +133,16 @@ class Trace:
         return html(self)
 
     @property
+    def shown(self) -> tuple[tuple[int, int, int, int], ...]:
+        """The crops of the second look, left, top, right, bottom in pixels; none without one."""
+        return self.crops or (() if self.crop is None else (self.crop,))
+
+    @property
     def answers(self) -> list[Answer]:
-        """The answers of the stages that ran, in order."""
-        return [answer for answer in (self.macro, self.locate, self.micro) if answer is not None]
+        """All answers in order, those of every look."""
+        looks = self.looks or (self,)
+        answers = [self.macro, *(answer for look in looks for answer in (look.locate, look.micro))]
+        return [answer for answer in answers if answer is not None]
 
 
 _TRACE: Kind[Trace] = Kind(Trace)
@@ -144,7 +185,7 @@ def read_traces(folder: str | Path) -> tuple[list[Trace], list[str]]:
 
 
 def _of_a_run(line: bytes | None) -> Trace:
-    """The trace of a line whose key says which sample of a run it is. ValueError for any other line."""
+    """The trace of a line whose key identifies a sample of a run. ValueError for any other line."""
     if line is None:
         raise ValueError(f"it is longer than {LONGEST_LINE:,} bytes")
     trace = Trace.from_json(line)
@@ -247,7 +288,7 @@ def _check_same_run(folder: Path, run: Path, settings: Mapping[str, Any], resume
 
 
 def record_template(folder: str | Path, template: TemplateChoice) -> None:
-    """Write to `run.json` whose chat template a run uses, which only the loaded model tells.
+    """Write to `run.json` whose chat template a run uses, which is known only once the model is loaded.
 
     Call it from one process only. UserError where its answers were given under another one.
     """
@@ -276,7 +317,7 @@ def read_settings(folder: str | Path) -> dict[str, Any]:
     """The settings of the run that wrote a trace folder."""
     return _SETTINGS.read(
         Path(folder) / "run.json",
-        "It says which settings the answers in the folder have: restore it, or give another folder.",
+        "It holds the settings of the answers in the folder: restore it, or give another folder.",
     )
 
 

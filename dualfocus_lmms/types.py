@@ -45,9 +45,9 @@ class Question:
     id: unique in its task and split. text: the bare question, as Q1 asks it (PROTOCOL: no options, no answer
     format). prompt: the task's full macro prompt. key: what a trace is found by, e.g. task, split, doc_id.
     box: the region that the data set annotates, where it does; no model receives it except with grounding
-    "annotated". short: the task's prompt for a short answer, without options, where it has one. options: the
-    texts that the prompt letters A, B, ..., none where the question is open. Only the rule `release` reads
-    these two.
+    "annotated". boxes: of the things that the question is about, where the data set has them one by one.
+    short: the task's prompt for a short answer, without options, where it has one. options: the texts that
+    the prompt letters A, B, ..., none where the question is open. Only the rule `release` reads these two.
     image_hash: `images.image_hash` of `image` where it is known already, so that it is computed once.
     """
 
@@ -60,6 +60,7 @@ class Question:
     short: str | None = None
     options: tuple[str, ...] = ()
     image_hash: str | None = None
+    boxes: tuple[Box, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.text.strip() or not self.prompt.strip():

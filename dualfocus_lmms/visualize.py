@@ -32,6 +32,7 @@ PAPER, MATTE, LINE, INK, MUTED = "#FAFAF8", "#EFEFEC", "#DADAD6", "#1B1B1B", "#6
 MARGIN, GAP, PADDING = 36, 28, 20
 PHOTO, CROP = (760, 520), (600, 520)  # the largest size of each on the page
 NARROWEST, LOWEST = 340, 220  # of a column and of the row of images
+BETWEEN = 8  # two crops
 FRAME = 4  # of the crop, and the line of the box on the image
 LARGEST_EXPONENT = 700  # of e, in a float
 MOST_LINES = 16  # of an answer or a question
@@ -57,18 +58,19 @@ def draw(image: Image.Image, trace: Trace) -> Image.Image:
     image = rgb(image)
     photo = _fit(image, PHOTO)
     height = max(photo.height, LOWEST)
-    crop = _framed(_fit(image.crop(trace.crop), (CROP[0], height - 2 * FRAME))) if trace.micro else None
+    crop = _crops(image, trace, (CROP[0], height)) if trace.micro else None
     left, right = max(photo.width, NARROWEST), max(crop.width if crop else 0, NARROWEST)
     width, x = left + GAP + right, MARGIN + left + GAP
     title = _TextBlock(question_of(trace), 28, INK, width)
     note = _TextBlock(verdict(trace), 16, MUTED, width)
     marks = _regions(trace)
-    legend = _TextBlock(LEGEND if len(marks) > 1 else "", 16, MUTED, width)
+    legend = _TextBlock(LEGEND, 16, MUTED, width) if len({line for _, line in marks}) > 1 else None
     macro, micro = _card(trace, "macro", trace.macro, left), _card(trace, "micro", trace.micro, right)
     card_height = max(macro.height, micro.height)
-    tops = _stack(MARGIN, [title.height + 20, height + 14, card_height + 18, note.height, legend.height])
+    below = [note.height, legend.height if legend else 0]
+    tops = _stack(MARGIN, [title.height + 20, height + 14, card_height + 18, *below])
 
-    page = Image.new("RGB", (width + 2 * MARGIN, tops[5 if len(marks) > 1 else 4] + MARGIN - 6), PAPER)
+    page = Image.new("RGB", (width + 2 * MARGIN, tops[-1] + MARGIN - 6), PAPER)
     title.put(page, MARGIN, tops[0])
     place = (MARGIN, tops[1], MARGIN + left, tops[1] + height)
     hung = _hang(page, photo, place)
@@ -82,7 +84,8 @@ def draw(image: Image.Image, trace: Trace) -> Image.Image:
     macro.put(page, MARGIN, tops[2], card_height)
     micro.put(page, x, tops[2], card_height)
     note.put(page, MARGIN, tops[3])
-    legend.put(page, MARGIN, tops[4])
+    if legend is not None:
+        legend.put(page, MARGIN, tops[4])
     return page
 
 
@@ -91,12 +94,21 @@ def missing_characters(trace: Trace) -> str:
     return undrawable("".join([question_of(trace), *(answer.text for answer in trace.answers)]))
 
 
-def save(picture: Image.Image, path: str | Path) -> None:
+def crops_of(image: Image.Image, trace: Trace) -> Image.Image:
+    """What the second look saw of `image`: its crop; several one below the other, of one width."""
+    crops = [image.crop(crop) for crop in trace.shown]
+    if len(crops) == 1:
+        return crops[0]
+    widest = max(crop.width for crop in crops)
+    return _stacked([_fit(crop, (widest, 4 * widest)) for crop in crops])
+
+
+def save(image: Image.Image, path: str | Path) -> None:
     """Write an image; UserError when the folder or the file's ending is not usable (`check_path`)."""
     check_path(path)
     try:
         with replacing(path) as temporary:
-            picture.save(temporary, Image.registered_extensions()[Path(path).suffix.lower()])
+            image.save(temporary, Image.registered_extensions()[Path(path).suffix.lower()])
     except (OSError, ValueError) as error:
         raise UserError(f"Cannot write the image {str(path)!r}: {error}.") from error
 
@@ -139,7 +151,13 @@ def verdict(trace: Trace) -> str:
             f"{answer}, chosen by the rule {chosen.rule}; it compares {macro:.3f} (macro) with {micro:.3f} "
             "(micro): the lower wins"
         )
-    comparison = "micro is surer" if chosen.margin < 0 else "macro is surer" if chosen.margin > 0 else "a tie"
+    comparison = (
+        "micro is more certain"
+        if chosen.margin < 0
+        else "macro is more certain"
+        if chosen.margin > 0
+        else "a tie"
+    )
     return (
         f"{answer}, chosen by the rule {chosen.rule}; "
         f"ln PPL(micro) - ln PPL(macro) = {chosen.margin:+.3f}: {comparison}"
@@ -168,14 +186,18 @@ def _sentence(text: str) -> str:
 
 
 def _regions(trace: Trace) -> list[tuple[tuple[float, ...], int]]:
-    """What to mark, in the image's pixels, and how thick: the crop where it differs from the box, the box."""
-    if trace.box is None:
-        return []
-    box = tuple(
-        value * side for value, side in zip(Box(*trace.box).clip().xyxy, trace.image_size * 2, strict=True)
-    )
-    differs = trace.crop is not None and max(abs(a - b) for a, b in zip(trace.crop, box, strict=True)) > 1
-    return ([(trace.crop, 2)] if trace.crop and differs else []) + [(box, FRAME)]
+    """What to mark, in the image's pixels, and how thick: crops that differ from their box, and boxes."""
+    boxes = trace.boxes or (() if trace.box is None else (trace.box,))
+    edges = [
+        tuple(value * side for value, side in zip(Box(*box).clip().xyxy, trace.image_size * 2, strict=True))
+        for box in boxes
+    ]
+    thin: list[tuple[tuple[float, ...], int]] = [
+        (crop, 2)
+        for crop, box in zip(trace.shown, edges, strict=False)
+        if max(abs(a - b) for a, b in zip(crop, box, strict=True)) > 1
+    ]
+    return thin + [(box, FRAME) for box in edges]
 
 
 def _within(rectangle: Sequence[float], image_size: tuple[int, int], hung: Rectangle) -> Rectangle:
@@ -201,6 +223,24 @@ def _outline(page: Image.Image, xyxy: Rectangle, place: Rectangle, line: int) ->
     pen.rectangle((x0 + 1, y0 + 1, x1 - 1, y1 - 1), outline=MICRO_COLOR, width=line)
 
 
+def _crops(image: Image.Image, trace: Trace, largest: tuple[int, int]) -> Image.Image:
+    """The crops in frames, one below the other, together as large as `largest` allows."""
+    width, height = largest
+    each = (height - BETWEEN * (len(trace.shown) - 1)) // len(trace.shown)
+    return _stacked([_framed(_fit(image.crop(crop), (width, each - 2 * FRAME))) for crop in trace.shown])
+
+
+def _stacked(images: Sequence[Image.Image]) -> Image.Image:
+    """Images one below the other, in the middle; one is returned as it is."""
+    if len(images) == 1:
+        return images[0]
+    tops = _stack(0, [image.height + BETWEEN for image in images])
+    page = Image.new("RGB", (max(image.width for image in images), tops[-1] - BETWEEN), MATTE)
+    for image, top in zip(images, tops, strict=False):
+        page.paste(image, ((page.width - image.width) // 2, top))
+    return page
+
+
 def _framed(crop: Image.Image) -> Image.Image:
     """The crop in a frame of the colour of its box on the image."""
     return ImageOps.expand(crop, FRAME, MICRO_COLOR)
@@ -213,13 +253,13 @@ def _fit(image: Image.Image, largest: tuple[int, int]) -> Image.Image:
     return image.resize(size, Image.Resampling.NEAREST if scale >= 12 else Image.Resampling.LANCZOS)
 
 
-def _hang(page: Image.Image, picture: Image.Image, place: Rectangle) -> Rectangle:
-    """The rectangle of `picture` after it is pasted into the middle of `place`, on a matte."""
+def _hang(page: Image.Image, image: Image.Image, place: Rectangle) -> Rectangle:
+    """The rectangle of `image` after it is pasted into the middle of `place`, on a matte."""
     x0, y0, x1, y1 = place
     page.paste(MATTE, place)
-    left, top = x0 + (x1 - x0 - picture.width) // 2, y0 + (y1 - y0 - picture.height) // 2
-    page.paste(picture, (left, top))
-    return (left, top, left + picture.width, top + picture.height)
+    left, top = x0 + (x1 - x0 - image.width) // 2, y0 + (y1 - y0 - image.height) // 2
+    page.paste(image, (left, top))
+    return (left, top, left + image.width, top + image.height)
 
 
 def _explain(page: Image.Image, trace: Trace, place: Rectangle) -> None:
@@ -251,7 +291,11 @@ def _card(trace: Trace, pathway: str, answer: Answer | None, width: int) -> _Car
     color, tint = (MACRO_COLOR, MACRO_TINT) if pathway == "macro" else (MICRO_COLOR, MICRO_TINT)
     won = trace.selection.pathway == pathway
     inside = width - 2 * PADDING - 6
-    input_name = "whole picture" if pathway == "macro" else "zoomed region"
+    zoomed = "zoomed region" if len(trace.shown) < 2 else f"{len(trace.shown)} zoomed regions"
+    if trace.looks:
+        number = [look.micro for look in trace.looks].index(trace.micro) + 1
+        zoomed += f", look {number} of {len(trace.looks)}"
+    input_name = "whole image" if pathway == "macro" else zoomed
     label = _TextBlock(f"{pathway.upper()}  ·  {input_name}", 15, color, inside)
     reply = "no answer" if answer is None else answer.text or "(an empty answer)"
     text = _TextBlock(reply, 24, INK if answer else MUTED, inside)

@@ -20,7 +20,7 @@ from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.images import rgb
 
 Rectangle = tuple[int, int, int, int]  # left, top, right, bottom in pixels, right and bottom exclusive
-MOST_ELONGATED = 200  # length over breadth: Qwen's processors, and others, refuse a longer picture
+MOST_ELONGATED = 200  # length over breadth: Qwen's processors, and others, refuse a longer image
 Geometry = Callable[[Box, tuple[int, int], int], "Rectangle | None"]
 Size = tuple[int, int]  # width, height in pixels
 # How many pixels a crop is enlarged to: as many as the whole image has, none, or a number.
@@ -62,7 +62,7 @@ class DynamicResolution:
         return width * height // self.factor**2
 
     def within(self, min_pixels: int | None, max_pixels: int | None) -> DynamicResolution:
-        """The same with other bounds; None leaves one as it is. UserError where they leave no size."""
+        """The same with other bounds; None leaves one unchanged. UserError where no size satisfies them."""
         check_bounds(min_pixels, max_pixels)
         bounded = replace(
             self,
@@ -97,7 +97,7 @@ def zoomed_size(
     """(width, height) to which a crop is enlarged: `pixels` pixels with the crop's aspect ratio, in whole
     tokens, so that the model gets exactly this.
 
-    Never more than the model takes, and never less than the crop has: it stays as it is, and the model's own
+    Never more than the model takes, and never less than the crop has: it stays unchanged, and the model's own
     processor does what it does. pixels "auto": as many as the whole image has as the model gets it.
 
     >>> qwen = DynamicResolution(28, 56 * 56, 12845056)
@@ -151,8 +151,8 @@ def needs_dynamic_resolution(given: str) -> UserError:
     """The error for a number of pixels, `given`, and a model that gives every image its encoder's size."""
     return UserError(
         f"{given} is for models whose images have as many tokens as their size requires, such as Qwen2.5-VL, "
-        "and the encoder or the tiles of this one have one size: leave it out. docs/families.md says which "
-        "families take it."
+        "and the encoder or the tiles of this one have one size: leave it out. docs/families.md lists the "
+        "families that take it."
     )
 
 

@@ -21,10 +21,10 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from dualfocus_lmms.models.checkpoint.shipped import located
+from dualfocus_lmms.models.checkpoint.shipped import resolve_path
 
 folder = Path(sys.argv[1])
-shutil.copytree(located("dualfocus-nano"), folder)
+shutil.copytree(resolve_path("dualfocus-nano"), folder)
 weights = load_file(folder / "model.safetensors")
 renamed = {
     name.replace("vision_tower.", "vision_tower.vision_model.")

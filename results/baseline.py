@@ -97,7 +97,7 @@ class Baseline:
             raise UserError(f"No baseline at {path}: write one from a run that is good, with --update.")
         return _BASELINE.read(
             path,
-            f"A baseline of version {VERSION} is expected: restore it, or write it anew from a run that is "
+            f"A baseline of version {VERSION} is expected: restore it, or write a new one from a run that is "
             "good, with --update.",
         )
 
@@ -149,5 +149,5 @@ def _float(value: Any) -> float | None:
 def _fingerprints(task: TaskRun, results: Mapping[str, Any]) -> dict[str, Any]:
     """From the traces; that of the questions from the results too, where the task has it as a metric."""
     known = {name: task.data[name] for name in FINGERPRINTS if name in task.data}
-    said = results.get("results", {}).get(task.task, {}).get("questions_fingerprint,none")
-    return known if said is None else {"questions_fingerprint": said, **known}
+    recorded = results.get("results", {}).get(task.task, {}).get("questions_fingerprint,none")
+    return known if recorded is None else {"questions_fingerprint": recorded, **known}

@@ -205,11 +205,11 @@ def question_keys(
     """The question of each sample, by the key `question` in what the task's metric says of its answer, with
     which it tells questions apart itself; without one the doc_id."""
 
-    said = (loaded.process_results(doc, [text])[metric] for doc, text in zip(docs, texts, strict=True))
-    first = next(said, None)
+    values = (loaded.process_results(doc, [text])[metric] for doc, text in zip(docs, texts, strict=True))
+    first = next(values, None)
     if not isinstance(first, Mapping) or "question" not in first:  # a metric's values have one form
         return [str(doc_id) for doc_id in doc_ids]
-    return [str(value["question"]) for value in (first, *said)]
+    return [str(value["question"]) for value in (first, *values)]
 
 
 def _score(value: Any) -> float:
@@ -223,7 +223,7 @@ def _score(value: Any) -> float:
 
 
 def main_metric(task: str, loaded: ConfigurableTask) -> str:
-    """The metric that says how good an answer is: the task's accuracy, or where it has none, its first."""
+    """The metric of an answer's quality: the task's accuracy, or where it has none, its first."""
     names = list(loaded.aggregation())
     if not names:
         raise UserError(f"{task} names no metric: its answers cannot be scored one by one.")
@@ -231,7 +231,7 @@ def main_metric(task: str, loaded: ConfigurableTask) -> str:
 
 
 def number(value: Any) -> float | None:
-    """What a task's metric says of one answer, as a number, 0 to 100; None where it gives none.
+    """A task's metric of one answer, as a number, 0 to 100; None where it gives none.
 
     It may be wrapped in what the metric's aggregation needs besides: {"score": 50.0, ...}, {"right": True,
     ...}.

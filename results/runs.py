@@ -22,7 +22,7 @@ from dualfocus_lmms.trace import Trace, read_settings, read_traces
 
 REPLAY = "dualfocus_replay"  # the model class that answers from traces
 RESULTS = "*_results.json"
-_AGAIN = "Run the same command with resume=True: nothing is answered twice, and it is written anew."
+_AGAIN = "Run the same command with resume=True: nothing is answered twice, and it is written again."
 
 
 class _Part(BaseModel):
@@ -69,10 +69,10 @@ class SampleRun:
 class TaskRun:
     """One task of a run.
 
-    samples: those with a trace, by doc_id. expected: how many were to be asked; None where nothing tells.
+    samples: those with a trace, by doc_id. expected: how many were to be answered; None where unknown.
     data: the task's entry in `data.json` (see `integrity`). samples_file: the host's, with --log_samples.
     include_path: the folder that the run took more tasks from. questions: how many the task has; None where
-    nothing tells.
+    unknown.
     """
 
     task: str
@@ -107,7 +107,7 @@ class Run:
 
     @property
     def complete(self) -> float | None:
-        """The share of the expected samples that have a trace, 0 to 1; None where nothing tells."""
+        """The share of the expected samples that have a trace, 0 to 1; None where unknown."""
         expected = [task.expected for task in self.tasks.values()]
         total = sum(number or 0 for number in expected)
         if None in expected or total == 0:

@@ -86,7 +86,7 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
 
 @pytest.fixture(scope="session")
 def noise() -> Callable[[int, int], Image.Image]:
-    """Makes a picture (width, height) of random pixels, always the same ones for a size."""
+    """Makes an image (width, height) of random pixels, always the same ones for a size."""
 
     def make(width: int, height: int) -> Image.Image:
         rng = np.random.default_rng([width, height])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
+import sentencepiece
 import torch
 from safetensors.torch import save_file
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
@@ -94,6 +96,37 @@ class Original(torch.nn.Module):
         config = {"model_type": "clip", "vision_config": self.tower.config.to_dict(), "text_config": {}}
         (folder / "config.json").write_text(json.dumps(config))
         return folder
+
+
+def save_words(path: Path) -> Path:
+    """A tokenizer.model of Llama's kind with a vocabulary of its own."""
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(text.splitlines()),
+        model_writer=model,
+        vocab_size=VOCABULARY,
+        model_type="bpe",
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        minloglevel=2,
+    )
+    path.write_bytes(model.getvalue())
+    return path
+
+
+def save_original(folder: Path, original: Original) -> Path:
+    """A whole checkpoint in the original format, its vision tower inside; no other file is needed."""
+    folder.mkdir()
+    settings = folder / "tower-settings"
+    original.tower.config.save_pretrained(settings)
+    llama = original.language.config.to_dict() | {"rope_theta": 10000.0}
+    config = llama | SETTINGS | {"mm_vision_tower": str(settings)}
+    (folder / "config.json").write_text(json.dumps(config))
+    save_words(folder / "tokenizer.model")
+    save_shards(folder, "bin", 1, original.weights(tower=True))
+    return folder
 
 
 def save_shards(folder: Path, form: str, count: int, state: dict[str, torch.Tensor]) -> None:

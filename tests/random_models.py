@@ -118,11 +118,11 @@ def teach_boxes(checkpoint: Checkpoint, random: Random, steps: int = TEACHING_ST
 
 def _learn(backend: ModelBackend, talk: Conversation) -> None:
     """Add the gradients of one reply and of the token that closes it."""
-    rendered = backend.renderer.render(talk, backend.pictures.ids)
+    rendered = backend.renderer.render(talk, backend.image_reader.ids)
     ((start, length),) = rendered.replies
     closing = backend.tokenizer.eos_token_id
     ids = torch.tensor([[*rendered.ids[: start + length], closing]])
-    inputs = backend.prompt_input(ids) | backend.encoder_input(backend.pictures(rendered.images))
+    inputs = backend.prompt_input(ids) | backend.encoder_input(backend.image_reader(rendered.images))
     logits = backend.model(**inputs, use_cache=False).logits[0, start - 1 : -1]  # (length + 1, V)
     torch.nn.functional.cross_entropy(logits, ids[0, start:]).backward()
 

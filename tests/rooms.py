@@ -47,6 +47,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "tasks.gqa_star": ("tasks.common", "tasks.gqa"),
     **{f"tasks.{name}": ("tasks.common",) for name in ("hrbench", "local", "mmbench", "nano", "pope")},
     **{f"tasks.{name}": ("tasks.common",) for name in ("seed", "textvqa", "vstar")},
+    **{f"tasks.{name}": ("tasks.common",) for name in ("chartqa", "docvqa", "ocrbench")},
+    **{f"tasks.{name}": ("tasks.common",) for name in ("mme_realworld", "treebench")},
     "train": (),
     "train.data": ("models.checkpoint",),
     "train.vg": ("train.data",),

@@ -131,7 +131,7 @@ def test_links_lead_somewhere():
     assert [target for target in targets if not (ROOT / target).exists()] == []
 
 
-def test_the_picture_is_what_its_script_draws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_the_image_is_what_its_script_draws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     script = str(ROOT / "examples" / "illustration.py")
     monkeypatch.setattr(sys, "argv", [script, str(tmp_path / "ask.png")])
     runpy.run_path(script, run_name="__main__")

@@ -12,20 +12,20 @@ import typer
 import typer.core
 
 from dualfocus_lmms._version import __version__
-from dualfocus_lmms.cli import ask, bench, checkpoints, data, results, train
+from dualfocus_lmms.cli import ask, bench, checkpoints, data, reproduce, results, train
 from dualfocus_lmms.cli import eval as evaluation
 from dualfocus_lmms.cli.output import show
 from dualfocus_lmms.errors import GenerationError, Interrupted, UserError
 
 # In the order of a person's day: ask, evaluate, look at the results, then models of one's own.
 ORDER = (
-    "ask", "tasks", "arguments", "families", "eval", "report", "score", "check", "calibrate", "leaderboard",
-    "data", "train", "convert", "tiny", "bench",
+    "ask", "tasks", "arguments", "families", "eval", "report", "score", "check", "calibrate",
+    "leaderboard", "reproduce", "data", "train", "convert", "tiny", "bench",
 )  # fmt: skip
 
 
 class Commands(typer.core.TyperGroup):
-    """Lists the commands in ORDER and shows what an interruption leaves; typer itself says "Aborted"."""
+    """Lists the commands in ORDER and shows what an interruption leaves; typer itself prints "Aborted"."""
 
     def list_commands(self, context: Any) -> list[str]:
         return sorted(super().list_commands(context), key=ORDER.index)
@@ -59,6 +59,7 @@ app.command("eval", context_settings=PASS_ON)(evaluation.evaluate)
 app.command()(evaluation.tasks)
 app.command()(evaluation.arguments)
 app.command()(evaluation.score)
+app.command()(reproduce.reproduce)
 app.command()(results.calibrate)
 app.command()(results.check)
 app.command()(results.leaderboard)

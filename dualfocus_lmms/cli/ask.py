@@ -40,6 +40,8 @@ def ask(
     skip_confidence: Annotated[float, flag("skip_confidence")] = 1.0,
     box_margin: Annotated[int | None, flag("box_margin")] = None,
     crop_pixels: Annotated[str | None, flag("crop_pixels")] = None,
+    regions: Annotated[str, flag("regions")] = "union",
+    looks: Annotated[int, flag("looks")] = 1,
     min_pixels: Annotated[int | None, flag("min_pixels")] = None,
     max_pixels: Annotated[int | None, flag("max_pixels")] = None,
     grounding: Annotated[str, flag("grounding")] = "model",
@@ -48,7 +50,7 @@ def ask(
     instruction: Annotated[
         str | None,
         typer.Option(
-            help='How to answer, a line of its own after the question; "" for none.',
+            help='How to answer, on a separate line after the question; "" for none.',
             show_default="a single word or phrase",
         ),
     ] = None,
@@ -79,6 +81,8 @@ def ask(
         skip_confidence=skip_confidence,
         box_margin=box_margin,
         crop_pixels=int(crop_pixels) if crop_pixels and crop_pixels.isdecimal() else crop_pixels,
+        regions=regions,
+        looks=looks,
         min_pixels=min_pixels,
         max_pixels=max_pixels,
         grounding=grounding,
@@ -187,12 +191,12 @@ def report(trace: Trace) -> str:
 
 
 def _pixels(trace: Trace) -> str:
-    if trace.crop is None:
-        return ""
-    left, top, right, bottom = trace.crop
+    """Where each crop is, and how large the model saw it."""
     width, height = trace.image_size
-    seen = "" if trace.crop_size is None else ", seen as {} x {}".format(*trace.crop_size)
-    return (
+    sizes = trace.crop_sizes or (trace.crop_size,) * len(trace.shown)
+    return "".join(
         f"; crop: x {left} to {right}, y {top} to {bottom} "
-        f"({right - left} x {bottom - top} of {width} x {height} pixels{seen})"
+        f"({right - left} x {bottom - top} of {width} x {height} pixels"
+        f"{'' if size is None else ', seen as {} x {}'.format(*size)})"
+        for (left, top, right, bottom), size in zip(trace.shown, sizes, strict=True)
     )

@@ -43,12 +43,13 @@ def vg(
 
 @data.command()
 def scenes(
-    out: Annotated[str, typer.Argument(help="A new folder, in Visual Genome's own format.")],
+    out: Annotated[str, typer.Argument(help="Folder to write or continue, in Visual Genome's own format.")],
     split: Annotated[str, typer.Option(help="train, validation or test; they share no scene.")] = "train",
     count: Annotated[int, typer.Option(min=1, help="Scenes.")] = 100,
     seed: Annotated[int, typer.Option(help="Another seed, other scenes.")] = 0,
 ) -> None:
-    """Drawn scenes with details too small to read at once, for a first try without photographs."""
+    """Drawn scenes with details too small to read at once, for a first try without photographs. The same
+    command continues a run."""
     from dualfocus_lmms.scenes import make_scenes
     from dualfocus_lmms.train.data.scene_files import write_visual_genome
 

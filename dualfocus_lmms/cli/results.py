@@ -84,7 +84,7 @@ def calibrate(
         str | None, typer.Option(help="Traces of a single run.", show_default="the folder that the run names")
     ] = None,
 ) -> None:
-    """Fit a selection rule on runs: how much surer micro must be. Says what that is worth."""
+    """Fit a rule on runs: how much more certain micro must be. Estimates the gain too."""
     from dualfocus_lmms.results.calibration.build import calibrate
 
     warnings_only()

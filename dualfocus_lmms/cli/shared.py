@@ -1,4 +1,4 @@
-"""Flags that are options of the model: their help is what `options.Keywords` says."""
+"""Flags that are options of the model: their help comes from `options.Keywords`."""
 
 from __future__ import annotations
 

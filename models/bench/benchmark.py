@@ -31,7 +31,7 @@ from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.files import atomic_write, writable
 from dualfocus_lmms.models.bench import machine
 from dualfocus_lmms.models.bench.bounds import LIMITS, bounds
-from dualfocus_lmms.models.bench.model import Engine, Source, noise_questions, picture_tokens, slot_bytes
+from dualfocus_lmms.models.bench.model import Engine, Source, image_tokens, noise_questions, slot_bytes
 from dualfocus_lmms.models.bench.modes import (
     DUAL,
     GENERATE,
@@ -82,7 +82,7 @@ class BatchSizeResult:
 def bench(source: Source, plan: Plan, out: str | None = None, profile: bool = False) -> str:
     """Run the benchmark and return its report in Markdown.
 
-    out: a folder for report.md and report.json, written anew after each batch size. profile: a batch of each
+    out: a folder for report.md and report.json, rewritten after each batch size. profile: a batch of each
     size under torch's profiler, into the same folder. UserError for an impossible value.
     """
     if profile and out is None:
@@ -90,7 +90,7 @@ def bench(source: Source, plan: Plan, out: str | None = None, profile: bool = Fa
     folder = None if out is None else writable(out, "--out")
     checkpoint = source.load()
     engines = forced_engines(checkpoint, plan)
-    tokens = picture_tokens(next(iter(engines.values())))
+    tokens = image_tokens(next(iter(engines.values())))
     setup = _setup(checkpoint, plan, source) | {"image_tokens": tokens}
     rates = _rates(checkpoint)
     blocks: list[BatchSizeResult] = []
@@ -183,7 +183,7 @@ def _takes_part(mode: Mode, repeat: int, batch: int, batches: int) -> bool:
 def _time(mode: Mode, batch: Sequence[Question], key: Key, plan: Plan, tally: Tally) -> None:
     mode.engine.counts = tally.work
     spent, traces = machine.seconds(mode.engine.model.device, partial(answer, mode, batch, len(batch), plan))
-    mode.engine.counts = Counts()  # the naive engine counts the model's calls, whoever makes them
+    mode.engine.counts = Counts()  # the naive engine counts the model's calls, regardless of the caller
     tally.seconds[key] = spent / len(batch)
     tally.traces += traces
 
@@ -252,16 +252,16 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
 
 
 def agreement(blocks: Sequence[BatchSizeResult], dtype: torch.dtype) -> list[dict[str, Any]]:
-    """Whether every engine says what the naive one says, of the questions that both answered: tokens, and the
-    largest difference of log-probabilities."""
-    said: dict[str, list[Trace]] = {}
+    """Whether every engine's answers equal the naive one's, on the questions that both answered: tokens, and
+    the largest difference of log-probabilities."""
+    traces_of: dict[str, list[Trace]] = {}
     for block in blocks:
         for mode, tally in block.tallies:
             if mode.name == DUAL:
-                said.setdefault(mode.engine_name, []).extend(tally.traces)
-    known = {trace.question_id: trace for trace in said.pop(NAIVE, [])}
+                traces_of.setdefault(mode.engine_name, []).extend(tally.traces)
+    known = {trace.question_id: trace for trace in traces_of.pop(NAIVE, [])}
     found = []
-    for name, traces in said.items():
+    for name, traces in traces_of.items():
         pairs = [
             pair
             for trace in traces
@@ -291,7 +291,7 @@ def _peaks(source: Source, engines: dict[str, Engine], plan: Plan) -> dict[tuple
     """Peak bytes of one batch by batch size, mode and engine, weights included; empty where the system does
     not tell.
 
-    On a CPU a process of its own measures, and what its libraries took before the model is not counted.
+    On a CPU a separate process measures, and the memory of its libraries before the model is not counted.
     """
     device = next(iter(engines.values())).model.device
     if not machine.tells_peaks(device):

@@ -121,7 +121,7 @@ def floors(engine: Engine, questions: Sequence[Question], copying: float, matmul
     with FlopCounterMode(display=False) as counter:
         ask(1)
     read = engine.counts.tokens - counted
-    prepare = _median(device, lambda: engine.pictures([question.image for question in questions]))
+    prepare = _median(device, lambda: engine.image_reader([question.image for question in questions]))
     prefill = _median(device, lambda: ask(1))
     step = (_median(device, lambda: ask(1 + STEPS)) - prefill) / STEPS
     operations = counter.get_total_flops()

@@ -113,7 +113,7 @@ def write_boxes(checkpoint: Checkpoint) -> None:
     """
     renderer, _ = reader(checkpoint)
     opening = renderer.render(Conversation().user("?"), lambda _: 0).ids[-1]
-    said = renderer.reply(checkpoint.family.box_format.write(_SAID, (1, 1)))[:-1]
+    reply = renderer.reply(checkpoint.family.box_format.write(_SAID, (1, 1)))[:-1]
     embeddings = checkpoint.model.get_input_embeddings().weight  # (V, D)
     head = checkpoint.model.get_output_embeddings().weight  # (V, D)
     text = checkpoint.model.config.get_text_config()
@@ -121,7 +121,7 @@ def write_boxes(checkpoint: Checkpoint) -> None:
     # The length of an embedding whose elements are five times what random layers add to them, roughly.
     loud = 5 * (text.initializer_range * size) ** 2 * math.sqrt(text.num_hidden_layers) * size
     push = math.log(len(head)) + 2  # of a logit: more than all others together
-    for before, after in dict(zip((opening, *said), said, strict=False)).items():
+    for before, after in dict(zip((opening, *reply), reply, strict=False)).items():
         direction = embeddings[before].float() / embeddings[before].float().norm()
         embeddings[before] = (loud * direction).to(embeddings.dtype)
         head[after] += (push / size * direction).to(head.dtype)
@@ -157,10 +157,10 @@ class ReleaseWay(NaiveBackend):
         return super().score(conversations)
 
     def _reply(self, stage: Stage, conversation: Conversation, limits: StopCriteria) -> Answer:
-        pictures = {id(image): self.pictures([image])[0] for image in conversation.images}
-        rendered = self.renderer.render(conversation, lambda image: pictures[id(image)].ids)
+        prepared = {id(image): self.image_reader([image])[0] for image in conversation.images}
+        rendered = self.renderer.render(conversation, lambda image: prepared[id(image)].ids)
         prompt = torch.tensor([rendered.ids], device=self.model.device)  # (1, L)
-        images = [pictures[id(image)] for image in rendered.images]
+        images = [prepared[id(image)] for image in rendered.images]
         sequence = self._continued(self._read(prompt, images), limits.max_new_tokens)  # (1, L + new)
         self.counts.encodes += len(rendered.images)
         tokens = sequence[0, prompt.shape[1] :].tolist()
@@ -189,16 +189,16 @@ def noise_questions(count: int, seed: int = 0) -> list[Question]:
         noise = Image.frombytes("RGB", (40, 30), rng.randbytes(40 * 30 * 3))
         text = f"Is there a {_OBJECTS[number % len(_OBJECTS)]} in the image?"
         prompt = f"{text}\n{SHORT_ANSWER}"
-        picture = noise.resize((640, 480), Image.Resampling.BICUBIC)
+        image = noise.resize((640, 480), Image.Resampling.BICUBIC)
         key = {"task": "bench", "split": "test", "doc_id": number}
-        questions.append(Question(str(number), picture, text, prompt, key))
+        questions.append(Question(str(number), image, text, prompt, key))
     return questions
 
 
-def picture_tokens(engine: ModelBackend) -> int:
+def image_tokens(engine: ModelBackend) -> int:
     """Language-model tokens of one image of the questions."""
-    [picture] = engine.pictures([noise_questions(1)[0].image])
-    return picture.ids.count(engine.image_token_id)
+    [image] = engine.image_reader([noise_questions(1)[0].image])
+    return image.ids.count(engine.image_token_id)
 
 
 def slot_bytes(checkpoint: Checkpoint) -> int:

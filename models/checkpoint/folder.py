@@ -4,6 +4,7 @@ one cannot be loaded. Code of a checkpoint never runs."""
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -46,7 +47,9 @@ def check_folder(pretrained: str) -> None:
         file = folder / f"{name}.json"
         settings = _object_in(file) if file.is_file() else {}
         if settings is None:
-            raise UserError(f"{str(file)!r} holds no JSON object: it is cut short or damaged. Get it anew.")
+            raise UserError(
+                f"{str(file)!r} holds no JSON object: it is truncated or damaged. Download it again."
+            )
         if name == "chat_template" and file.is_file() and name not in settings:
             raise UserError(f"{str(file)!r} holds no chat_template: write the template there, or delete it.")
 
@@ -85,14 +88,24 @@ def adapter_base(pretrained: str) -> str | None:
     return str(base)
 
 
-def model_type(pretrained: str, revision: str | None) -> str:
-    """The type that config.json says. UserError for a checkpoint that says none, or of another format."""
+def is_original(pretrained: str, revision: str | None = None) -> bool:
+    """Whether a folder or hub name holds a checkpoint in LLaVA's original format."""
     settings, _ = PreTrainedConfig.get_config_dict(pretrained, revision=revision)
-    if (
+    return _is_original(settings)
+
+
+def _is_original(settings: Mapping[str, Any]) -> bool:
+    return (
         "mm_vision_tower" in settings
         and "text_config" not in settings
         and settings.get("model_type") in ORIGINAL_TYPES
-    ):
+    )
+
+
+def model_type(pretrained: str, revision: str | None) -> str:
+    """The type in config.json. UserError for a checkpoint without one, or of another format."""
+    settings, _ = PreTrainedConfig.get_config_dict(pretrained, revision=revision)
+    if _is_original(settings):
         raise UserError(
             f"The checkpoint {pretrained!r} is in LLaVA's original format. Convert it first: "
             f"dualfocus convert {pretrained} FOLDER, then give pretrained=FOLDER."
@@ -105,7 +118,7 @@ def model_type(pretrained: str, revision: str | None) -> str:
         )
     if found not in CONFIG_MAPPING and (settings.get("auto_map") or found == "internvl_chat"):
         raise UserError(
-            f"The checkpoint {pretrained!r} needs code of its own (model type {found!r}). {_NO_CODE}"
+            f"The checkpoint {pretrained!r} needs its own code (model type {found!r}). {_NO_CODE}"
         )
     return found
 
@@ -114,7 +127,7 @@ def load_error(error: Exception) -> str:
     """Why a checkpoint cannot be loaded, without the advice of libraries to run what is in it."""
     text = str(error)
     if "trust_remote_code" in text:
-        return f"it needs code of its own. {_NO_CODE}"
+        return f"it needs its own code. {_NO_CODE}"
     if isinstance(error, UnpicklingError) or "weights_only" in text:
         return (
             "a file of pickled weights (.bin, .pt) is damaged, or holds more than tensors, such as code, "

@@ -42,8 +42,8 @@ class ImageInputs:
     """One image as a model's inputs.
 
     ids: its tokens in the prompt. inputs: tensors by the model's own argument names, whose first
-    dimension counts this picture's parts (tiles, patches, or just 1), float32 on the CPU. input_size:
-    (width, height) in pixels of the resized picture.
+    dimension counts this image's parts (tiles, patches, or just 1), float32 on the CPU. input_size:
+    (width, height) in pixels of the resized image.
     """
 
     ids: tuple[int, ...]
@@ -59,7 +59,7 @@ ImageReader = Callable[[Sequence[Image.Image]], "list[ImageInputs]"]
 
 
 class FixedSizeImages:
-    """Images of one size: `length` tokens each, padded to a square first where the family says so."""
+    """Images of one size: `length` tokens each, padded to a square first where the family requires it."""
 
     resolution: DynamicResolution | None = None
 
@@ -72,14 +72,14 @@ class FixedSizeImages:
 
     def __call__(self, images: Sequence[Image.Image]) -> list[ImageInputs]:
         if len(images) < 2:
-            return [self._picture(image) for image in images]
-        return list(_threads(os.getpid()).map(self._picture, images))
+            return [self._inputs(image) for image in images]
+        return list(_threads(os.getpid()).map(self._inputs, images))
 
-    def _picture(self, image: Image.Image) -> ImageInputs:
-        picture = rgb(image)
+    def _inputs(self, image: Image.Image) -> ImageInputs:
+        rgb_image = rgb(image)
         if self._square:
-            picture = pad_to_square(picture, self._pad_color)  # type: ignore[arg-type]
-        pixels = self._processor(images=[picture], return_tensors="pt")["pixel_values"]  # (1, 3, H, W)
+            rgb_image = pad_to_square(rgb_image, self._pad_color)  # type: ignore[arg-type]
+        pixels = self._processor(images=[rgb_image], return_tensors="pt")["pixel_values"]  # (1, 3, H, W)
         return ImageInputs(self._ids, {"pixel_values": pixels}, (pixels.shape[-1], pixels.shape[-2]))
 
     def ids(self, image: Image.Image) -> tuple[int, ...]:
@@ -103,7 +103,7 @@ class ProcessorImages:
         self.resolution = resolution
 
     def __call__(self, images: Sequence[Image.Image]) -> list[ImageInputs]:
-        return [self._picture(rgb(image)) for image in images]
+        return [self._inputs(rgb(image)) for image in images]
 
     def ids(self, image: Image.Image) -> tuple[int, ...]:
         """The ids of `image` in a prompt."""
@@ -113,14 +113,14 @@ class ProcessorImages:
         """(width, height) in pixels of `image` as the encoder gets it."""
         return self([image])[0].input_size
 
-    def _picture(self, image: Image.Image) -> ImageInputs:
+    def _inputs(self, image: Image.Image) -> ImageInputs:
         try:
             made = self._processor(
                 images=[image], text=[self._placeholder], add_special_tokens=False, return_tensors="pt"
             )
-        except ValueError as error:  # Qwen's refuses pictures more than 200 times as long as wide
+        except ValueError as error:  # Qwen's refuses images more than 200 times as long as wide
             raise ImageRefusedError(
-                f"The checkpoint's processor refuses a picture of {image.width} x {image.height} pixels: "
+                f"The checkpoint's processor refuses an image of {image.width} x {image.height} pixels: "
                 f"{error}"
             ) from error
         inputs = {name: value for name, value in made.items() if name not in _NOT_FOR_THE_ENCODER}
@@ -133,11 +133,11 @@ class ProcessorImages:
 @cache
 def _threads(process: int) -> ThreadPoolExecutor:
     """Those of one process: threads do not survive a fork."""
-    return ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS), "pictures")
+    return ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS), "images")
 
 
 def grid_size(inputs: Mapping[str, torch.Tensor], image_processor: Any) -> tuple[int, int] | None:
-    """(width, height) in pixels of the one picture that a processor resized to a grid of patches; None where
+    """(width, height) in pixels of the one image that a processor resized to a grid of patches; None where
     it made something else of it."""
     if "image_grid_thw" not in inputs:
         return None
@@ -167,7 +167,7 @@ def _counts_pixels(image_processor: Any) -> bool:
 def bound_pixels(
     family: Family, image_processor: Any, min_pixels: int | None, max_pixels: int | None
 ) -> None:
-    """Give an image processor other bounds for the pixels of every image; None leaves one as it is.
+    """Give an image processor other bounds for the pixels of every image; None leaves one unchanged.
 
     UserError for a family without dynamic resolution and for bounds that leave no size. They hold for the
     crop as well: it is enlarged within them.
@@ -182,12 +182,12 @@ def bound_pixels(
     image_processor.size = size_type(shortest_edge=bounds.min_pixels, longest_edge=bounds.max_pixels)
 
 
-def joined(pictures: Sequence[ImageInputs]) -> dict[str, torch.Tensor]:
-    """The encoder's input of several pictures in order. Where they differ in size or in their number of
+def joined(images: Sequence[ImageInputs]) -> dict[str, torch.Tensor]:
+    """The encoder's input of several images in order. Where they differ in size or in their number of
     tiles, they are filled up with zeros at the end, as processors do."""
     batch: dict[str, torch.Tensor] = {}
-    for name in pictures[0].inputs if pictures else ():
-        parts = [picture.inputs[name] for picture in pictures]
+    for name in images[0].inputs if images else ():
+        parts = [image.inputs[name] for image in images]
         shape = [max(sides) for sides in zip(*(part.shape[1:] for part in parts), strict=True)]
         batch[name] = torch.cat([_filled(part, shape) for part in parts])
     return batch
@@ -200,14 +200,14 @@ def _filled(part: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     return torch.nn.functional.pad(part, padding) if any(missing) else part
 
 
-def as_patch(picture: ImageInputs, token: int, config: Any) -> ImageInputs:
-    """A picture of a family with tiles as one more tile of another: only the tokens of its whole view."""
+def as_patch(image: ImageInputs, token: int, config: Any) -> ImageInputs:
+    """An image of a family with tiles as one more tile of another: only the tokens of its whole view."""
     vision = config.vision_config
-    return replace(picture, ids=(token,) * (vision.image_size // vision.patch_size) ** 2)
+    return replace(image, ids=(token,) * (vision.image_size // vision.patch_size) ** 2)
 
 
 def image_tokens(config: Any) -> int:
-    """Tokens of one picture where all have the same number, from a model's configuration alone."""
+    """Tokens of one image where all have the same number, from a model's configuration alone."""
     vision: Any = getattr(config, "vision_config", None)
     if not hasattr(config, "vision_feature_select_strategy") or not hasattr(vision, "patch_size"):
         return config.image_seq_length

@@ -98,7 +98,7 @@ def load_checkpoint(
             base, None, dtype, device, attn_implementation, family, device_map, chat_template,
             min_pixels, max_pixels,
         )  # fmt: skip
-        template = read_template(pretrained) or whole.template  # that of its training, where it is there
+        template = read_template(pretrained) or whole.template  # that of its training, if it has one
         return replace(whole, model=with_adapter(whole.model, pretrained).eval(), template=template)
     target = torch_device(device)
     model_dtype = torch_dtype(dtype, target)
@@ -132,7 +132,7 @@ def load_checkpoint(
             f"{missing[0]!r}: give a complete one in the Hugging Face format."
         )
     _check_vocabulary(pretrained, tokenizer)
-    _check_keeps_whole_pictures(pretrained, image_processor, kind)
+    _check_keeps_whole_images(pretrained, image_processor, kind)
     bound_pixels(kind, image_processor, min_pixels, max_pixels)
     if device_map is None:
         model = model.to(target)
@@ -184,7 +184,7 @@ def check_placing(device: str | None, device_map: str | Mapping[str, Any] | None
     if device_map is not None and device is not None:
         raise UserError(
             f"device={device} holds the whole model, device_map=auto spreads it over all GPUs: "
-            "give one of the two. CUDA_VISIBLE_DEVICES=0,1 says which GPUs there are."
+            "give one of the two. CUDA_VISIBLE_DEVICES=0,1 chooses the GPUs."
         )
 
 
@@ -211,7 +211,7 @@ def _processor(pretrained: str, revision: str | None) -> Any | None:
     return processor if isinstance(processor, ProcessorMixin) else None
 
 
-def _check_keeps_whole_pictures(pretrained: str, image_processor: Any, family: Family) -> None:
+def _check_keeps_whole_images(pretrained: str, image_processor: Any, family: Family) -> None:
     """UserError when the image processor would cut away what a box may point at."""
     if not getattr(image_processor, "do_center_crop", False) or family.local_patches:
         return  # tiles are squares of the crop's size already
@@ -219,14 +219,14 @@ def _check_keeps_whole_pictures(pretrained: str, image_processor: Any, family: F
     kept = min(dict(image_processor.size or {}).values(), default=0)
     if family.image == "as_is" or cut < kept:
         raise UserError(
-            f"The image processor of {pretrained!r} crops the middle out of every picture, which loses its "
+            f"The image processor of {pretrained!r} crops the middle out of every image, which loses its "
             "sides and moves every box. Set do_center_crop to false in its preprocessor_config.json, or use "
-            'a family that pads pictures to a square (image="square").'
+            'a family that pads images to a square (image="square").'
         )
 
 
 def fingerprint(pretrained: str) -> str | None:
-    """What tells one local checkpoint from another at the same place, None for a hub name.
+    """What distinguishes a local checkpoint from another at the same path; None for a hub name.
 
     Read from pieces of every file a model is loaded from, the first and the last bytes among them, so that
     it takes no time: one piece does not do, as checkpoints often share some of their tensors.

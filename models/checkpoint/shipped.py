@@ -9,6 +9,6 @@ SHIPPED = {"dualfocus-nano": Path(__file__).parents[1] / "weights" / "dualfocus-
 
 
 def resolve_path(pretrained: str) -> str:
-    """The folder of a checkpoint that comes with the package; any other name or folder as it is."""
+    """The folder of a checkpoint that comes with the package; any other name or folder unchanged."""
     shipped = SHIPPED.get(pretrained)
     return pretrained if shipped is None or Path(pretrained).exists() else str(shipped)

@@ -19,8 +19,8 @@ from dualfocus_lmms.models.checkpoint.chat_template import ChatTemplate, apply_t
 _ANCHORS = ("\n", "a", "1")
 _NO_REASONING = re.compile(r"<think>\s*</think>\s*")
 
-# How many placeholders stand for a picture, or the very ids that do where they are not all the same.
-PictureIds = Callable[[Image.Image], "int | Sequence[int]"]
+# How many placeholders stand for an image, or the very ids that do where they are not all the same.
+ImageIds = Callable[[Image.Image], "int | Sequence[int]"]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -53,7 +53,7 @@ class Renderer:
         bos = tokenizer.bos_token_id
         self._adds_bos = bos is not None and tokenizer("a").input_ids[:1] == [bos]
 
-    def render(self, conversation: Conversation, picture_ids: PictureIds) -> Rendered:
+    def render(self, conversation: Conversation, image_ids: ImageIds) -> Rendered:
         """Ids of `conversation` followed by the opening of an assistant turn.
 
         Assistant turns appear with exactly the tokens they carry, without any with those of `reply`; the
@@ -68,7 +68,7 @@ class Renderer:
                 replies.append((len(ids), len(reply)))
                 ids += reply
         ids += self._tokens(self._text(conversation.turns), first=not ids)
-        return self._expand(ids, replies, conversation, picture_ids)
+        return self._expand(ids, replies, conversation, image_ids)
 
     def reply(self, text: str) -> tuple[int, ...]:
         """Ids of `text` as a model generates it: after the opening of its turn, without the closing token."""
@@ -82,7 +82,7 @@ class Renderer:
         opened = self._template_text(question, open_turn=True)
         replied = self._template_text(question.assistant(marker), open_turn=False).partition(marker)[0]
         if opened.startswith(replied) and _NO_REASONING.fullmatch(opened[len(replied) :]):
-            return ""  # only the turn that is opened says that nothing is to be thought
+            return ""  # only the opened turn switches reasoning off
         if not replied.startswith(opened):
             raise UserError(
                 f"The chat template opens an assistant turn with {opened[-20:]!r} before a reply and with "
@@ -135,7 +135,7 @@ class Renderer:
         ids: Sequence[int],
         replies: Sequence[tuple[int, int]],
         conversation: Conversation,
-        picture_ids: PictureIds,
+        image_ids: ImageIds,
     ) -> Rendered:
         """The placeholder of each image becomes the image's ids."""
         images = conversation.images
@@ -159,10 +159,10 @@ class Renderer:
             while waiting and id(waiting[0]) in patches:
                 group.append(waiting.popleft())
             for image in group:
-                given = picture_ids(image)
-                image_ids = [token] * given if isinstance(given, int) else given
-                spans.append((len(expanded), len(image_ids)))
-                expanded += image_ids
+                given = image_ids(image)
+                placeholders = [token] * given if isinstance(given, int) else given
+                spans.append((len(expanded), len(placeholders)))
+                expanded += placeholders
         starts.append(len(expanded))
         moved = tuple((starts[start], length) for start, length in replies)
         return Rendered(tuple(expanded), images, tuple(spans), moved)

@@ -237,7 +237,7 @@ def _check(weights: Sequence[Weight], config: LlavaConfig, vocabulary: int) -> N
     found = Counter(weight.target for weight in weights if not weight.reason)
     faults = {
         "are missing": [name for name in shapes if name not in found],
-        "are there twice": [name for name, count in found.items() if count > 1],
+        "are duplicated": [name for name, count in found.items() if count > 1],
         "do not belong to the model that config.json describes": [n for n in found if n not in shapes],
         "have another shape than config.json says": [
             f"{weight.source} {list(weight.spec.shape)} instead of {list(shapes[weight.target])}"
@@ -250,9 +250,13 @@ def _check(weights: Sequence[Weight], config: LlavaConfig, vocabulary: int) -> N
             if not weight.reason and weight.spec.dtype not in WRITABLE
         ],
     }
-    said = [f"{len(names)} weights {fault}: {_listed(names)}" for fault, names in faults.items() if names]
-    if said:
-        raise UserError("The checkpoint cannot be converted.\n" + "\n".join(said) + "\nIs it complete?")
+    found_faults = [
+        f"{len(names)} weights {fault}: {_listed(names)}" for fault, names in faults.items() if names
+    ]
+    if found_faults:
+        raise UserError(
+            "The checkpoint cannot be converted.\n" + "\n".join(found_faults) + "\nIs it complete?"
+        )
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -123,7 +123,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
             f"Cannot read config.json of {str(folder)!r}: {error}. Give the folder of a LLaVA checkpoint."
         ) from error
     if "text_config" in settings:
-        raise UserError(f"{str(folder)!r} has the Hugging Face format already: use it as it is.")
+        raise UserError(f"{str(folder)!r} has the Hugging Face format already: use it directly.")
     kind = settings.get("model_type")
     if kind not in ORIGINAL_TYPES or "mm_vision_tower" not in settings:
         raise UserError(
@@ -153,7 +153,7 @@ def vision_config(name: str, folder: Path | None) -> Any:
 
 
 def known_tower(name: str) -> bool:
-    """Whether `name` says all about a vision tower but its weights."""
+    """Whether `name` describes a vision tower completely, except for its weights."""
     return _LARGE_336.search(name) is not None
 
 

@@ -145,7 +145,7 @@ def _raw(name: str, tensor: torch.Tensor, spec: Spec) -> memoryview:
 
 
 def write_index(folder: Path, files: Mapping[str, Mapping[str, Spec]]) -> None:
-    """The index of a checkpoint whose files hold the tensors that `files` says."""
+    """The index of a checkpoint whose files hold the tensors named in `files`."""
     size = sum(spec.bytes for specs in files.values() for spec in specs.values())
     numbers = sum(spec.numbers for specs in files.values() for spec in specs.values())
     index = {

@@ -49,9 +49,9 @@ class ModelBackend:
         self.local_patches = checkpoint.family.local_patches
         self.native_locate = checkpoint.family.native_locate
         self.image_token_id: int = self.model.config.image_token_id
-        self.renderer, self.pictures = reader(checkpoint)
+        self.renderer, self.image_reader = reader(checkpoint)
         self.template: TemplateChoice | None = self.renderer.template.choice
-        self.resolution: DynamicResolution | None = self.pictures.resolution
+        self.resolution: DynamicResolution | None = self.image_reader.resolution
         self.counts = Counts()
         self._most_tokens = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         self.eos_ids = _eos_ids(self.model, self.tokenizer) | self.renderer.closing_ids
@@ -60,18 +60,18 @@ class ModelBackend:
 
     def input_size(self, image: Image.Image) -> tuple[int, int]:
         """(width, height) in pixels of `image` as the encoder gets it."""
-        return self.pictures.input_size(image)
+        return self.image_reader.input_size(image)
 
-    def encoder_input(self, pictures: Sequence[ImageInputs]) -> dict[str, torch.Tensor]:
+    def encoder_input(self, images: Sequence[ImageInputs]) -> dict[str, torch.Tensor]:
         """The encoder's input for N images by the model's argument names, on its device and in its dtype."""
         return {
             name: value.to(self.model.device, self.model.dtype if value.is_floating_point() else None)
-            for name, value in joined(pictures).items()
+            for name, value in joined(images).items()
         }
 
     def pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """Encoder input (N, 3, H, W) for N images of one size, on the model's device and in its dtype."""
-        return self.encoder_input(self.pictures(images))["pixel_values"]
+        return self.encoder_input(self.image_reader(images))["pixel_values"]
 
     def prompt_input(self, ids: torch.Tensor) -> dict[str, torch.Tensor]:
         """The whole model's arguments for a prompt (1, L) without holes, except those for its images."""
@@ -85,7 +85,7 @@ class ModelBackend:
     @torch.inference_mode()
     def logits(self, ids: torch.Tensor, images: Sequence[Image.Image]) -> torch.Tensor:
         """Raw logits (1, L, V) in float32 of one forward over a whole sequence (1, L) with its images."""
-        inputs = self.prompt_input(ids) | self.encoder_input(self.pictures(images))
+        inputs = self.prompt_input(ids) | self.encoder_input(self.image_reader(images))
         with steady_attention(self.model.device):
             return self.model(**inputs, use_cache=False).logits.float()
 
@@ -119,7 +119,7 @@ class ModelBackend:
         """Of each reply the log-probabilities of its tokens and of its closing token."""
         if not conversation.turns or conversation.turns[-1].role != "assistant":
             raise ValueError("A conversation that is scored ends with an assistant turn.")
-        rendered = self.renderer.render(conversation, self.pictures.ids)
+        rendered = self.renderer.render(conversation, self.image_reader.ids)
         end = sum(rendered.replies[-1])
         ids = torch.tensor([rendered.ids[:end]], device=self.model.device)  # (1, L)
         logits = self.logits(ids, rendered.images)[0]  # (L, V)

@@ -58,7 +58,7 @@ class Row:
     key: PrefixKey
     positions: torch.Tensor
     limits: StopCriteria
-    encodes: int  # pictures encoded for this row
+    encodes: int  # images encoded for this row
     draft: Draft = field(default_factory=Draft)
     draft_tokens: tuple[int, ...] = ()  # what this forward computes before the model has chosen it
     past_gap: bool = False  # whether the last of them are a token of a gap and the run after it

@@ -39,7 +39,7 @@ class BatchedBackend(NaiveBackend):
         started = time.perf_counter()
         images = [image for prompt in prompts for image in prompt.conversation.images]
         unique = {id(image): image for image in images}
-        prepared = dict(zip(unique, self.pictures([*unique.values()]), strict=True))
+        prepared = dict(zip(unique, self.image_reader([*unique.values()]), strict=True))
         rendered = [
             self.renderer.render(prompt.conversation, lambda image: prepared[id(image)].ids)
             for prompt in prompts

@@ -79,7 +79,7 @@ class ImageEncoder:
     def _encode_images(self, images: Sequence[Image.Image], patches: Collection[int]) -> None:
         """Encode images and keep their features; of one whose id is in `patches` only its whole view's."""
         backend = self._backend
-        prepared = backend.pictures(images)
+        prepared = backend.image_reader(images)
         lengths = [one.ids.count(backend.image_token_id) for one in prepared]
         inputs = self.arguments(backend.encoder_input(prepared))
         with steady_attention(backend.model.device):

@@ -40,7 +40,7 @@ class NaiveBackend(ModelBackend):
     @torch.inference_mode()
     def _row(self, stage: Stage, conversation: Conversation, limits: StopCriteria) -> Answer:
         started, counted = time.perf_counter(), self.counts.tokens
-        prepared = {id(image): self.pictures([image])[0] for image in conversation.images}
+        prepared = {id(image): self.image_reader([image])[0] for image in conversation.images}
         for patch in conversation.patches:
             prepared[id(patch)] = as_patch(prepared[id(patch)], self.image_token_id, self.model.config)
         rendered = self.renderer.render(conversation, lambda image: prepared[id(image)].ids)

@@ -1,7 +1,7 @@
 """Any other model that transformers loads for questions about images (`AutoModelForImageTextToText`).
 
-Its own processor makes the prompt's pictures and its own chat template the turns, which must be able to hold
-several pictures. It is used where nothing is known about the model's insides, so only transformers' own
+Its own processor makes the prompt's images and its own chat template the turns, which must be able to hold
+several images. It is used where nothing is known about the model's insides, so only transformers' own
 `generate` runs it, on whole batches.
 Named with family=generic; `docs/families.md` shows how to write a family instead.
 """

@@ -8,7 +8,7 @@ SYSTEM = (
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
 )
 
-# vicuna_v1: system sentence, "USER: ... ASSISTANT: ...</s>", each picture on its own line before the text.
+# vicuna_v1: system sentence, "USER: ... ASSISTANT: ...</s>", each image on its own line before the text.
 VICUNA_V1 = (
     "{{ bos_token }}" + SYSTEM + " "
     "{% for message in messages %}"

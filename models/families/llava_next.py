@@ -1,4 +1,4 @@
-"""LLaVA-NeXT (LLaVA-1.6, `LlavaNextForConditionalGeneration`): the picture, and up to four tiles of it.
+"""LLaVA-NeXT (LLaVA-1.6, `LlavaNextForConditionalGeneration`): the image, and up to four tiles of it.
 
 The paper's LLaVA-HighRes is this architecture trained on the paper's data (table 6).
 """

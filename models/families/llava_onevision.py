@@ -1,7 +1,7 @@
 """LLaVA-OneVision (`LlavaOnevisionForConditionalGeneration`): SigLIP with tiles, on Qwen2.
 
-Each picture is tiled as if it were alone. The authors leave the tiles of several pictures in one
-conversation out; kept, the first picture's tokens are the same in both passes, and are computed once.
+Each image is tiled as if it were alone. The authors leave the tiles of several images in one
+conversation out; kept, the first image's tokens are the same in both passes, and are computed once.
 """
 
 from dualfocus_lmms.boxes import BoxFormat

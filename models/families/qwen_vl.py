@@ -1,9 +1,9 @@
-"""Qwen-VL-Chat of 2023 (`QwenVLForConditionalGeneration`): every picture 256 tokens, boxes in thousandths."""
+"""Qwen-VL-Chat of 2023 (`QwenVLForConditionalGeneration`): every image 256 tokens, boxes in thousandths."""
 
 from dualfocus_lmms.boxes import BoxFormat
 from dualfocus_lmms.family import Family
 
-# ChatML. Pictures are counted over the whole conversation; <imgpad> stands for all tokens of one.
+# ChatML. Images are counted over the whole conversation; <imgpad> stands for all tokens of one.
 CHATML = (
     "{% set pictures = namespace(count=0) %}"
     "{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}"

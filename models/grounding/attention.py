@@ -60,7 +60,7 @@ def attention_grounder(backend: Backend, relative: bool = True) -> Grounder:
     _check(backend)
 
     def attended_region(question: Question) -> Box:
-        (image_inputs,) = backend.pictures([question.image])
+        (image_inputs,) = backend.image_reader([question.image])
         weights = attention(backend, question.image, image_inputs, question.text)
         if relative:
             weights = weights / attention(backend, question.image, image_inputs, GENERIC)

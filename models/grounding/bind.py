@@ -25,4 +25,5 @@ def bind_grounding(settings: Settings, backend: Backend) -> Settings:
         return replace(settings, grounder=attention_grounder(backend, relative=not plain))
     assert settings.grounding_checkpoint is not None
     device = backend.model.device if isinstance(backend, ModelBackend) else torch_device(None)
-    return replace(settings, grounder=Detector(settings.grounding_checkpoint, device))
+    detector = Detector(settings.grounding_checkpoint, device, several=settings.separate)
+    return replace(settings, grounder=detector)

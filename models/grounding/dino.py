@@ -5,6 +5,7 @@ The paper gives no details. Which text is detected and which box is used: docs/g
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,15 +23,19 @@ MODEL_TYPES = ("grounding-dino", "mm-grounding-dino")
 
 class Detector:
     """A grounding: the box around everything that GroundingDINO finds of a question, None where it finds
-    nothing. Runs in float32, one question at a time."""
+    nothing. Runs in float32, one question at a time.
 
-    def __init__(self, checkpoint: str, device: torch.device | str = "cpu") -> None:
+    several: every box that it finds, the one with the highest score first, instead of the one around them.
+    """
+
+    def __init__(self, checkpoint: str, device: torch.device | str = "cpu", several: bool = False) -> None:
         """Load a checkpoint folder or hub name; UserError when that fails or it is no GroundingDINO."""
+        self._several = several
         self.model, self.processor = _load(checkpoint)
         self.model.to(device).eval()
 
     @torch.inference_mode()
-    def __call__(self, question: Question) -> Box | None:
+    def __call__(self, question: Question) -> Box | Sequence[Box] | None:
         inputs = self.processor(
             images=rgb(question.image),
             text=caption(question.text),
@@ -44,6 +49,11 @@ class Detector:
                 f"GroundingDINO gave boxes that are not numbers for question {question.id!r}."
             )
         (found,) = self.processor.post_process_grounded_object_detection(outputs, inputs.input_ids)
+        if self._several:
+            return [
+                Box.from_corners(*box).clip()
+                for box in found["boxes"][found["scores"].argsort(descending=True)].tolist()
+            ]
         return enclosing(found["boxes"])
 
 

@@ -1,4 +1,4 @@
-"""`dualfocus eval`: lmms-eval in this process, with an exit code that tells and messages without traceback.
+"""`dualfocus eval`: lmms-eval in this process, with an exit code for each failure, and no traceback.
 
 Everything is passed on to the host unchanged. This adds: `--model dualfocus` by default, start-up without
 the host's own tasks when only ours are asked for, a message for arguments that the host refuses, and a stop
@@ -189,15 +189,15 @@ def _results_written(folder: str | None) -> Iterator[None]:
     from loguru import logger
 
     writable(folder, "--output_path")
-    said: list[str] = []
-    sink = logger.add(lambda message: said.append(message.record["message"]), filter=_WRITES_RESULTS)
+    messages: list[str] = []
+    sink = logger.add(lambda message: messages.append(message.record["message"]), filter=_WRITES_RESULTS)
     try:
         yield
     finally:
         logger.remove(sink)
-    failed = [place for place, text in enumerate(said) if text.startswith("Could not save")]
+    failed = [place for place, text in enumerate(messages) if text.startswith("Could not save")]
     if failed:
-        reasons = "; ".join(" ".join(said[place : place + 2]) for place in failed)  # the cause comes next
+        reasons = "; ".join(" ".join(messages[place : place + 2]) for place in failed)  # the cause comes next
         raise UserError(
             f"Not all results are in --output_path {folder}: {reasons}. Make room, or give another folder; "
             "with trace=... and resume=True nothing that was answered is answered again."
@@ -206,7 +206,7 @@ def _results_written(folder: str | None) -> Iterator[None]:
 
 @contextmanager
 def _fewest_tasks(args: Any) -> Iterator[None]:
-    """Only our own tasks in the host's index, where nothing else is asked for."""
+    """Only our own tasks in the host's index, where no other is requested."""
     ours = args.include_path is None and all(
         task.strip().startswith(OUR_PREFIX) for task in args.tasks.split(",")
     )

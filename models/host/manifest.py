@@ -61,7 +61,8 @@ def add_tasks_to_index() -> None:
     def initialize_tasks(self: Any, include_path: Any = None, include_defaults: bool = True) -> Any:
         given = [include_path] if isinstance(include_path, str) else list(include_path or [])
         only_ours = os.environ.get(ONLY_OUR_TASKS) == "1"
-        return original(self, [*given, str(task_folder())], include_defaults and not only_ours)
+        folders = dict.fromkeys([*given, str(task_folder())])  # each is read once
+        return original(self, list(folders), include_defaults and not only_ours)
 
     initialize_tasks.includes_dualfocus = True  # type: ignore[attr-defined]
     TaskManager.initialize_tasks = initialize_tasks

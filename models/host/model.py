@@ -6,7 +6,7 @@ lmms-eval --model dualfocus --model_args pretrained=CHECKPOINT --tasks df_pope
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any, NoReturn
 
@@ -37,6 +37,7 @@ from dualfocus_lmms.models.run.runner import Runner, open_traces
 from dualfocus_lmms.settings import Settings
 from dualfocus_lmms.text_output import log_patcher
 from dualfocus_lmms.trace import Trace, TraceWriter, claim_folder, record_template
+from dualfocus_lmms.types import Answer
 from dualfocus_lmms.zoom import crop_pixels_done
 
 
@@ -58,7 +59,15 @@ class SampleExtras(TokenCounts):
             "ppl": trace.ppl,
             "image_hash": trace.image_hash,
         }
-        extras.update((answer.pathway, answer.text) for answer in trace.answers)
+        if trace.crops is not None:
+            extras |= {"boxes": trace.boxes, "crops": trace.crops, "crop_sizes": trace.crop_sizes}
+        if trace.looks is not None:
+            extras["looks"] = [
+                asdict(look) | {"locate": _text(look.locate), "micro": _text(look.micro)}
+                for look in trace.looks
+            ]
+        stages = (trace.macro, trace.locate, trace.micro)
+        extras.update((answer.pathway, answer.text) for answer in stages if answer is not None)
         return cls(
             input_tokens=sum(answer.usage.tokens for answer in trace.answers),
             output_tokens=sum(len(answer.logprobs) for answer in trace.answers),
@@ -67,6 +76,10 @@ class SampleExtras(TokenCounts):
 
     def to_dict(self) -> dict[str, Any]:
         return {**super().to_dict(), "dualfocus": self.dualfocus}
+
+
+def _text(answer: Answer | None) -> str | None:
+    return None if answer is None else answer.text
 
 
 def check_unseen(
@@ -99,7 +112,7 @@ class GenerateOnly(lmms):
 
 
 class Answering(GenerateOnly):
-    """Answers with the `Runner` that a subclass makes, and says in the trace folder what was asked."""
+    """Answers with the `Runner` that a subclass makes, and records the questions in the trace folder."""
 
     is_simple = False
     _runner: Runner | None
@@ -181,7 +194,7 @@ class DualFocus(Answering):
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: dict | None = None) -> DualFocus:
-        """As the host's, but what `--model_args` says wins over the host's own options of the same name."""
+        """As the host's, but `--model_args` wins over the host's own options of the same name."""
         given = {name: value for name, value in (additional_config or {}).items() if value is not None}
         return cls(**(given | parse_model_args(arg_string)))
 

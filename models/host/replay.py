@@ -107,6 +107,11 @@ class ReplayOptions(Options):
             values["select"] = "macro"
         given = {name: value for name, value in self.model_dump().items() if value is not None}
         settings = Settings.of(**values | {name: given[name] for name in _FROM_RUN if name in given})
+        if self.second is None and run.get("looks", 1) != 1 and settings.count_eos != run.get("count_eos"):
+            raise UserError(
+                f"The run in {self.trace} has looks={run['looks']}: by its perplexities, with count_eos="
+                f"{run.get('count_eos')}, it looked again or stopped. Leave count_eos out, or run it again."
+            )
         if self.select is None and isinstance(settings.rule, CalibratedRule):
             _check_calibration(self.trace, settings, run.get("calibration"))
         return settings
@@ -187,10 +192,10 @@ def find_second(run: Recorded, firsts: Sequence[Trace], questions: Fingerprints)
     keys = [(*twins[task, split], doc_id) for task, split, doc_id in (_key(first.key) for first in firsts)]
     seconds = _present(run, keys)
     pairs = list(zip(keys, firsts, seconds, strict=True))
-    pictures = [key for key, first, second in pairs if first.image_hash != second.image_hash]
-    if pictures:
+    other_images = [key for key, first, second in pairs if first.image_hash != second.image_hash]
+    if other_images:
         raise UserError(
-            f"The second run, in {run.folder}, saw other pictures than the first: {_some(pictures)}. "
+            f"The second run, in {run.folder}, saw other images than the first: {_some(other_images)}. "
             "Give two runs of the same data."
         )
     certain = {twin for asked, twin in twins.items() if run.fingerprint(*twin) == questions[asked]}
@@ -199,7 +204,7 @@ def find_second(run: Recorded, firsts: Sequence[Trace], questions: Fingerprints)
         for key, first, second in pairs
         if key[:2] not in certain and first.key["context"] != second.key.get("context")
     ]
-    if others:  # two prompts may ask the same question: that only the fingerprint of a finished run tells
+    if others:  # two prompts may ask the same question: only the fingerprint of a finished run shows that
         raise UserError(
             f"The second run, in {run.folder}, was not asked the same questions as the first: "
             f"{_some(others)}. Give a run of the same data; with another prompt, one that has ended."
@@ -302,10 +307,11 @@ def joined(first: Trace, second: Trace) -> Trace:
 
 
 def _with_micro(trace: Trace, micro: Answer | None, fallback: str | None) -> Trace:
-    """The trace with this answer in the place of micro, and nothing of the second look that was."""
+    """The trace with this answer in place of the micro one, without the original second look."""
     return replace(
         trace, locate=None, micro=micro, box=None, crop=None, crop_size=None, given_reply=None,
-        shifted_box=None, judged=None, fallback=fallback, prompts={"macro": trace.prompts["macro"]},
+        boxes=None, crops=None, crop_sizes=None, looks=None, shifted_box=None, judged=None, fallback=fallback,
+        prompts={"macro": trace.prompts["macro"]},
     )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ GENERATION_SETTINGS = (
     *("max_new_tokens", "until"),
     *("do_sample", "num_beams", "num_return_sequences", "temperature", "top_p", "top_k"),
 )
-_PICTURE_NAMES = ("image_id", "image")  # columns of documents, the first one that holds texts
+_IMAGE_NAME_COLUMNS = ("image_id", "image")  # columns of documents, the first that holds texts
 _QUESTION = "{question}"  # where the bare question stands in a task's wording
 _REPLACE = "get its file again, or leave the document out."
 ONLY_GENERATE_UNTIL = (
@@ -62,16 +62,17 @@ def read_request(instance: Any, task_dict: Mapping[str, Any], chat: bool) -> Req
             box=_annotated_box(doc, instance.metadata, key),
             short=_short_question(doc, instance.metadata, prompt),
             options=_options(doc, instance.metadata, key),
+            boxes=_annotated_boxes(doc, instance.metadata, key),
         )
 
-    return Request(key, limits, question, len(str(context)), _picture_name(task_dict[task][split], doc_id))
+    return Request(key, limits, question, len(str(context)), _image_name(task_dict[task][split], doc_id))
 
 
 def read_limits(gen_kwargs: Mapping[str, Any]) -> StopCriteria:
     """The limits in a task's generation settings. Only greedy decoding is defined for DualFocus.
 
-    UserError for sampling (a temperature above 0 too, unless do_sample says no), beams and several answers. A
-    warning, once, names the settings that have no effect here.
+    UserError for sampling (a temperature above 0 too, unless do_sample is False), beams and several answers.
+    A warning, once, names the settings that have no effect here.
     """
     sampled = gen_kwargs.get("do_sample")
     if sampled is None:
@@ -104,10 +105,10 @@ def _name_unused(names: tuple[str, ...]) -> None:
         )
 
 
-def _picture_name(docs: Any, doc_id: int) -> str | None:
+def _image_name(docs: Any, doc_id: int) -> str | None:
     """How the document calls its image, in a column of names or paths; no image is opened."""
     features = getattr(docs, "features", None) or {}
-    named = [name for name in _PICTURE_NAMES if getattr(features.get(name), "dtype", None) == "string"]
+    named = [name for name in _IMAGE_NAME_COLUMNS if getattr(features.get(name), "dtype", None) == "string"]
     return docs[named[0]][doc_id] if named else None
 
 
@@ -120,7 +121,7 @@ def _bare_text(doc: Mapping[str, Any], metadata: Mapping[str, Any], prompt: str)
 def _short_question(doc: Mapping[str, Any], metadata: Mapping[str, Any], prompt: str) -> str | None:
     """The task's wording of a short question with the bare question in it; None where it has no wording.
 
-    Where the task names a column of context, its text stands on a line of its own before the question.
+    Where the task names a column of context, its text precedes the question on a separate line.
     """
     wording = (metadata.get("dualfocus") or {}).get("short")
     if wording is None:
@@ -167,8 +168,26 @@ def _annotated_box(doc: Mapping[str, Any], metadata: Mapping[str, Any], key: Map
     """
     column = _column(doc, metadata, "box")
     value = None if column is None else doc[column]
+    return None if value is None else _box(value, str(column), key)
+
+
+def _annotated_boxes(
+    doc: Mapping[str, Any], metadata: Mapping[str, Any], key: Mapping[str, Any]
+) -> tuple[Box, ...]:
+    """The boxes in the column the task names (dualfocus: boxes), a list of them; none where it names none."""
+    column = _column(doc, metadata, "boxes")
+    value = None if column is None else doc[column]
     if value is None:
-        return None
+        return ()
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise UserError(
+            f"{_name(key)} has {value!r:.80} in its column {column!r}: a list of boxes is expected, or None."
+        )
+    return tuple(_box(box, str(column), key) for box in value)
+
+
+def _box(value: Any, column: str, key: Mapping[str, Any]) -> Box:
+    """The box x0, y0, x1, y1 in a column, fractions of the image."""
     try:
         box = Box(*(float(number) for number in value))
     except (TypeError, ValueError):

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
+from itertools import islice
 
+from loguru import logger
 from PIL import Image
 
+from dualfocus_lmms.errors import GenerationError
 from dualfocus_lmms.images import image_hash, rgb
+from dualfocus_lmms.models.run import memory
 from dualfocus_lmms.models.run.request import Request
 from dualfocus_lmms.types import Question
 
@@ -25,7 +29,7 @@ BatchItem = tuple[Request, Question]
 class BatchSize:
     """How many questions are answered together: `now`.
 
-    A number stays as it is until memory runs out: then it is half of what was too much, for good. AUTO begins
+    A number is kept until memory runs out: then it is halved, for good. AUTO begins
     with FIRST_SIZE and doubles after every full batch, up to `largest`, until memory runs out once.
     """
 
@@ -65,7 +69,7 @@ class Reader:
     """Opens the images of requests on the threads of a pool, while the model answers those before.
 
     So that large images do not fill the memory, fewer are opened: _PIXELS at a time, estimated by the
-    largest image of the last batch.
+    largest image of the last batch. Where memory runs out all the same, half of what was too much, for good.
     """
 
     def __init__(self, requests: Iterable[Request], pool: ThreadPoolExecutor) -> None:
@@ -73,21 +77,50 @@ class Reader:
         self._pool = pool
         self._ahead: deque[tuple[Request, Future[Question]]] = deque()
         self._most_open = _PIXELS // _LIKELY_PIXELS  # images that may be open at a time
+        self._room = _PIXELS  # never more than this, once memory ran out; 1: none is opened ahead
 
     def take(self, most: int) -> list[BatchItem]:
         """The next `most` requests with their questions, fewer where images are large; none at the end.
 
         Questions about equal images share one image object. As many again are opened meanwhile.
+        GenerationError where memory has no room for a single image.
         """
-        self._open(most)
-        ready = [self._ahead.popleft() for _ in range(min(self._at_once(most), len(self._ahead)))]
-        opened = [future.result() for _, future in ready]
-        if opened:
-            largest = max(question.image.width * question.image.height for question in opened)
-            self._most_open = _PIXELS // largest
+        items = self._read(most)
+        if items:
+            largest = max(question.image.width * question.image.height for _, question in items)
+            self._most_open = min(_PIXELS // largest, self._room)
+            if self._room > 1:
+                self._open(most)
+        return _sharing_images(items)
+
+    def _read(self, most: int) -> list[BatchItem]:
+        """The questions of the next batch, taken off those ahead."""
+        while True:
             self._open(most)
-        questions = _sharing_images(opened)
-        return list(zip((request for request, _ in ready), questions, strict=True))
+            ready = list(islice(self._ahead, self._at_once(most)))
+            try:
+                items = [(request, future.result()) for request, future in ready]
+                for _ in items:
+                    self._ahead.popleft()
+                return items
+            except MemoryError as error:
+                if self._room == 1:
+                    raise GenerationError(
+                        f"Out of memory while the image of {ready[0][0].name} was opened alone. Give more "
+                        "memory, or a smaller image. With trace=... and resume=True nothing that was "
+                        "answered is generated again."
+                    ) from error
+            del ready
+            self._halve()
+
+    def _halve(self) -> None:
+        """Drop all images that are open, to open them again, half as many at a time."""
+        wait([future for _, future in self._ahead])
+        self._room = self._most_open = max(len(self._ahead) // 2, 1)
+        self._waiting.extendleft(request for request, _ in reversed(self._ahead))
+        self._ahead.clear()
+        memory.release()
+        logger.warning(f"Out of memory while images were opened: at most {self._room} are open from now on.")
 
     def _open(self, most: int) -> None:
         while self._waiting and len(self._ahead) < self._at_once(most):
@@ -105,18 +138,18 @@ def _opened(request: Request) -> Question:
     return replace(question, image_hash=image_hash(question.image))
 
 
-def _sharing_images(opened: Sequence[Question]) -> list[Question]:
-    """The questions; those about equal images with the first of these images.
+def _sharing_images(items: Sequence[BatchItem]) -> list[BatchItem]:
+    """The requests and questions; questions about equal images with the first of these images.
 
     The fingerprint of an image is only a hint: pixels are compared.
     """
     first: dict[str | None, Image.Image] = {}
-    questions = []
-    for question in opened:
+    shared = []
+    for request, question in items:
         image = first.setdefault(question.image_hash, question.image)
         same = image is not question.image and _equal(image, question.image)
-        questions.append(replace(question, image=image) if same else question)
-    return questions
+        shared.append((request, replace(question, image=image) if same else question))
+    return shared
 
 
 def _equal(first: Image.Image, second: Image.Image) -> bool:

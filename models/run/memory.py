@@ -7,7 +7,7 @@ _SIGNS = ("out of memory", "DefaultCPUAllocator", "can't allocate memory", "CUBL
 
 
 def ran_out(error: BaseException) -> bool:
-    """Whether an error says that there is no memory left, on a GPU or elsewhere."""
+    """Whether an error reports that memory ran out, on a GPU or elsewhere."""
     import torch
 
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):

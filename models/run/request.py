@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from dualfocus_lmms.trace import trace_key
 from dualfocus_lmms.types import Question, StopCriteria
 
 
@@ -23,3 +24,13 @@ class Request:
     question: Callable[[], Question]
     length: int = 0
     image_name: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The key of its trace, see `name_of`."""
+        return name_of(self.key)
+
+
+def name_of(key: dict[str, Any]) -> str:
+    """By what a request and its trace are the same question: task, split and doc_id, as one text."""
+    return trace_key({name: key[name] for name in ("task", "split", "doc_id")})

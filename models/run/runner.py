@@ -10,12 +10,13 @@ from loguru import logger
 from tqdm import tqdm
 
 from dualfocus_lmms.errors import GenerationError, Interrupted, UserError
-from dualfocus_lmms.flow import Sample, answer_batch, run_macro, run_zoom
+from dualfocus_lmms.flow import answer_batch, run_macro, run_zoom
 from dualfocus_lmms.models.run import memory
 from dualfocus_lmms.models.run.batches import LARGEST_SIZE, BatchItem, BatchSize, Reader, in_order
-from dualfocus_lmms.models.run.request import Request
+from dualfocus_lmms.models.run.request import Request, name_of
+from dualfocus_lmms.sample import Sample
 from dualfocus_lmms.settings import Settings
-from dualfocus_lmms.trace import Trace, TraceWriter, read_traces, trace_key
+from dualfocus_lmms.trace import Trace, TraceWriter, read_traces
 from dualfocus_lmms.types import Backend, Question, StopCriteria
 
 _READERS = 4  # threads that open images
@@ -49,13 +50,13 @@ class Runner:
         self._answerer = answerer or (self._run_macro if settings.may_skip else answer_batch)
         self._waiting: list[Sample] = []
         self._writer = writer
-        self._traces = {_name(trace.key): trace for trace in finished}
+        self._traces = {name_of(trace.key): trace for trace in finished}
 
     def run(self, requests: Sequence[Request], show_progress: bool = False) -> list[Trace]:
         """One trace for each request, in order. A sample that is finished, or requested twice, runs once."""
         unanswered: dict[str, Request] = {}
         for request in requests:
-            name = _name(request.key)
+            name = request.name
             if name in self._traces:
                 _check_same_context(request, self._traces[name])
             else:
@@ -72,19 +73,19 @@ class Runner:
                 raise
             except KeyboardInterrupt as error:
                 raise Interrupted(self._interrupted(requests)) from error
-        return [self._traces[_name(request.key)] for request in requests]
+        return [self._traces[request.name] for request in requests]
 
     def _interrupted(self, requests: Sequence[Request]) -> str:
         """What is finished, and how to resume."""
-        finished = sum(_name(request.key) in self._traces for request in requests)
+        finished = sum(request.name in self._traces for request in requests)
         kept = "They are lost: with trace=<folder> they would be kept."
         if self._writer is not None:
             kept = f"They are in {self._writer.folder}: run the same command with resume=True to resume."
         return f"{finished} of {len(requests)} questions are answered. {kept}"
 
     def _run_batches(self, reader: Reader, progress: tqdm) -> None:
-        while items := reader.take(self.batch_size.now):
-            batch: Sequence[BatchItem] = items
+        batch: Sequence[BatchItem]
+        while batch := reader.take(self.batch_size.now):
             while batch:
                 batch = self._answer(batch, progress)
                 progress.set_postfix(batch=self.batch_size.now, refresh=False)
@@ -99,7 +100,7 @@ class Runner:
         if self._fits(questions, work, progress):
             self.batch_size.fitted(len(part))
             return batch[len(part) :]
-        return [item for item in batch if _name(item[0].key) not in self._traces]
+        return [item for item in batch if item[0].name not in self._traces]
 
     def _run_macro(
         self,
@@ -156,7 +157,7 @@ class Runner:
     def _keep(self, trace: Trace) -> None:
         if self._writer is not None:
             self._writer.write([trace])
-        self._traces[_name(trace.key)] = trace
+        self._traces[name_of(trace.key)] = trace
 
 
 def open_traces(folder: str, rank: int, resume: bool) -> tuple[TraceWriter, list[Trace], list[str]]:
@@ -165,13 +166,9 @@ def open_traces(folder: str, rank: int, resume: bool) -> tuple[TraceWriter, list
     return TraceWriter(folder, rank), finished, damaged
 
 
-def _name(key: dict[str, object]) -> str:
-    return trace_key({name: key[name] for name in ("task", "split", "doc_id")})
-
-
 def _too_large(question: Question, error: BaseException) -> GenerationError:
     return GenerationError(
-        f"Out of memory with {_name(question.key)} alone, an image of {question.image.width} x "
+        f"Out of memory with {name_of(question.key)} alone, an image of {question.image.width} x "
         f"{question.image.height} pixels: {error}\nGive dtype=bfloat16, or device_map=auto where there are "
         "several GPUs, or another device; make sure that no other program uses its memory. With trace=... "
         "and resume=True nothing that was answered is answered again."
@@ -181,6 +178,6 @@ def _too_large(question: Question, error: BaseException) -> GenerationError:
 def _check_same_context(request: Request, trace: Trace) -> None:
     if trace.key.get("context") != request.key.get("context"):
         raise UserError(
-            f"The prompt or the generation settings of {_name(request.key)} have changed since it was "
+            f"The prompt or the generation settings of {request.name} have changed since it was "
             "answered. To resume a run, give the same tasks and --gen_kwargs, else another trace folder."
         )

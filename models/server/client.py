@@ -62,9 +62,9 @@ class ServerBackend:
     ) -> None:
         if family.box_format.frame == "resized" and input_size is None:
             raise UserError(
-                f"Models of the family {family.name!r} write boxes in pixels of the resized picture, whose "
-                "size no server tells. Give processor=<folder or hub name of the checkpoint that the server "
-                "runs>: its image processor tells it, and no weights are loaded."
+                f"Models of the family {family.name!r} write boxes in pixels of the resized image, whose "
+                "size no server reports. Give processor=<folder or hub name of the server's "
+                "checkpoint>: its image processor gives it, and no weights are loaded."
             )
         self.box_format = family.box_format
         self.template: TemplateChoice | None = TemplateChoice(None, "server")
@@ -134,8 +134,8 @@ class ServerBackend:
     def _message(self, turn: Turn) -> dict[str, Any]:
         """A turn with its images before its text. Always parts: some servers drop a plain text where the
         chat template expects parts."""
-        pictures = [{"type": "image_url", "image_url": {"url": self._url(image)}} for image in turn.images]
-        return {"role": turn.role, "content": [*pictures, {"type": "text", "text": turn.text}]}
+        images = [{"type": "image_url", "image_url": {"url": self._url(image)}} for image in turn.images]
+        return {"role": turn.role, "content": [*images, {"type": "text", "text": turn.text}]}
 
     def _check_guided(self, reply: Answer) -> None:
         """GenerationError where the server has not forced a reply that it was asked to force."""
@@ -187,7 +187,7 @@ def answer_each(
 def _one_at_a_time(grounder: Grounder) -> Grounder:
     lock = Lock()
 
-    def ground(question: Question) -> Box | None:
+    def ground(question: Question) -> Box | Sequence[Box] | None:
         with lock:
             return grounder(question)
 

@@ -64,7 +64,7 @@ class ServerOptions(ImageBounds, FlowOptions):
     )
     model: Text = option(help="the model's name there (`--served-model-name`, or what `/v1/models` lists)")
     family: FamilyName = option(
-        help="the model's family, which a server does not tell: how it writes a box, and how pictures are "
+        help="the model's family, which a server does not report: how it writes a box, and how images are "
         "sent"
     )
     api_key: Text | None = option(
@@ -77,7 +77,7 @@ class ServerOptions(ImageBounds, FlowOptions):
     concurrency: Annotated[int, Field(strict=True, ge=1), must_be("a whole number, 1 or more")] = option(
         16,
         decides=False,
-        help="questions under way at the same time, each in a stage of its own, so at most this many "
+        help="questions under way at the same time, each in its own stage, so at most this many "
         "requests are open",
     )
     retries: Annotated[int, Field(strict=True, ge=0), must_be("a whole number, 0 or more")] = option(
@@ -93,7 +93,7 @@ class ServerOptions(ImageBounds, FlowOptions):
         None,
         checkpoint=True,
         help="folder or hub name of the checkpoint that the server runs, where boxes are [pixels of the "
-        "resized picture](#boxes-in-pixels-of-the-resized-picture) and where [crops are enlarged](#the-zoom)",
+        "resized image](#boxes-in-pixels-of-the-resized-image) and where [crops are enlarged](#the-zoom)",
     )
     guided_box: Switch = option(
         False,
@@ -131,8 +131,13 @@ class ServerOptions(ImageBounds, FlowOptions):
         )
 
     def settings(self) -> Settings:
-        """How DualFocus answers. UserError for a rule that needs what no server gives."""
+        """How DualFocus answers. UserError for what no server gives, and for what excludes each other."""
         settings = super().settings()
+        if self.guided_box and settings.separate:
+            raise UserError(
+                "guided_box=True forces a reply of one box, and regions=separate is for replies of several: "
+                "leave one of them out."
+            )
         if isinstance(settings.rule, JointRule):
             raise UserError(
                 f"select={settings.rule_name} scores texts that the model has not generated, and a server "
@@ -209,8 +214,8 @@ class ServerSimple(Server):
 
 
 def served(client: openai.OpenAI, model: str) -> str | None:
-    """Which weights the server says `model` has; None where it does not say. UserError where there is no
-    such server or model."""
+    """The weights that the server reports for `model`; None where it reports none. UserError where there is
+    no such server or model."""
     url = public(str(client.base_url))
     try:
         with server_errors(client):
@@ -237,13 +242,13 @@ def _models(reply: dict[str, Any], url: str) -> dict[str, str | None]:
 
 
 def _input_size(processor: str | None, family: Family) -> InputSize | None:
-    """How large the model sees an image, where its boxes refer to that and the user says by which processor.
+    """How large the model sees an image, where its boxes refer to that and the user names the processor.
     UserError where nothing would use it."""
     if processor is None or (family.box_format.frame != "resized" and family.resolution is not None):
         return None
     if family.box_format.frame != "resized":
         raise UserError(
-            f"processor={processor!r} tells to which size images are resized, and neither boxes nor crops "
+            f"processor={processor!r} gives the size of resized images, but neither boxes nor crops "
             f"of the family {family.name!r} depend on that: leave it out."
         )
     return load_input_size(processor)

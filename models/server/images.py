@@ -1,4 +1,4 @@
-"""Pictures as a server gets them, and how large its model sees them. Knows nothing about requests."""
+"""Images as a server gets them, and how large its model sees them. Knows nothing about requests."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class DataUrls:
 
     square: an image is padded to a square first. Servers leave images to the checkpoint's own processor,
     and LLaVA-1.5's cuts the middle out of them. resized: an image is resized by this first, so that a server
-    whose own bounds are wider leaves it as it is.
+    whose own bounds are wider leaves it unchanged.
     """
 
     def __init__(self, square: bool, resized: DynamicResolution | None = None) -> None:
@@ -61,15 +61,15 @@ class DataUrls:
     def __len__(self) -> int:
         return len(self._urls)
 
-    def _made(self, image: Image.Image) -> str:
+    def _made(self, original: Image.Image) -> str:
         """A PNG, which changes no pixel."""
-        picture = rgb(image)
+        image = rgb(original)
         if self._square:
-            picture = pad_to_square(picture, CLIP_MEAN)
+            image = pad_to_square(image, CLIP_MEAN)
         if self._resized is not None:
-            picture = picture.resize(self._resized.fit(picture.size), Image.Resampling.BICUBIC)
+            image = image.resize(self._resized.fit(image.size), Image.Resampling.BICUBIC)
         file = io.BytesIO()
-        picture.save(file, "PNG", compress_level=1)
+        image.save(file, "PNG", compress_level=1)
         return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
@@ -86,13 +86,13 @@ def load_input_size(processor: str) -> InputSize:
             made = image_processor(images=[rgb(image)], return_tensors="pt")
         except ValueError as error:  # Qwen's refuses images more than 200 times as long as wide
             raise UserError(
-                f"The image processor {processor!r} refuses a picture of {image.width} x {image.height} "
+                f"The image processor {processor!r} refuses an image of {image.width} x {image.height} "
                 f"pixels: {error}"
             ) from error
         size = grid_size(made, image_processor)
         if size is None:
             raise UserError(
-                f"The image processor {processor!r} does not tell to which size it resizes a picture. Give "
+                f"The image processor {processor!r} does not report the size of a resized image. Give "
                 "processor=<the checkpoint that the server runs>, or load it with --model dualfocus."
             )
         return size

@@ -62,7 +62,7 @@ def read_reply(
     """The answer in a chat completion, which is a JSON object.
 
     needs_end: refuse a server that does not list the closing token. images: how many the request carried.
-    Tokens are the server's ids; where it tells none they are negative, one number for each text.
+    Tokens are the server's ids; where it reports none they are negative, one number for each text.
     GenerationError when the object is no whole completion of one reply, when its log-probabilities are
     missing, unusable or not those of the reply.
     """
@@ -213,7 +213,7 @@ def _before(source: Source, pieces: Sequence[Piece], stop: str) -> int:
 def _token_ids(
     source: Source, choice: dict[str, Any], pieces: Sequence[Piece], spoken: int
 ) -> tuple[int, ...]:
-    """The ids that vLLM tells; else a negative number made of each token's text, which equals no id."""
+    """The ids that vLLM reports; else a negative number made of each token's text, which equals no id."""
     ids = source.field(choice, "token_ids", list, "choices[0].token_ids", needed=False)
     if not ids:
         return tuple(-1 - crc32(piece.text.encode("utf-8", "backslashreplace")) for piece in pieces)

@@ -91,7 +91,7 @@ def _samples(run: Run, count_eos: bool) -> pd.DataFrame:
     for name, task in run.tasks.items():
         if FINGERPRINT not in task.data:
             raise UserError(
-                f"The run {run.name} has not ended, so that nothing tells which questions of {name} it "
+                f"The run {run.name} has not ended, so it is unknown which questions of {name} it "
                 "asked. Finish it with resume=True."
             )
         table = outcomes(task).table

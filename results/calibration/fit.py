@@ -42,7 +42,7 @@ class Answers:
         return self.micro - self.macro
 
     @cached_property
-    def surer(self) -> NDArray[np.float64]:
+    def advantage(self) -> NDArray[np.float64]:
         """(n,): see `bias`."""
         pairs = [(np.nan, np.nan) if case is None else case.nlls for case in self.cases]
         macro, micro = np.array(pairs, dtype=float).reshape(-1, 2).T
@@ -62,7 +62,7 @@ Fit = Callable[[Answers, Rows], Choice | None]
 
 def fit_bias(answers: Answers, rows: Rows) -> Bias | None:
     """The b with the highest score on these rows; None where no choice matters there."""
-    b = bias.best(answers.surer[rows], answers.gains[rows])
+    b = bias.best(answers.advantage[rows], answers.gains[rows])
     return None if np.isnan(b) else Bias(b)
 
 
@@ -130,9 +130,11 @@ def b_interval(answers: Answers, resamples: int = RESAMPLES) -> Interval:
     """The 95% interval of the best b: the quantiles of those of questions drawn again (bootstrap)."""
     known, places = np.unique(answers.questions, return_inverse=True)
     random = np.random.default_rng(SEED)
-    surer, gains = answers.surer, answers.gains
+    advantage, gains = answers.advantage, answers.gains
     drawn = [
-        bias.best(surer, gains, random.multinomial(len(known), np.full(len(known), 1 / len(known)))[places])
+        bias.best(
+            advantage, gains, random.multinomial(len(known), np.full(len(known), 1 / len(known)))[places]
+        )
         for _ in range(resamples)
     ]
     return Interval(*(float(value) for value in np.nanquantile(drawn, (0.025, 0.975))))

@@ -197,7 +197,7 @@ def _missing(before: TaskScores, now: TaskScores) -> Iterator[str]:
 def _changed_data(before: TaskScores, now: TaskScores) -> Iterator[str]:
     for name, fingerprint in before.data.items():
         if name not in now.data:
-            yield f"The run has no fingerprint of its {name}: give its traces, or write the baseline anew."
+            yield f"The run has no fingerprint of its {name}: give its traces, or write a new baseline."
         elif now.data[name] != fingerprint:
             yield f"Other data: the fingerprint {name} was {fingerprint}, now {now.data[name]}."
 

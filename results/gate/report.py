@@ -35,20 +35,20 @@ def _rule(check: Check) -> str:
     items = [(task.task, item) for task in check.tasks for item in task.comparisons]
     tests = sum(item.p is not None for _, item in items)
     untested = [f"{task} {item.metric}" for task, item in items if item.test == "none" and not item.failure]
-    said = []
+    sentences = []
     if check.alpha:
-        said.append(
+        sentences.append(
             f"A drop fails when its corrected p is below {check.alpha:g}: p is two-sided, and corrected for "
             f"the number of tests (Holm), here {tests}. At most {check.alpha:.3g} of all checks of what is "
             "as good as before fail."
         )
     if check.max_drop is not None:
-        said.append(f"A drop of more than {check.max_drop:g} fails (--max-drop), significant or not.")
+        sentences.append(f"A drop of more than {check.max_drop:g} fails (--max-drop), significant or not.")
     elif untested:
-        said.append(
+        sentences.append(
             f"Not judged, for want of a standard error: {plain(', '.join(untested))}. --max-drop would."
         )
-    return " ".join(said)
+    return " ".join(sentences)
 
 
 def _comparisons(tasks: Sequence[TaskCheck], bound: bool) -> str:

@@ -67,7 +67,7 @@ class PublishedRow(_Strict):
 
 
 class PublishedTable(_Strict):
-    """table: where in the paper. n: its number of questions, where the paper says it."""
+    """table: where in the paper. n: its number of questions, where the paper gives it."""
 
     table: Text
     columns: list[Column] = Field(min_length=1)
@@ -138,7 +138,7 @@ class MeasuredTask(_Strict):
 
 
 class Measured(_Strict):
-    """One run. finished: when, as the host's clock said. commit: of this package's checkout when the run was
+    """One run. finished: when, by the host's clock. commit: of this package's checkout when the run was
     recorded, "-dirty" where files differed; None outside a checkout."""
 
     finished: datetime.datetime
@@ -153,7 +153,7 @@ class Measured(_Strict):
 
     @property
     def name(self) -> str:
-        """Of its file, without ending: when, which model, which tasks or groups were asked for."""
+        """Of its file, without ending: when, which model, which tasks or groups were requested."""
         more = len(self.headline) - 3
         words = [self.model, *self.headline[:3], *([f"{more}-more"] if more > 0 else [])]
         slugs = [re.sub(r"[^a-z0-9_.]+", "-", word.lower()).strip("-") for word in words]
@@ -342,7 +342,7 @@ def _read(path: Path, model: type[Model]) -> Model:
 
 
 def add(measured: Measured, folder: Path | None = None) -> Path:
-    """Write a record into a file of its own. UserError when it is there: none is ever written anew.
+    """Write a record into its own file. UserError if the file exists: no record is ever rewritten.
 
     folder: None is the package's own, in a checkout alone (see `own_folder`).
     """

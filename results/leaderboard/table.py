@@ -238,9 +238,9 @@ def readme(folder: Path | None = None) -> str:
     data/ beside the page."""
     folder, data = (records.FOLDER, f"{records.FOLDER.name}/") if folder is None else (folder, "")
     runs = len(read_measured(folder))
-    said = {0: "There is none yet.", 1: "There is one."}.get(runs, f"There are {runs}.")
+    count = {0: "There is none yet.", 1: "There is one."}.get(runs, f"There are {runs}.")
     papers = "\n".join(_source(published) for published in read_published(folder))
-    head = INTRODUCTION.format(data=data, measured=said, papers=papers)
+    head = INTRODUCTION.format(data=data, measured=count, papers=papers)
     table = leaderboard(folder)
     ours = table["source"].str.startswith("measured")
     table["link"] = table["link"].mask(ours, data + table["link"])
@@ -256,7 +256,7 @@ def _source(published: Published) -> str:
 
 
 def write(folder: Path | None = None) -> Path:
-    """Write README.md of a folder anew. None: of results/, in a checkout alone (see `records.own_folder`)."""
+    """Rewrite README.md of a folder. None: of results/, in a checkout alone (see `records.own_folder`)."""
     path = (folder or records.own_folder().parent) / "README.md"
     save_text(path, readme(folder), "leaderboard")
     return path

@@ -51,17 +51,17 @@ NOT_IN_CSV = ["trace", "run"]
 
 @dataclass(frozen=True)
 class Report:
-    """Where a report was written, and how much of it there is. pictures: how many samples have theirs.
+    """Where a report was written, and how much of it there is. images: how many samples have theirs.
     missing: what each run lacks."""
 
     folder: Path
     samples: int
-    pictures: int
+    images: int
     missing: tuple[str, ...] = ()
 
     def text(self) -> str:
         """Where to look, and what is missing of each run."""
-        where = f"{self.folder / 'report.html'}: {self.samples:,} samples, {self.pictures:,} with picture."
+        where = f"{self.folder / 'report.html'}: {self.samples:,} samples, {self.images:,} with image."
         return "\n".join([where, *self.missing])
 
 
@@ -82,7 +82,7 @@ class Shown:
 def report(
     folders: Sequence[str | Path],
     out: str | Path,
-    pictures: int = 400,
+    images: int = 400,
     traces: str | Path | None = None,
 ) -> Report:
     """Write the report of runs: report.html, report.md, a CSV file for each table and samples.csv, each named
@@ -93,17 +93,17 @@ def report(
     """
     if traces is not None and len(folders) > 1:
         raise UserError(f"--traces goes with one run, {len(folders)} are given: report them one by one.")
-    if pictures < 0:
-        raise UserError(f"--pictures is a number of samples, 0 or more, got {pictures}.")
+    if images < 0:
+        raise UserError(f"--pictures is a number of samples, 0 or more, got {images}.")
     folder = writable(out, "--out")
     runs = [load_run(path, traces) for path in folders]
     shown = [_shown(run, name) for run, name in zip(runs, _names(folders, runs), strict=True)]
     compared = _comparison(shown)
     samples = pd.concat([one.samples for one in shown], ignore_index=True)
-    rows, kept = gallery.collect(samples, pictures, _openers(shown))
+    rows, kept = gallery.collect(samples, images, _openers(shown))
     title = " · ".join(one.name for one in shown)
     pages = [_run_page(one) for one in shown]
-    notices = _notices(len(samples), rows, kept, pictures)
+    notices = _notices(len(samples), rows, kept, images)
     text = page.render(title, pages, compared, rows, kept, notices)
     try:
         atomic_write(folder / "report.html", text)
@@ -162,19 +162,19 @@ def kinds(docs: Sequence[dict[str, Any]]) -> pd.Series:
 
 def _openers(shown: Sequence[Shown]) -> dict[tuple[str, str], gallery.Open]:
     return {
-        (one.name, task): partial(_picture, outcome.loaded)
+        (one.name, task): partial(_image, outcome.loaded)
         for one in shown
         for task, outcome in one.outcomes.items()
     }
 
 
-def _picture(task: ConfigurableTask, doc_id: int) -> Image.Image:
+def _image(task: ConfigurableTask, doc_id: int) -> Image.Image:
     """The image that a task asks about, as it gives it to a model."""
     set_up_pillow()
     return open_image(task.doc_to_visual(task.eval_docs[doc_id])[0])
 
 
-# --- what is said of them ----------------------------------------------------------------------------------
+# --- their descriptions -------------------------------------------------------------------------------------
 
 
 def _comparison(shown: Sequence[Shown]) -> list[Table]:
@@ -207,7 +207,7 @@ def _run_page(shown: Shown) -> page.RunPage:
 
 
 def incomplete(shown: Shown) -> list[str]:
-    """What is missing of a run, in words; nothing of a whole one."""
+    """What a run lacks, in words; nothing for a complete one."""
     notices = []
     for name, task in shown.run.tasks.items():
         asked = task.expected if task.expected is not None else shown.questions.get(name)
@@ -237,7 +237,7 @@ def _tiles(samples: pd.DataFrame) -> list[page.Tile]:
     chosen = 100 * (samples["pathway"] == "micro").mean()
     tiles = [
         page.Tile("selected", f"{row['selected']:.2f}", f"{row['gain']:+.2f} over macro ({interval})"),
-        page.Tile("macro", f"{row['macro']:.2f}", "whole picture", "macro"),
+        page.Tile("macro", f"{row['macro']:.2f}", "whole image", "macro"),
         page.Tile("micro", f"{row['micro']:.2f}", "zoomed region", "micro"),
         page.Tile("oracle", f"{row['oracle']:.2f}", "always the better of both"),
         page.Tile("second looks", f"{100 * looked.mean():.1f}%", f"micro chosen in {chosen:.1f}%"),
@@ -285,7 +285,7 @@ def _sections(shown: Shown) -> list[page.Section]:
         ),
         page.Section(
             "bias",
-            "How much surer micro must be",
+            "How much more certain micro must be",
             [confidence.by_b(samples, fitted)],
             plots.by_b(samples, confidence.own_b(fitted)),
         ),
@@ -328,22 +328,20 @@ def _metrics(shown: Shown) -> Table:
     return Table("metrics", "All metrics", pd.DataFrame(rows), note, tables.SIGNED)
 
 
-def _notices(total: int, rows: dict[str, Any], kept: gallery.Pictures, wanted: int) -> list[str]:
+def _notices(total: int, rows: dict[str, Any], kept: gallery.PageImages, wanted: int) -> list[str]:
     """What a reader of the samples must know: which are left out, and why images are."""
     notices = []
-    listed, pictured = len(rows["id"]), sum(place >= 0 for place in rows["photo"])
+    listed, with_image = len(rows["id"]), sum(place >= 0 for place in rows["photo"])
     if listed < total:
         notices.append(f"{listed:,} of {total:,} samples are listed, evenly from every outcome and task.")
     if kept.problems:
         reason, _ = max(kept.problems.items(), key=lambda item: item[1])
         missing = sum(kept.problems.values())
-        which = (
-            "The pictures are not available" if pictured == 0 else f"{missing:,} pictures are not available"
-        )
+        which = "The images are not available" if with_image == 0 else f"{missing:,} images are not available"
         notices.append(f"{which}: {reason}")
-    if 0 < pictured < listed:
+    if 0 < with_image < listed:
         notices.append(
-            f"{pictured:,} samples have their picture, evenly from every outcome and task; they come first"
+            f"{with_image:,} samples have their image, evenly from every outcome and task; they come first"
             f"{'. More would make the page too large' if kept.full else f' (--pictures {wanted})'}."
         )
     return notices
@@ -373,7 +371,7 @@ def _prefix(number: int, runs: int) -> str:
 
 
 def _alone(svg: str) -> str:
-    """A plot as a file of its own."""
+    """A plot as a separate file."""
     return f'<?xml version="1.0" encoding="utf-8"?>\n{svg}'
 
 

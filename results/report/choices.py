@@ -44,7 +44,7 @@ def by_rule(run: Run, samples: pd.DataFrame, name: str) -> pd.Series:
     settings = Settings.of(select=name, count_eos=bool(run.settings.get("count_eos", False)))
     rule = settings.rule
     if isinstance(rule, JointRule):
-        raise UserError(f"select={name} scores both answers anew: run it with a model.")
+        raise UserError(f"select={name} scores both answers again: run it with a model.")
     if isinstance(rule, CalibratedRule):
         asked = {(task.task, task.split): str(task.data.get(FINGERPRINT)) for task in run.tasks.values()}
         rule.check_unseen(name, asked)
@@ -168,7 +168,7 @@ def main() -> None:
     parser.add_argument("--select", action="append", default=[], help="a rule, such as calibrated:FILE")
     parser.add_argument("--second", type=Path, action="append", default=[], help="a run with another prompt")
     parser.add_argument("--json", type=Path, help="a file for all figures")
-    parser.add_argument("--page", type=Path, help="a page whose tables are written anew")
+    parser.add_argument("--page", type=Path, help="a page whose tables are rewritten")
     arguments = parser.parse_args()
     logger.remove()  # the host's own command line does the same
     logger.add(sys.stderr, level="WARNING")

@@ -158,7 +158,7 @@ def kinds_table(run: Mapping[str, Any]) -> str:
 
 
 def claims_table(runs: Mapping[str, Mapping[str, Any]]) -> str:
-    """The claims, one row each, and what every run says of them."""
+    """The claims, one row each, and the result of every run."""
     texts = {name: _claims(run) for name, run in runs.items()}
     claims = list(next(iter(texts.values())))
     rows = [[*claim, *(found[claim] for found in texts.values())] for claim in claims]
@@ -264,7 +264,7 @@ def main() -> None:
     )
     parser.add_argument("runs", type=Path, nargs="+", help="--output_path of dualfocus eval")
     parser.add_argument("--json", type=Path, help="a file for all figures")
-    parser.add_argument("--page", type=Path, help="a page whose tables are written anew")
+    parser.add_argument("--page", type=Path, help="a page whose tables are rewritten")
     arguments = parser.parse_args()
     runs = found_in(arguments.runs)
     publish(runs, written(runs), "claims", arguments.json, arguments.page)

@@ -77,7 +77,7 @@ def calibration_error(confidences: ArrayLike, right: ArrayLike, bins: int = BINS
 
 def scores_by_b(samples: pd.DataFrame, bs: ArrayLike) -> NDArray[np.float64]:
     """(bs,): the mean score where macro wins with ln PPL(macro) < ln PPL(micro) + b, in percent."""
-    return float(samples["macro"].mean()) + bias.curve(*_surer_and_gains(samples), bs)
+    return float(samples["macro"].mean()) + bias.curve(*_advantages_and_gains(samples), bs)
 
 
 def by_b(samples: pd.DataFrame, fitted: Mapping[str, Any] | None = None) -> Table:
@@ -88,7 +88,7 @@ def by_b(samples: pd.DataFrame, fitted: Mapping[str, Any] | None = None) -> Tabl
     own = own_b(fitted)
     rows = []
     for name, some in parts(samples):
-        best = bias.best(*_surer_and_gains(some))
+        best = bias.best(*_advantages_and_gains(some))
         if not np.isnan(best):
             row = {"task": name, "choice matters": int((micro_scores(some) != some["macro"]).sum())}
             bs = {"b = 0": 0.0, "the run's b": own, "best b": best}
@@ -112,14 +112,14 @@ def own_b(fitted: Mapping[str, Any] | None) -> float | None:
 
 def grid(samples: pd.DataFrame, own: float | None = None, points: int = 401) -> NDArray[np.float64]:
     """(points,): values of b that show the curve: 98% of the differences of both answers, 0, and `own`."""
-    surer, gains = _surer_and_gains(samples)
-    known = surer[~np.isnan(surer) & (gains != 0)]
+    advantage, gains = _advantages_and_gains(samples)
+    known = advantage[~np.isnan(advantage) & (gains != 0)]
     low, high = np.quantile(known, (0.01, 0.99))
     marks = [0.0, *([] if own is None else [own])]
     return np.linspace(min(low, *marks) - 0.05, max(high, *marks) + 0.05, points)
 
 
-def _surer_and_gains(samples: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _advantages_and_gains(samples: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """See `bias`."""
-    surer = (samples["nll_macro"] - samples["nll_micro"]).to_numpy(dtype=float)
-    return surer, (micro_scores(samples) - samples["macro"]).to_numpy(dtype=float)
+    advantage = (samples["nll_macro"] - samples["nll_micro"]).to_numpy(dtype=float)
+    return advantage, (micro_scores(samples) - samples["macro"]).to_numpy(dtype=float)

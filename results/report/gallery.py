@@ -19,7 +19,7 @@ from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.images import UNREADABLE, image_hash, rgb
 from dualfocus_lmms.results.report.tables import RIGHT, micro_scores
 from dualfocus_lmms.trace import Trace
-from dualfocus_lmms.visualize import WHY
+from dualfocus_lmms.visualize import WHY, crops_of
 
 # By which of the macro, the micro and the selected answer are right. Where there is no second look, the macro
 # answer stands for micro.
@@ -62,7 +62,7 @@ def choose(samples: pd.DataFrame, number: int) -> NDArray[np.int64]:
 
 
 @dataclass
-class Pictures:
+class PageImages:
     """Small JPEG images as data URIs, each image once. problems: why others are missing, counted."""
 
     photos: list[str] = field(default_factory=list)
@@ -75,23 +75,23 @@ class Pictures:
     def full(self) -> bool:
         return self.size >= MOST_BYTES
 
-    def add(self, trace: Trace, doc_id: int, open_picture: Open) -> tuple[int, int]:
+    def add(self, trace: Trace, doc_id: int, open_image: Open) -> tuple[int, int]:
         """(image, crop): places in the lists, -1 where there is none."""
         try:
-            image = open_picture(doc_id)
+            image = open_image(doc_id)
         except (UserError, *UNREADABLE) as error:
             return self._problem(str(error))
         if image_hash(image) != trace.image_hash:
-            return self._problem("The picture is another one now than the run saw.")
+            return self._problem("The image is not the one that the run saw.")
         if trace.image_hash not in self._known:
             self._known[trace.image_hash] = self._put(self.photos, image, PHOTO)
-        crop = -1 if trace.crop is None else self._put(self.crops, image.crop(trace.crop), CROP)
+        crop = -1 if not trace.shown else self._put(self.crops, crops_of(image, trace), CROP)
         return self._known[trace.image_hash], crop
 
-    def _put(self, pictures: list[str], image: Image.Image, side: int) -> int:
-        pictures.append(data_uri(image, side))
-        self.size += len(pictures[-1])
-        return len(pictures) - 1
+    def _put(self, images: list[str], image: Image.Image, side: int) -> int:
+        images.append(data_uri(image, side))
+        self.size += len(images[-1])
+        return len(images) - 1
 
     def _problem(self, text: str) -> tuple[int, int]:
         self.problems[text] = self.problems.get(text, 0) + 1
@@ -113,7 +113,7 @@ def data_uri(image: Image.Image, side: int) -> str:
 
 def collect(
     samples: pd.DataFrame, number: int, openers: Mapping[tuple[str, str], Open]
-) -> tuple[dict[str, Any], Pictures]:
+) -> tuple[dict[str, Any], PageImages]:
     """(rows, images) of samples with the columns run, task, outcome and trace.
 
     rows: columns as lists, one entry a sample. More than MOST_ROWS samples are thinned out evenly, as those
@@ -121,19 +121,19 @@ def collect(
     """
     samples = samples.iloc[np.sort(choose(samples, MOST_ROWS))].reset_index(drop=True)
     places: dict[int, tuple[int, int]] = {}
-    pictures = Pictures()
+    images = PageImages()
     chosen = choose(samples, number)
-    for place in tqdm(_in_turns(chosen.tolist()), desc="Pictures", disable=None):
-        if pictures.full:
+    for place in tqdm(_in_turns(chosen.tolist()), desc="Images", disable=None):
+        if images.full:
             break
         sample = samples.loc[place]
-        open_picture = openers[sample["run"], sample["task"]]
-        places[place] = pictures.add(sample["trace"], sample["doc_id"], open_picture)
+        open_image = openers[sample["run"], sample["task"]]
+        places[place] = images.add(sample["trace"], sample["doc_id"], open_image)
     found = [places.get(place, (-1, -1)) for place in range(len(samples))]
     return _columns(samples) | {
         "photo": [one for one, _ in found],
         "cropped": [two for _, two in found],
-    }, pictures
+    }, images
 
 
 def _in_turns(places: Sequence[int], at_once: int = 100) -> list[int]:
@@ -168,7 +168,7 @@ def _columns(samples: pd.DataFrame) -> dict[str, Any]:
         "chosen": [int(pathway == "micro") for pathway in samples["pathway"]],
         "size": [list(trace.image_size) for trace in traces],
         "box": [None if trace.box is None else _numbers(trace.box, 4) for trace in traces],
-        "crop": [None if trace.crop is None else list(trace.crop) for trace in traces],
+        "crops": [[list(crop) for crop in trace.shown] for trace in traces],
         "fallback": [trace.fallback for trace in traces],
         "iou": _numbers(samples["iou"], 3),
     }

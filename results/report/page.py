@@ -1,4 +1,4 @@
-"""The report as one HTML page that asks nothing of any network. Knows nothing of runs and tasks."""
+"""The report as one HTML page that needs no network. Knows nothing about runs and tasks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from dualfocus_lmms.results.report.gallery import Pictures
+from dualfocus_lmms.results.report.gallery import PageImages
 from dualfocus_lmms.results.report.tables import Table
 from dualfocus_lmms.text_output import script_json
 
@@ -53,7 +53,7 @@ def render(
     runs: Sequence[RunPage],
     comparison: Sequence[Table],
     rows: dict[str, Any],
-    pictures: Pictures,
+    images: PageImages,
     notices: Sequence[str],
 ) -> str:
     """The page. rows: of `gallery.collect`. notices: about the samples and their images."""
@@ -75,7 +75,7 @@ def render(
         style=_part("report.css"),
         script=_part("report.js"),
         rows=Markup(script_json(rows)),
-        pictures=Markup(script_json({"photos": pictures.photos, "crops": pictures.crops})),
+        images=Markup(script_json({"photos": images.photos, "crops": images.crops})),
         svg=Markup,
     )
 

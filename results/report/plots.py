@@ -128,7 +128,11 @@ def by_b(samples: pd.DataFrame, own: float | None) -> str | None:
         marks += [] if own is None else [(own, f"this run, b = {own:+.2f}", INK)]
         for b, label, color in marks:
             axis.axvline(b, color=color, linewidth=1, linestyle=(0, (4, 3)), label=label)
-        axis.set(xlabel="b: how much surer micro must be, nats", ylabel="score", xlim=(values[0], values[-1]))
+        axis.set(
+            xlabel="b: how much more certain micro must be, nats",
+            ylabel="score",
+            xlim=(values[0], values[-1]),
+        )
         axis.grid(axis="y")
         axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0)
         return _svg(figure, "bias")

@@ -18,7 +18,7 @@ from tabulate import tabulate
 
 from dualfocus_lmms.results.report import by_question
 from dualfocus_lmms.text_output import markdown
-from dualfocus_lmms.trace import Trace
+from dualfocus_lmms.trace import Look, Trace
 from dualfocus_lmms.types import Fallback
 
 RIGHT = 50.0  # the lowest score that counts as correct where correct and wrong are counted
@@ -80,27 +80,31 @@ class Table:
 
 
 def from_traces(traces: Iterable[Trace]) -> dict[str, NDArray[np.float64]]:
-    """The columns FROM_TRACES: what each stage cost, nan where it did not run; the box's share of the image
+    """The columns FROM_TRACES: what each stage cost, in all looks together, nan where it did not run; the
+    box's share of the image
     in percent and the crop's size in pixels, nan without one; the pixels of the image and of the crop as the
-    model received them, nan where its encoder or its tiles have one size."""
+    model received them (of several crops together), nan where its encoder or its tiles have one size."""
     return dict(zip(FROM_TRACES, np.array([_facts(trace) for trace in traces], dtype=float).T, strict=True))
 
 
 def _facts(trace: Trace) -> list[float]:
-    usages = [None if answer is None else answer.usage for answer in (trace.macro, trace.locate, trace.micro)]
+    looks: Sequence[Trace | Look] = trace.looks or [trace]
+    stages = [[trace.macro], [look.locate for look in looks], [look.micro for look in looks]]
+    usages = [[answer.usage for answer in stage if answer is not None] for stage in stages]
     costs = [
-        np.nan if usage is None else getattr(usage, what)
+        sum(getattr(usage, what) for usage in stage) if stage else np.nan
         for what in ("seconds", "tokens", "encodes")
-        for usage in usages
+        for stage in usages
     ]
     area = pixels = np.nan
     if trace.box is not None:
         x0, y0, x1, y1 = (min(max(value, 0.0), 1.0) for value in trace.box)
         area = 100 * max(x1 - x0, 0.0) * max(y1 - y0, 0.0)
-    if trace.crop is not None:
-        left, top, right, bottom = trace.crop
-        pixels = (right - left) * (bottom - top)
-    seen = [np.nan if size is None else size[0] * size[1] for size in (trace.input_size, trace.crop_size)]
+    if trace.shown:
+        pixels = sum((right - left) * (bottom - top) for left, top, right, bottom in trace.shown)
+    one = () if trace.crop_size is None else (trace.crop_size,)
+    sizes = [() if trace.input_size is None else (trace.input_size,), trace.crop_sizes or one]
+    seen = [sum(width * height for width, height in some) if some else np.nan for some in sizes]
     return [*costs, area, pixels, *seen]
 
 
@@ -136,7 +140,7 @@ def ablation(samples: pd.DataFrame) -> Table:
         "micro. Oracle: the better of both. Gain: selected - macro, with its 95% interval from paired "
         f"bootstrap. {BY_QUESTION} An answer is right with a score of at least "
         f"{RIGHT:.0f}. Contested: one pathway right, the other wrong; there, choice right is the share where "
-        "the right one was chosen, and AUROC how well the difference of log-perplexities tells which one it "
+        "the right one was chosen, and AUROC how well the difference of log-perplexities shows which one it "
         "is (50 is chance)."
     )
     return Table("ablation", "Pathways", frame, note, {"p": "{:.2g}"} | SIGNED)
@@ -217,9 +221,7 @@ def perplexities(samples: pd.DataFrame) -> Table:
                     | dict(zip(("lower quartile", "median", "upper quartile"), quartiles, strict=True))
                     | {"AUROC": auroc(-seen[f"nll_{way}"], right)}
                 )
-    note = (
-        "AUROC: how well a low perplexity tells right answers of this pathway from wrong ones (50 is chance)."
-    )
+    note = "AUROC: how well a low perplexity separates right answers of the pathway from wrong; 50 is chance."
     style = dict.fromkeys(("lower quartile", "median", "upper quartile"), "{:.3f}")
     return Table("perplexities", "Perplexities", pd.DataFrame(rows), note, style)
 

@@ -35,13 +35,17 @@ log = logging.getLogger(__name__)
 
 
 def by_environment(
-    hub: str, *splits: str, name: str | None = None, reads_given: bool = False
+    hub: str,
+    *splits: str,
+    name: str | None = None,
+    reads_given: bool = False,
+    hub_kwargs: dict[str, Any] | None = None,
 ) -> Callable[[str], Any]:
     """A task module's `__getattr__`: DATASET_PATH, DATASET_NAME and DATASET_KWARGS of its YAML.
 
     They are those of the hub's data set, or of the placeholder when files are read instead, by the
     environment at the moment a task is loaded. AttributeError for any other attribute. reads_given: whether
-    the task can read `sources.given_file`.
+    the task can read `sources.given_file`. hub_kwargs: how the hub's files are read, where that is not plain.
     """
 
     def value(attribute: str) -> Any:
@@ -49,7 +53,7 @@ def by_environment(
         values = {
             "DATASET_PATH": PLACEHOLDER_PATH if offline else hub,
             "DATASET_NAME": None if offline else name,
-            "DATASET_KWARGS": placeholder(*splits) if offline else None,
+            "DATASET_KWARGS": placeholder(*splits) if offline else hub_kwargs,
         }
         if attribute not in values:
             raise AttributeError(f"no attribute {attribute!r}")
@@ -97,6 +101,17 @@ def read_json(file: Path) -> Any:
         return value
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} cannot be read ({error}): give the official JSON file.") from error
+
+
+def json_rows(file: Path, key: str | None = None) -> list[Any]:
+    """The questions of a JSON file: a list of objects, or the list under `key`. UserError otherwise."""
+    rows = read_json(file)
+    if key is not None:
+        rows = rows.get(key) if isinstance(rows, dict) else None
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        shape = "[questions]" if key is None else f'{{"{key}": [questions]}}'
+        raise UserError(f"{file}: {shape} is expected: give the official file.")
+    return rows
 
 
 def with_images(task: str, docs: list[Doc], folder: Path) -> list[Doc]:

@@ -60,7 +60,7 @@ def hub_row(task: str, row: int) -> Doc:
     return {"image": row, "hub": task, "questions_without_image": 0}
 
 
-def hub_picture(doc: Doc) -> Any:
+def hub_image(doc: Doc) -> Any:
     """What the hub's column image holds for a document of `hub_row`."""
     return _hub_images[doc["hub"]][doc["image"]]["image"]
 
@@ -69,7 +69,7 @@ def images(doc: Doc) -> list[Image.Image]:
     """`doc_to_visual`: the document's one image, upright and RGB, from its path or from the hub's row."""
     if isinstance(doc["image"], str):
         return sources.images(doc)
-    image = hub_picture(doc)
+    image = hub_image(doc)
     return sources.images({"image": image[0] if isinstance(image, list) else image})
 
 

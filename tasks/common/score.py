@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -234,11 +235,18 @@ def load_task(name: str, include_path: str | None = None, images: bool = False) 
 
 
 def task_manager(include_path: str | None = None) -> TaskManager:
-    """The host's, which knows our tasks and those in a folder."""
+    """The host's, which knows our tasks and those in a folder. It reads all of their YAML files, so it is
+    kept for as long as no file changes."""
+    folders = (str(FOLDER), *([include_path] if include_path else []))
+    files = [file for folder in folders for file in sorted(Path(folder).rglob("*.yaml"))]
+    return _task_manager(folders, tuple((str(file), file.stat().st_mtime_ns) for file in files))
+
+
+@lru_cache(maxsize=1)
+def _task_manager(folders: tuple[str, ...], files: tuple[tuple[str, int], ...]) -> TaskManager:
     from lmms_eval.tasks import TaskManager
 
-    folders = [str(FOLDER), *([include_path] if include_path else [])]
-    return TaskManager(include_defaults=False, include_path=folders)
+    return TaskManager(include_defaults=False, include_path=list(folders))
 
 
 def load(name: str, include_path: str | None = None, images: bool = False) -> dict[Any, Any]:

@@ -25,7 +25,7 @@ Kind = tuple[str, ...]
 
 
 class NoDistractorsError(Exception):
-    """Why one question got no wrong options. It is counted and listed in the report; the build goes on."""
+    """Why one question got no wrong options. It is counted and listed in the report; the build continues."""
 
 
 @dataclass(frozen=True)

@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import base64
-import csv
-import io
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from math import isnan
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-from PIL import Image
-
 from dualfocus_lmms.errors import UserError, choose
-from dualfocus_lmms.images import UNREADABLE, open_image, unreadable
 from dualfocus_lmms.integrity import FINGERPRINT
+from dualfocus_lmms.tasks.common import image_tsv
 from dualfocus_lmms.tasks.common.official import by_environment, from_either, required
 from dualfocus_lmms.tasks.common.options import (
     correct_letter,
-    hub_picture,
     hub_row,
     read_choice,
     score,
     share_images,
 )
-from dualfocus_lmms.tasks.common.sources import Doc, images_needed, text_field
+from dualfocus_lmms.tasks.common.sources import Doc, text_field
 from dualfocus_lmms.tasks.common.uncertainty import mean_error
 
 if TYPE_CHECKING:
@@ -39,7 +33,6 @@ FILES = {"hrbench_4k": "hrbench/hr_bench_4k.tsv", "hrbench_8k": "hrbench/hr_benc
 OPTIONS = ("A", "B", "C", "D")
 COLUMNS = ("index", "question", "answer", "category", *OPTIONS, "cycle_category")
 CATEGORIES = ("single", "cross")
-LONG = 10_000  # characters: an image has more, the text of a question has fewer
 
 __getattr__ = by_environment(HUB, *SPLITS, name=HUB_NAME)
 
@@ -73,55 +66,12 @@ def _hub_questions(dataset: Dataset, split: str) -> list[Doc]:
 
 
 def read_questions(folder: Path, split: str) -> list[Doc]:
-    """The questions of `<folder>/hrbench/hr_bench_4k.tsv` or its 8K counterpart.
-
-    Images stay in the file, as base64 text: the image of a document is the file's path, "#" and the bytes
-    where that text begins and ends. UserError when a row has no image: the file is incomplete.
-    """
+    """The questions of `<folder>/hrbench/hr_bench_4k.tsv` or its 8K counterpart, which hold their images."""
     file = required(folder, FILES[split], HUB)
-    docs = []
-    for row, begin, end in _rows(file):
-        where = f"{file}: index {row.get('index')}"
-        if images_needed():
-            text_field(row, "image", where)
-        docs.append({**_question(row, where), "image": f"{file}#{begin}-{end}", "questions_without_image": 0})
-    if not docs:
-        raise UserError(f"{file} holds no question: get it again from the hub's {HUB}.")
-    return docs
-
-
-def _rows(file: Path) -> Iterator[tuple[Doc, int, int]]:
-    """Every row of a TSV file whose last column is the image, and where in the file that begins and ends.
-
-    The reader of csv, slow with megabytes, gets a short text in the place of an image.
-    """
-    begin = end = 0
-
-    def short_lines() -> Iterator[str]:
-        nonlocal begin, end
-        while line := binary.readline():
-            start, tab = binary.tell() - len(line), line.rfind(b"\t") + 1
-            begin, end = start + tab, start + len(line.rstrip(b"\r\n"))
-            yield (line if end - begin < LONG else line[:tab] + b"picture").decode()
-
-    try:
-        with file.open("rb") as binary:
-            reader = csv.DictReader(short_lines(), delimiter="\t")
-            if (reader.fieldnames or [""])[-1] != "image":
-                raise UserError(f"{file}: the last column must be 'image', as in the official file.")
-            for row in reader:
-                yield row, begin, end
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{file} cannot be read ({error}): get it again from the hub's {HUB}.") from error
-
-
-def _base64(reference: str) -> bytes:
-    """The text of an image, found by a document's image."""
-    file, _, span = reference.rpartition("#")
-    begin, end = map(int, span.split("-"))
-    with open(file, "rb") as binary:
-        binary.seek(begin)
-        return binary.read(end - begin)
+    return [
+        {**_question(row, where), "image": image, "questions_without_image": 0}
+        for row, where, image in image_tsv.read_questions(file, HUB)
+    ]
 
 
 def _question(row: Doc, where: str) -> Doc:
@@ -140,16 +90,6 @@ def _question(row: Doc, where: str) -> Doc:
         "category": row["category"],
         "cycle": str(row["cycle_category"]),
     }
-
-
-def images(doc: Doc) -> list[Image.Image]:
-    """`doc_to_visual`: the document's one image, decoded from the base64 text of its row."""
-    try:
-        text = _base64(doc["image"]) if isinstance(doc["image"], str) else hub_picture(doc)
-        return [open_image(io.BytesIO(base64.b64decode(text)))]
-    except UNREADABLE as error:  # text that is no base64 is a ValueError
-        what = f"The image of HR-Bench's question {doc['index']}"
-        raise unreadable(what, error, "get the file again.") from error
 
 
 # --- scores ------------------------------------------------------------------------------------------------

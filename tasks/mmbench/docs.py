@@ -75,8 +75,8 @@ def read_questions(folder: Path) -> list[Doc]:
         raise UserError(f"{file} cannot be read ({error}): give the official file.") from error
     rows = table.to_dict("records")
     cells = {row.get("index"): row.get("image") for row in rows}
-    pictures = [_picture(row, cells, str(file)) if images_needed() else None for row in rows]
-    docs = [_document(row, picture, str(file)) for row, picture in zip(rows, pictures, strict=True)]
+    images = [_image(row, cells, str(file)) if images_needed() else None for row in rows]
+    docs = [_document(row, image, str(file)) for row, image in zip(rows, images, strict=True)]
     if len({doc["index"] for doc in docs}) < len(docs):
         raise UserError(f"{file}: two rows have the same index. Give the official file.")
     if not docs:
@@ -173,7 +173,7 @@ def _ability(row: Doc, where: str) -> str | None:
     return ABILITIES[name]
 
 
-def _picture(row: Doc, cells: dict[Any, Any], file: str) -> Doc:
+def _image(row: Doc, cells: dict[Any, Any], file: str) -> Doc:
     """An image as {"bytes", "path"} from its base64 text, or that of the row whose index stands instead."""
     cell = row.get("image")
     if isinstance(cell, str) and len(cell) <= _LONGEST_REFERENCE:
@@ -184,7 +184,7 @@ def _picture(row: Doc, cells: dict[Any, Any], file: str) -> Doc:
             return {"bytes": content, "path": None}
     # None is a TypeError; text that is not base64, a ValueError; what is no image, an OSError.
     except (TypeError, *UNREADABLE) as error:
-        what = f"{file}, index {row.get('index')!r}: the picture in base64 under 'image'"
+        what = f"{file}, index {row.get('index')!r}: the image in base64 under 'image'"
         raise unreadable(what, error, "give the official file.") from error
 
 

@@ -71,10 +71,7 @@ def read_ocr_questions(folder: Path) -> list[Doc]:
 
 def _documents(folder: Path, images: Path) -> list[Doc]:
     file = official.required(folder, QUESTIONS, HUB)
-    content = official.read_json(file)
-    rows = content.get("data") if isinstance(content, dict) else None
-    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
-        raise UserError(f'{file}: {{"data": [questions]}} is expected: give the official file.')
+    rows = official.json_rows(file, "data")
     return [_document(row, images, f"{file}, question {row.get('question_id')!r}") for row in rows]
 
 

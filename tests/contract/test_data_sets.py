@@ -24,7 +24,7 @@ def png(color: str = "red") -> bytes:
 
 @pytest.fixture
 def docs(foreign: LookUp) -> Any:
-    """Three documents with a picture and a list of pictures."""
+    """Three documents with an image and a list of images."""
     rows = [
         {"image_id": f"{number}.jpg", "index": number, "image": {"bytes": png(), "path": None}}
         for number in range(3)
@@ -34,14 +34,14 @@ def docs(foreign: LookUp) -> Any:
 
 
 def test_columns_tell_whether_they_hold_texts(docs: Any) -> None:
-    """The reader of requests groups questions by the name of their picture, where that is a text."""
+    """The reader of requests groups questions by the name of their image, where that is a text."""
     kinds = {name: getattr(docs.features.get(name), "dtype", None) for name in docs.column_names}
     assert kinds["image_id"] == "string", "Dataset.features: dtype of a text"
-    assert kinds["image"] != "string", "Dataset.features: dtype of a picture"
+    assert kinds["image"] != "string", "Dataset.features: dtype of an image"
     assert docs["image_id"][1] == "1.jpg", "Dataset[column][row]"
 
 
-def test_pictures_are_told_by_the_name_of_their_class(foreign: LookUp, docs: Any) -> None:
+def test_images_are_told_by_the_name_of_their_class(foreign: LookUp, docs: Any) -> None:
     """Fingerprints leave media out of a question: they know them, and lists of them, by these names."""
     assert type(docs.features["image"]).__name__ == "Image", "datasets.Image"
     listed = docs.add_column("images", [[{"bytes": png(), "path": None}]] * 3)
@@ -50,8 +50,8 @@ def test_pictures_are_told_by_the_name_of_their_class(foreign: LookUp, docs: Any
     assert {foreign(f"datasets:{name}").__name__ for name in ("Audio", "Video")} == {"Audio", "Video"}
 
 
-def test_a_picture_comes_decoded_or_as_its_bytes(foreign: LookUp, docs: Any) -> None:
-    """MMBench's task keeps the bytes of the hub's pictures, and makes a picture column of them again."""
+def test_an_image_comes_decoded_or_as_its_bytes(foreign: LookUp, docs: Any) -> None:
+    """MMBench's task keeps the bytes of the hub's images, and makes an image column of them again."""
     assert docs[0]["image"].size == (3, 2), "datasets.Image"
     raw = docs.cast_column("image", foreign("datasets:Image")(decode=False))[0]["image"]
     assert (raw["bytes"], raw["path"]) == (png(), None), "datasets.Image(decode=False)"
@@ -73,11 +73,11 @@ def test_a_split_has_its_name(foreign: LookUp, tmp_path: Path) -> None:
     assert [str(loaded[name].split) for name in loaded] == ["random"], "Dataset.split"
 
 
-def test_a_parquet_file_tells_which_columns_are_pictures(foreign: LookUp, tmp_path: Path) -> None:
-    """Training samples are written by pyarrow, with the note that makes `datasets` show their pictures."""
-    picture, text = foreign("datasets:Image")(), foreign("datasets:Value")("string")
+def test_a_parquet_file_tells_which_columns_are_images(foreign: LookUp, tmp_path: Path) -> None:
+    """Training samples are written by pyarrow, with the note that makes `datasets` show their images."""
+    image, text = foreign("datasets:Image")(), foreign("datasets:Value")("string")
     features = foreign("datasets:Features")(
-        id=text, image=picture, box=foreign("datasets:List")(foreign("datasets:Value")("float64"))
+        id=text, image=image, box=foreign("datasets:List")(foreign("datasets:Value")("float64"))
     )
     columns = pa.schema(
         {"id": pa.string(), "image": pa.struct({"bytes": pa.binary(), "path": pa.string()}),

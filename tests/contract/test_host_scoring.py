@@ -189,3 +189,14 @@ def test_a_run_leaves_what_reports_read(run: dict[str, Any]) -> None:
     assert rows[0]["token_counts"] == [{"dualfocus": {"pathway": "micro"}}], (
         "token_counts: what to_dict gives"
     )
+
+
+def test_how_answers_of_documents_and_a_letter_are_scored(foreign: LookUp) -> None:
+    anls = foreign("lmms_eval.api.metrics:anls")
+    assert anls(references=["Paris"], predictions=["in  paris"]) == {"anls": pytest.approx(1 - 3 / 9)}
+    assert foreign("lmms_eval.tasks.chartqa.utils:relaxed_correctness")("14.7", "14") is True
+    score = foreign("lmms_eval.tasks.ocrbench.utils:ocrbench_process_results")
+    doc = {"dataset": "svt", "answer": ["centre"], "question_type": "Doc-oriented VQA"}
+    assert score(doc, ["The Centre"])["ocrbench_accuracy"]["score"] == 1
+    letter = foreign("lmms_eval.tasks.mme_realworld.utils:extract_characters_regex")
+    assert (letter("red", ["(A) blue", "(B) red"]), letter("C.", ["(A) blue"])) == ("B", "C")

@@ -171,7 +171,7 @@ def test_a_data_set_that_fails_is_a_retry_error(
 
 
 def test_a_task_has_the_attributes_that_are_read(load: Load) -> None:
-    """`dualfocus score`, the report and the readers of requests: version, metadata, prompts, pictures."""
+    """`dualfocus score`, the report and the readers of requests: version, metadata, prompts, images."""
     task = load()
     doc = task.eval_docs[0]
     assert str(task.VERSION) == "1.5", "ConfigurableTask.VERSION"
@@ -246,5 +246,5 @@ def test_a_task_without_stop_strings_stops_at_a_blank_line(foreign: LookUp, load
 
 
 def test_the_host_keeps_data_sets_where_this_variable_says(foreign: LookUp) -> None:
-    """GQA's task loads the hub's pictures by itself, into the same folder: else twice."""
+    """GQA's task loads the hub's images by itself, into the same folder: else twice."""
     assert "LMMS_EVAL_DATASETS_CACHE" in inspect.getsource(foreign("lmms_eval.api.task"))

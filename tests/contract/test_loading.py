@@ -209,7 +209,7 @@ def test_memory_that_runs_out_is_told_in_these_words() -> None:
 
 
 def test_generate_never_says_a_suppressed_token(foreign: LookUp, make_llama: Make) -> None:
-    """The slow engine: the picture's token must not be said, and decoding is greedy up to any end of turn."""
+    """The slow engine: the image's token must not be said, and decoding is greedy up to any end of turn."""
     model, ids = make_llama(), torch.tensor([[1, 5, 6]])
     with torch.inference_mode():
         order = model(ids).logits[0, -1].argsort(descending=True).tolist()

@@ -1,4 +1,4 @@
-"""Image processors and processors of transformers: what they make of a picture, and by which names."""
+"""Image processors and processors of transformers: what they make of an image, and by which names."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ Same = Callable[[Any, Any, str], None]
 CLIP = "transformers:CLIPImageProcessorPil"
 SQUARE = {"height": 56, "width": 56}
 QWEN = ["<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
-# What the pictures leave out of a processor's output; all else goes to the encoder.
+# What the images leave out of a processor's output; all else goes to the encoder.
 NOT_FOR_THE_ENCODER = {
     "input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids", "batch_num_images",
 }  # fmt: skip
 
 
 @pytest.fixture
-def picture() -> Image.Image:
+def image() -> Image.Image:
     pixels = np.random.default_rng(0).integers(0, 256, (56, 112, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 
 
-def test_clips_processor_normalises_a_square(same: Same, foreign: LookUp, picture: Image.Image) -> None:
+def test_clips_processor_normalises_a_square(same: Same, foreign: LookUp, image: Image.Image) -> None:
     """The shipped model computes the very same from numbers in training; pads with `image_mean`."""
-    square = picture.crop((0, 0, 56, 56))
+    square = image.crop((0, 0, 56, 56))
     processor = foreign(CLIP)(size={"shortest_edge": 56}, crop_size=SQUARE)
     pixels = processor(images=[square], return_tensors="pt")["pixel_values"]
     means, deviations = (
@@ -46,29 +46,27 @@ def test_clips_processor_normalises_a_square(same: Same, foreign: LookUp, pictur
     assert [int(value * 255) for value in processor.image_mean] == [122, 116, 104], "image_mean"
 
 
-def test_clips_processor_cuts_the_middle_out(same: Same, foreign: LookUp, picture: Image.Image) -> None:
+def test_clips_processor_cuts_the_middle_out(same: Same, foreign: LookUp, image: Image.Image) -> None:
     """The loader refuses that for families that do not pad to a square, by these three attributes."""
     processor = foreign(CLIP)(size={"shortest_edge": 56}, crop_size=SQUARE)
     assert processor.do_center_crop is True, "do_center_crop"
     assert dict(processor.crop_size) == SQUARE, "crop_size"
     assert dict(processor.size) == {"shortest_edge": 56}, "size"
-    cut = processor(images=[picture, picture.crop((28, 0, 84, 56))], return_tensors="pt")["pixel_values"]
+    cut = processor(images=[image, image.crop((28, 0, 84, 56))], return_tensors="pt")["pixel_values"]
     same(cut[0], cut[1], "do_center_crop")
 
 
-def test_clips_processor_stretches_where_it_is_told(
-    same: Same, foreign: LookUp, picture: Image.Image
-) -> None:
-    """Qwen-VL of 2023 stretches pictures; a crop would lose their sides and move every box."""
+def test_clips_processor_stretches_where_it_is_told(same: Same, foreign: LookUp, image: Image.Image) -> None:
+    """Qwen-VL of 2023 stretches images; a crop would lose their sides and move every box."""
     processor = foreign(CLIP)(size=SQUARE, do_center_crop=False)
-    pixels = processor(images=[picture], return_tensors="pt")["pixel_values"]
-    squeezed = picture.resize((56, 56), Image.Resampling.BICUBIC)
+    pixels = processor(images=[image], return_tensors="pt")["pixel_values"]
+    squeezed = image.resize((56, 56), Image.Resampling.BICUBIC)
     expected = processor(images=[squeezed], return_tensors="pt")["pixel_values"]
     same(pixels, expected, "CLIPImageProcessorPil(do_center_crop=False)")
 
 
 def test_an_image_processor_is_loaded_with_pillow(foreign: LookUp, tmp_path: Path) -> None:
-    """The loader: pictures are resized by Pillow, as the models were trained; else answers would differ."""
+    """The loader: images are resized by Pillow, as the models were trained; else answers would differ."""
     foreign(CLIP)(size={"shortest_edge": 56}, crop_size=SQUARE).save_pretrained(tmp_path)
     load = foreign("transformers:AutoImageProcessor.from_pretrained")
     assert type(load(tmp_path, revision=None, backend="pil")) is foreign(CLIP), 'backend="pil"'
@@ -80,7 +78,7 @@ def test_no_image_processor_is_an_os_error(foreign: LookUp, llava_folder: Path) 
         foreign("transformers:AutoImageProcessor.from_pretrained")(llava_folder, backend="pil")
 
 
-def test_a_folder_with_words_and_pictures_alone_has_no_processor_of_its_own(
+def test_a_folder_with_words_and_images_alone_has_no_processor_of_its_own(
     foreign: LookUp, llava_folder: Path, make_words: Make, tmp_path: Path
 ) -> None:
     """The training completes what AutoProcessor makes of such a folder, and writes it beside the weights."""
@@ -94,8 +92,8 @@ def test_a_folder_with_words_and_pictures_alone_has_no_processor_of_its_own(
             assert hasattr(processor, name), f"LlavaProcessor.{name}"
 
 
-def test_llavas_processor_gives_a_picture_its_tokens(
-    foreign: LookUp, make_words: Make, picture: Image.Image
+def test_llavas_processor_gives_an_image_its_tokens(
+    foreign: LookUp, make_words: Make, image: Image.Image
 ) -> None:
     """The conversion and the training write it for plain transformers: 16 tokens for 56 pixels in patches of
     14, the class token left out."""
@@ -104,7 +102,7 @@ def test_llavas_processor_gives_a_picture_its_tokens(
         image_processor=images, tokenizer=make_words(), patch_size=14, num_additional_image_tokens=1,
         vision_feature_select_strategy="default",
     )  # fmt: skip
-    made = processor(images=[picture], text=["<image>a"], add_special_tokens=False, return_tensors="pt")
+    made = processor(images=[image], text=["<image>a"], add_special_tokens=False, return_tensors="pt")
     assert made["input_ids"][0].tolist().count(4) == 16, "LlavaProcessor"
     assert len(made["input_ids"][0]) == 17, "LlavaProcessor(add_special_tokens=False)"
 
@@ -119,7 +117,7 @@ def qwen(foreign: LookUp, make_words: Make) -> Any:
 
 
 def test_a_processor_has_its_parts_and_its_words(foreign: LookUp, make_words: Make) -> None:
-    """The loader and the reader: tokenizer and image processor, and what stands for a picture in a text."""
+    """The loader and the reader: tokenizer and image processor, and what stands for an image in a text."""
     processor = qwen(foreign, make_words)
     assert processor.image_token == "<|image_pad|>", "Qwen2_5_VLProcessor.image_token"
     assert processor.tokenizer.convert_tokens_to_ids("<|image_pad|>") > 4, "ProcessorMixin.tokenizer"
@@ -147,31 +145,31 @@ def test_a_tokenizers_settings_are_found_without_its_class(foreign: LookUp, tmp_
 
 
 def test_what_a_processor_makes_is_for_the_encoder_or_known(
-    foreign: LookUp, make_words: Make, picture: Image.Image
+    foreign: LookUp, make_words: Make, image: Image.Image
 ) -> None:
-    """The pictures give all but a few outputs to the encoder: a new one would be an unknown argument."""
+    """The images give all but a few outputs to the encoder: a new one would be an unknown argument."""
     made = qwen(foreign, make_words)(
-        images=[picture], text=["<|image_pad|>"], add_special_tokens=False, return_tensors="pt"
+        images=[image], text=["<|image_pad|>"], add_special_tokens=False, return_tensors="pt"
     )
     takes = inspect.signature(foreign("transformers:Qwen2_5_VLModel.get_image_features")).parameters
     assert set(made) - NOT_FOR_THE_ENCODER <= set(takes), f"Qwen2_5_VLProcessor gives {sorted(made)}"
     assert {"pixel_values", "image_grid_thw"} <= set(made), f"Qwen2_5_VLProcessor gives {sorted(made)}"
 
 
-def test_a_grid_tells_how_large_a_picture_was_seen(
-    foreign: LookUp, make_words: Make, picture: Image.Image
+def test_a_grid_tells_how_large_an_image_was_seen(
+    foreign: LookUp, make_words: Make, image: Image.Image
 ) -> None:
-    """Boxes in pixels of the resized picture are read by it: patches in time, height and width."""
+    """Boxes in pixels of the resized image are read by it: patches in time, height and width."""
     processor = qwen(foreign, make_words)
-    made = processor(images=[picture], text=["<|image_pad|>"], add_special_tokens=False, return_tensors="pt")
+    made = processor(images=[image], text=["<|image_pad|>"], add_special_tokens=False, return_tensors="pt")
     assert made["image_grid_thw"].tolist() == [[1, 4, 8]], "image_grid_thw"
     assert made["input_ids"].shape == (1, 8), "Qwen2_5_VLProcessor: a token for two by two patches"
-    alone = processor.image_processor(images=[picture], return_tensors="pt")
+    alone = processor.image_processor(images=[image], return_tensors="pt")
     assert alone["image_grid_thw"].tolist() == [[1, 4, 8]], "Qwen2VLImageProcessor: image_grid_thw"
 
 
-def test_a_picture_that_is_too_long_is_a_value_error(foreign: LookUp, make_words: Make) -> None:
-    """The pictures turn it into a message that says which picture it was."""
+def test_an_image_that_is_too_long_is_a_value_error(foreign: LookUp, make_words: Make) -> None:
+    """The images turn it into a message that says which image it was."""
     with pytest.raises(ValueError, match="200"):
         qwen(foreign, make_words)(
             images=[Image.new("RGB", (9000, 30))], text=["<|image_pad|>"], return_tensors="pt"
@@ -180,7 +178,7 @@ def test_a_picture_that_is_too_long_is_a_value_error(foreign: LookUp, make_words
 
 def test_a_detectors_boxes_are_corners_in_fractions(same: Same, foreign: LookUp) -> None:
     """The grounding by GroundingDINO takes what is above the processor's own thresholds: left, top, right and
-    bottom as fractions, where no size of the picture is given."""
+    bottom as fractions, where no size of the image is given."""
     output = foreign(
         "transformers.models.grounding_dino.modeling_grounding_dino:GroundingDinoObjectDetectionOutput"
     )

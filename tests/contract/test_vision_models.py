@@ -1,4 +1,4 @@
-"""Models of transformers that read pictures: their parts, what their encoders give, where tokens stand."""
+"""Models of transformers that read images: their parts, what their encoders give, where tokens stand."""
 
 from __future__ import annotations
 
@@ -135,11 +135,11 @@ def test_llava_is_its_language_model_on_words_and_features(same: Same, make_llav
 
 @pytest.mark.parametrize("name", ["LlavaNext", "LlavaOnevision"])
 def test_the_whole_view_comes_before_the_tiles(same: Same, foreign: LookUp, name: str) -> None:
-    """A crop as a patch keeps the first tokens of a picture alone, and the grounding by attention looks at
+    """A crop as a patch keeps the first tokens of an image alone, and the grounding by attention looks at
     no others: in another order both would show a tile."""
     model = made(foreign, name)
     torch.manual_seed(1)
-    pixels = torch.randn(2, 3, 3, 56, 56)  # two pictures: the whole view, and two tiles of a picture 56 x 112
+    pixels = torch.randn(2, 3, 3, 56, 56)  # two images: the whole view, and two tiles of an image 56 x 112
     pixels[1, 0] = pixels[0, 0]
     given = {"pixel_values": pixels, "image_sizes": torch.tensor([[56, 112], [56, 112]])}
     if "batch_num_images" in inspect.signature(model.model.get_image_features).parameters:
@@ -147,12 +147,12 @@ def test_the_whole_view_comes_before_the_tiles(same: Same, foreign: LookUp, name
     with torch.inference_mode():
         one, other = model.model.get_image_features(**given, return_dict=True).pooler_output
     same(one[:16], other[:16], f"{name}.get_image_features: the whole view first")
-    assert len(one) > 32, f"{name}.get_image_features: one tensor for each picture"
+    assert len(one) > 32, f"{name}.get_image_features: one tensor for each image"
     assert (one[16:32] - other[16:32]).abs().max() > 1e-3, f"{name}.get_image_features"
 
 
 def grid(foreign: LookUp, name: str) -> tuple[Any, dict[str, torch.Tensor]]:
-    """A model, and a picture of 4 x 8 patches as its encoder gets it: 8 tokens."""
+    """A model, and an image of 4 x 8 patches as its encoder gets it: 8 tokens."""
     model = made(foreign, name)
     side = model.config.vision_config.patch_size
     torch.manual_seed(1)
@@ -184,12 +184,12 @@ def test_positions_are_given_in_time_height_and_width(foreign: LookUp, name: str
     assert columns[1:9] == [1, 2, 3, 4] * 2, f"{name}.model.get_rope_index"
     assert time[9] == rows[9] == columns[9] == 5, f"{name}.model.get_rope_index"
     words, _ = model.model.get_rope_index(torch.tensor([[1, 2, 3]]), torch.zeros(1, 3).int())
-    assert words[:, 0].tolist() == [[0, 1, 2]] * 3, f"{name}.model.get_rope_index without a picture"
+    assert words[:, 0].tolist() == [[0, 1, 2]] * 3, f"{name}.model.get_rope_index without an image"
 
 
 @pytest.mark.parametrize("name", QWEN)
-def test_a_model_with_positions_reads_which_tokens_are_pictures(foreign: LookUp, name: str) -> None:
-    """Engines and training look for the argument by its name; not given, pictures would have no place."""
+def test_a_model_with_positions_reads_which_tokens_are_images(foreign: LookUp, name: str) -> None:
+    """Engines and training look for the argument by its name; not given, images would have no place."""
     forward = foreign(f"transformers:{name}ForConditionalGeneration").forward
     assert "mm_token_type_ids" in inspect.signature(forward).parameters, f"{name}.forward: mm_token_type_ids"
 

@@ -107,7 +107,7 @@ def test_a_failure_of_the_model_is_passed_on():
         DualFocusModel.on(FakeBackend(broken)).ask(IMAGE, "What?")
 
 
-def test_a_picture_is_turned_upright(tmp_path: Path):
+def test_an_image_is_turned_upright(tmp_path: Path):
     """A photo taken with the camera held sideways: 40 x 20 stored, 20 x 40 seen."""
     stored = Image.new("RGB", (40, 20), "red")
     stored.paste((0, 0, 255), (0, 0, 10, 20))
@@ -139,7 +139,7 @@ def test_16_bits_of_grey_keep_their_shades_and_numbers_without_a_white_are_refus
     "content",
     [b"", b"not a picture", b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", "half", "folder"],
 )
-def test_an_unreadable_picture_is_named(
+def test_an_unreadable_image_is_named(
     content: bytes | str,
     tmp_path: Path,
     noise: Callable[[int, int], Image.Image],
@@ -170,8 +170,8 @@ def test_the_name_is_public_and_loads_no_torch():
 
 def test_on_a_real_checkpoint(tiny_checkpoint: Path):
     """Asked one by one or together, by either engine, the answers and their perplexities are the same."""
-    pictures = [Image.new("RGB", (60, 40), color) for color in ("red", "blue", "white")]
-    pairs = [(picture, f"Is it {word}?") for picture, word in zip(pictures, "abc", strict=True)]
+    images = [Image.new("RGB", (60, 40), color) for color in ("red", "blue", "white")]
+    pairs = [(image, f"Is it {word}?") for image, word in zip(images, "abc", strict=True)]
     model = DualFocusModel(tiny_checkpoint, device="cpu")
     alone = [model.ask(*pair, max_new_tokens=6) for pair in pairs]
     together = model.ask_many(pairs, 3, max_new_tokens=6)
@@ -185,9 +185,9 @@ def test_on_a_real_checkpoint(tiny_checkpoint: Path):
 
 
 def test_a_model_that_is_spread_answers_as_one_on_a_single_device(tiny_checkpoint: Path):
-    picture = Image.new("RGB", (60, 40), "red")
+    image = Image.new("RGB", (60, 40), "red")
     whole, spread = (
-        DualFocusModel(tiny_checkpoint, **place).ask(picture, "Is it red?", max_new_tokens=6)
+        DualFocusModel(tiny_checkpoint, **place).ask(image, "Is it red?", max_new_tokens=6)
         for place in ({"device": "cpu"}, {"device_map": "auto"})
     )
     assert spread.selection.text == whole.selection.text

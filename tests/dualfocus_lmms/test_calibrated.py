@@ -53,14 +53,14 @@ def write(path: Path, data: Any) -> str:
 @pytest.mark.parametrize(
     ("b", "macro", "micro", "expected"),
     [
-        (0.5, -1.0, -0.6, "macro"),  # micro is surer, but not by half a nat
+        (0.5, -1.0, -0.6, "macro"),  # micro is more certain, but not by half a nat
         (0.5, -1.0, -0.4, "micro"),
         (0.5, -1.0, -0.5, "micro"),  # a tie goes to micro
         (-0.5, -0.6, -1.0, "micro"),
         (-0.5, -0.4, -1.0, "macro"),
     ],
 )
-def test_micro_has_to_be_surer_by_b(tmp_path: Path, b: float, macro: float, micro: float, expected: str):
+def test_micro_must_be_more_certain_by_b(tmp_path: Path, b: float, macro: float, micro: float, expected: str):
     name = write(tmp_path / "b.json", BIAS | {"b": b})
     chosen = select(name, load_rule(name), answer("macro", macro), answer("micro", micro), False)
     assert (chosen.pathway, chosen.text, chosen.rule) == (expected, f"the {expected} one", name)
@@ -197,10 +197,10 @@ def test_a_run_keeps_what_is_in_the_file(tmp_path: Path, data: dict[str, Any]):
 def test_from_python(tmp_path: Path):
     name = write(tmp_path / "b.json", BIAS | {"b": 1.0})
     script = {"macro": Reply("red", (-0.7,)), "locate": "[0, 0, 0.5, 0.5]", "micro": Reply("blue", (-0.1,))}
-    picture = Image.new("RGB", (40, 20))
-    trace = DualFocusModel.on(FakeBackend(script), select=name).ask(picture, "What colour?")
+    image = Image.new("RGB", (40, 20))
+    trace = DualFocusModel.on(FakeBackend(script), select=name).ask(image, "What colour?")
     assert (trace.selection.text, trace.selection.compared) == ("red", (0.7, 1.1))
-    assert DualFocusModel.on(FakeBackend(script)).ask(picture, "What colour?").selection.text == "blue"
+    assert DualFocusModel.on(FakeBackend(script)).ask(image, "What colour?").selection.text == "blue"
     assert Trace.from_json(trace.to_json()).selection == trace.selection
     assert "0.700 (macro)" in visualize.verdict(trace)
     assert "1.100 (micro)" in visualize.verdict(trace)

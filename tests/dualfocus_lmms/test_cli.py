@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -87,6 +87,32 @@ def test_tasks_are_all_of_ours(run):
     files = list((Path(__file__).parents[2] / "tasks").glob("*/df_*.yaml"))
     assert len(files) > 20
     assert {file.stem for file in files} == words
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ({"model_args": "pretrained=x,trace=t", "output_path": None}, ["scores of t", "report t "]),
+        (
+            {"model_args": "pretrained=x,trace=t", "output_path": "my out"},
+            ["scores of t", "report 'my out' "],
+        ),
+        ({"model_args": "pretrained=x", "output_path": "o"}, ["trace=FOLDER"]),
+        ({"model": "dualfocus_replay", "model_args": "trace=t", "output_path": None}, []),
+    ],
+)
+def test_eval_ends_with_the_scores_and_the_next_command(
+    run, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], shown: list[str]
+):
+    def evaluate(arguments: list[str], check: object, finished: Callable[[Any], None]) -> int:
+        finished(SimpleNamespace(**{"model": "dualfocus", **given}))
+        return 0
+
+    monkeypatch.setattr("dualfocus_lmms.models.host.evaluate.evaluate", evaluate)
+    monkeypatch.setattr("dualfocus_lmms.results.summary.summary", lambda traces: f"scores of {traces}")
+    out = run("eval").out
+    assert [text for text in shown if text not in out] == []
+    assert bool(out) == bool(shown)
 
 
 def test_eval_shows_the_hosts_user_errors(run, monkeypatch: pytest.MonkeyPatch):
@@ -202,8 +228,8 @@ def test_an_interruption_says_what_is_kept_and_is_in_the_way_of_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(scene_files, "_qas", interrupted)
         done = run_command(*command)
-    assert (done.returncode, "nothing is kept" in done.stderr) == (130, True)
-    assert not list((tmp_path / "out").glob("VG_100K*"))
+    assert (done.returncode, "2 of 2" in done.stderr) == (130, True)
+    assert not (tmp_path / "out" / "VG_100K").exists()
     assert run_command(*command).returncode == 0
     assert len(list((tmp_path / "out" / "VG_100K").iterdir())) == 2
 

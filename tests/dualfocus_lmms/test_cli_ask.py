@@ -29,7 +29,8 @@ def test_ask_prints_both_answers_the_region_and_the_choice(run, scripted, photo:
         "\n"
         "Region: [0.250, 0.250, 0.500, 0.750] of the image; "
         "crop: x 10 to 20, y 5 to 15 (10 x 10 of 40 x 20 pixels)\n"
-        "Micro answer, chosen by the rule ppl; ln PPL(micro) - ln PPL(macro) = -0.600: micro is surer\n"
+        "Micro answer, chosen by the rule ppl; ln PPL(micro) - ln PPL(macro) = -0.600: "
+        "micro is more certain\n"
     )
 
 
@@ -87,6 +88,8 @@ def test_ask_passes_its_options_on(run, scripted, photo: Path):
             "skip_confidence": 0.9,
             "box_margin": 3,
             "crop_pixels": "original",
+            "regions": "union",
+            "looks": 1,
             "grounding": "center",
             "grounding_checkpoint": None,
             "prompts": None,
@@ -109,7 +112,7 @@ def test_ask_json_is_the_trace_and_nothing_else(run, scripted, photo: Path):
     )
 
 
-def test_ask_saves_the_picture(run, scripted, photo: Path, tmp_path: Path):
+def test_ask_saves_the_image(run, scripted, photo: Path, tmp_path: Path):
     scripted()
     assert run("ask", photo, "What?", "--pretrained", "x", "--save", tmp_path / "out.png").code == 0
     with Image.open(tmp_path / "out.png") as saved:
@@ -140,7 +143,7 @@ def test_a_mistake_is_one_message_and_exit_code_2(run, scripted, photo: Path, op
     assert "Traceback" not in done.err
 
 
-def test_a_missing_picture_or_checkpoint_is_named(run, photo: Path):
+def test_a_missing_image_or_checkpoint_is_named(run, photo: Path):
     done = run("ask", "none.png", "What?", "--pretrained", "x")
     assert (done.code, done.err) == (2, "Error: No image exists at 'none.png': check the path.\n")
     done = run("ask", photo, "What?", "--pretrained", "/none/here")

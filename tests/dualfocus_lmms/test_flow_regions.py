@@ -88,7 +88,7 @@ def test_the_backend_s_own_box_format() -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "CMYK", "1"])
-def test_pictures_of_any_mode(mode: str) -> None:
+def test_images_of_any_mode(mode: str) -> None:
     backend = FakeBackend(SCRIPT)
     (trace,) = run(backend, question(image=photo().convert(mode)))
     assert trace.crop == (20, 5, 40, 15)

@@ -1,4 +1,4 @@
-"""Whatever way a picture stores its numbers, a model sees what people see."""
+"""Whatever way an image stores its numbers, a model sees what people see."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_numbers_without_a_known_white_are_refused(values: np.ndarray) -> None:
         upright(Image.fromarray(values))
 
 
-def test_a_picture_of_eight_bits_keeps_its_colours() -> None:
+def test_an_image_of_eight_bits_keeps_its_colours() -> None:
     image = Image.new("RGB", (2, 1), (1, 2, 3))
     assert upright(image).tobytes() == image.tobytes()
     assert upright(image.convert("CMYK")).tobytes() == image.tobytes()
@@ -147,7 +147,7 @@ def test_the_fingerprint_is_of_what_the_model_sees() -> None:
     assert image_hash(writing()) == image_hash(rgb(writing())) != image_hash(writing().convert("RGB"))
 
 
-def test_pictures_above_the_limit_of_pillow_are_read_and_cropped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_above_the_limit_of_pillow_are_read_and_cropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)  # Pillow refuses more than twice as many
     image = open_image(saved(Image.new("RGB", (20, 10))))
     assert image.crop((0, 0, 20, 9)).size == (20, 9)
@@ -170,7 +170,7 @@ def test_the_limit_can_be_chosen(width: int, fits: bool, monkeypatch: pytest.Mon
         assert "PNG." not in told
 
 
-def test_a_size_is_known_before_the_picture_is_decoded() -> None:
+def test_a_size_is_known_before_the_image_is_decoded() -> None:
     content = saved(Image.linear_gradient("L")).getvalue()
     with opened(io.BytesIO(content[:100])) as image:
         assert image.size == (256, 256)

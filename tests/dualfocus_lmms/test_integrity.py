@@ -1,4 +1,4 @@
-"""Fingerprints: the same for the same questions and pictures, another for any other."""
+"""Fingerprints: the same for the same questions and images, another for any other."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_any_change_gives_another(changed: list[dict[str, object]]) -> None:
     assert integrity.questions_fingerprint(changed) != integrity.questions_fingerprint(DOCS)
 
 
-def test_a_data_set_counts_as_its_rows_and_its_pictures_are_not_read() -> None:
+def test_a_data_set_counts_as_its_rows_and_its_images_are_not_read() -> None:
     datasets = pytest.importorskip("datasets")
     rows = [{name: value for name, value in doc.items() if name != "image"} for doc in DOCS]
     plain = datasets.Dataset.from_list(rows)

@@ -23,6 +23,8 @@ def test_settings_are_filled_in() -> None:
         "prompts": "paper",
         "subimage": "turn",
         "crop_pixels": "auto",
+        "regions": "union",
+        "looks": 1,
     }
     assert Settings.of(protocol="release", skip_confidence=0).to_dict() == {
         "protocol": "release",
@@ -37,6 +39,8 @@ def test_settings_are_filled_in() -> None:
         "prompts": "release",
         "subimage": "turn",
         "crop_pixels": "original",
+        "regions": "union",
+        "looks": 1,
     }
 
 

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from dualfocus_lmms import Answer, Selection, Trace, UserError, integrity
-from dualfocus_lmms.files import atomic_write, new_folder, writable
+from dualfocus_lmms.files import atomic_write, new_folder, save_text, writable
+from dualfocus_lmms.scenes import make_scenes
 from dualfocus_lmms.trace import TraceWriter, claim_folder, read_traces
+from dualfocus_lmms.train.data.scene_files import write_visual_genome
 
 resource = pytest.importorskip("resource")  # not on Windows
 
@@ -29,20 +31,39 @@ def files_of_at_most(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+def mounted(*arguments: str) -> None:
+    """Mount a file system, or skip where one may not."""
+    try:
+        made = subprocess.run(["mount", *arguments], capture_output=True, check=False).returncode == 0
+    except OSError:
+        made = False
+    if not made:
+        pytest.skip("no file system can be mounted here")
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 64 KiB. Skipped for who may not make one."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
-    try:
-        made = subprocess.run(mount, capture_output=True, check=False).returncode == 0
-    except OSError:
-        made = False
-    if not made:
-        pytest.skip("no file system can be mounted here")
+    mounted("-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk))
     yield disk
     subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.fixture
+def read_only(tmp_path: Path) -> Iterator[Path]:
+    """A folder that nobody can write to, root neither: for root a file system that is read only."""
+    folder = tmp_path / "read_only"
+    folder.mkdir()
+    if os.geteuid() != 0:
+        folder.chmod(0o500)
+        yield folder
+        folder.chmod(0o700)
+    else:
+        mounted("-t", "tmpfs", "-o", "ro", "tmpfs", str(folder))
+        yield folder
+        subprocess.run(["umount", str(folder)], check=True)
 
 
 def trace(doc_id: int, text: str = "red") -> Trace:
@@ -109,20 +130,30 @@ def test_a_folder_is_whole_or_absent(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "second").read_bytes() == b"2"
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root writes everywhere")
-def test_a_folder_that_is_only_read_is_refused(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    try:
-        for call in (
-            lambda: writable(tmp_path / "out", "--out"),
-            lambda: claim_folder(tmp_path / "traces", {}, resume=False),
-            lambda: TraceWriter(tmp_path),
-        ):
-            with pytest.raises(UserError, match=r"another folder|writable"):
-                call()
-    finally:
-        tmp_path.chmod(0o700)
-    assert list(tmp_path.iterdir()) == []
+def test_a_folder_that_is_only_read_is_refused(read_only: Path) -> None:
+    scenes = list(make_scenes("train", 0, 1))
+    for call in (
+        lambda: writable(read_only / "out", "--out"),
+        lambda: claim_folder(read_only / "traces", {}, resume=False),
+        lambda: TraceWriter(read_only),
+        lambda: save_text(read_only / "out.md", "text", "summary"),
+        lambda: write_visual_genome(read_only / "scenes", scenes),
+    ):
+        with pytest.raises(UserError, match=r"another (folder|file)|new folder|writable"):
+            call()
+    assert list(read_only.iterdir()) == []
+
+
+def test_scenes_on_a_small_file_system_go_on_where_there_is_room(small_disk: Path) -> None:
+    scenes = list(make_scenes("train", 0, 4))
+    mounted("-o", "remount,size=200k", str(small_disk))
+    with pytest.raises(UserError, match="No space left"):
+        write_visual_genome(small_disk / "scenes", scenes)
+    drawn = len(list((small_disk / "scenes" / "VG_100K.partial").iterdir()))
+    assert 0 < drawn < 4
+    mounted("-o", "remount,size=1m", str(small_disk))
+    write_visual_genome(small_disk / "scenes", scenes)
+    assert len(list((small_disk / "scenes" / "VG_100K").iterdir())) == 4
 
 
 @pytest.mark.parametrize(

@@ -392,6 +392,14 @@ def test_runs_from_before_the_zoom_of_eq_3_are_resumed_where_nothing_is_enlarged
         claim_folder(tmp_path, later | {"crop_pixels": "original", "max_pixels": 5000}, resume=True)
 
 
+def test_runs_from_before_there_were_several_regions_are_resumed(tmp_path: Path) -> None:
+    claim_folder(tmp_path, SETTINGS, resume=False)
+    fill(tmp_path, trace(0))
+    claim_folder(tmp_path, SETTINGS | {"regions": "union"}, resume=True)
+    with pytest.raises(UserError, match="regions was 'union', now 'separate'"):
+        claim_folder(tmp_path, SETTINGS | {"regions": "separate"}, resume=True)
+
+
 def test_older_traces_without_sizes_are_read() -> None:
     given = replace(trace(), input_size=(588, 308), crop_size=(56, 56))
     assert Trace.from_json(given.to_json()) == given

@@ -1,4 +1,4 @@
-"""Where things are on the picture of a trace, in which colour, and what it says."""
+"""Where things are on the image of a trace, in which colour, and what it says."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GREY, GREEN = (122, 116, 104), (10, 200, 30)
 MACRO, MICRO = ImageColor.getrgb(pic.MACRO_COLOR), ImageColor.getrgb(pic.MICRO_COLOR)
 WHITE, MATTE = (255, 255, 255), ImageColor.getrgb(pic.MATTE)
 ONE_LINE = round(28 * 1.3)  # height of a question of one line
-TOP = pic.MARGIN + ONE_LINE + 20  # of the row of pictures
+TOP = pic.MARGIN + ONE_LINE + 20  # of the row of images
 
 
 def traced(
@@ -93,11 +93,27 @@ def test_a_box_of_no_size_is_still_a_visible_ring():
     assert count(pic.draw(image, trace), MICRO, TOP + 260) == 2 * pic.FRAME
 
 
-def test_a_box_outside_of_the_picture_is_drawn_where_it_meets_it():
+def test_a_box_outside_of_the_image_is_drawn_where_it_meets_it():
     page = pic.draw(photo(), traced(photo(), locate="[-0.5, -0.5, 1.5, 1.5]"))
     assert page.getpixel((pic.MARGIN, TOP)) == WHITE
     assert page.getpixel((pic.MARGIN + 1, TOP + 1)) == MICRO
     assert page.getpixel((pic.MARGIN + 758, TOP + 518)) == MICRO
+
+
+def test_every_region_is_drawn_and_every_crop_framed():
+    """Two boxes beside each other, each with a thinner crop around it; their crops below each other."""
+    image = photo()
+    two = "[0.10, 0.25, 0.20, 0.50], [0.60, 0.25, 0.70, 0.50]"
+    trace = traced(image, locate=two, regions="separate")
+    page = pic.draw(image, trace)
+    assert count(page, MICRO, TOP + 195) == 2 * (2 * pic.FRAME + 4)
+    x = pic.MARGIN + 760 + pic.GAP
+    width = page.width - x - pic.MARGIN
+    middle = column(page, x + width // 2, range(TOP, TOP + 520))
+    assert middle.count(MICRO) == 4 * pic.FRAME
+    assert middle[260 - pic.BETWEEN // 2 : 260 + pic.BETWEEN // 2] == [MATTE] * pic.BETWEEN
+    stacked = pic.crops_of(image, trace)
+    assert stacked.size == (46, 79 + pic.BETWEEN + 79)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +162,7 @@ LONG = "It says: " + "no parking between the hours of eight and nine on market d
     ("locate", "protocol"),
     [("[0.40, 0.40, 0.41, 0.60]", "paper"), ("[0, 0, 1, 1]", "release"), ("nothing", "paper")],
 )
-def test_any_picture_gives_a_page_of_a_readable_size(size: tuple[int, int], locate: str, protocol: str):
+def test_any_image_gives_a_page_of_a_readable_size(size: tuple[int, int], locate: str, protocol: str):
     image = Image.new("RGB", size, GREY)
     page = pic.draw(image, traced(image, locate, protocol=protocol))
     assert 2 * (pic.NARROWEST + pic.MARGIN) + pic.GAP <= page.width <= 1500
@@ -219,8 +235,8 @@ def test_the_question_is_found_again(settings: dict):
 @pytest.mark.parametrize(
     ("macro", "answer", "margin"),
     [
-        (-0.1, "Macro", "+0.400: macro is surer"),
-        (-0.9, "Micro", "-0.400: micro is surer"),
+        (-0.1, "Macro", "+0.400: macro is more certain"),
+        (-0.9, "Micro", "-0.400: micro is more certain"),
         (-0.5, "Micro", "+0.000: a tie"),
     ],
 )
@@ -243,7 +259,7 @@ def test_the_perplexities_are_those_that_were_compared():
     assert pic.perplexity_name(skipped) == "perplexity"
 
 
-def test_the_picture_shows_the_perplexities_that_were_compared(monkeypatch: pytest.MonkeyPatch):
+def test_the_image_shows_the_perplexities_that_were_compared(monkeypatch: pytest.MonkeyPatch):
     written = []
     block = pic._TextBlock
     monkeypatch.setattr(pic, "_TextBlock", lambda text, *rest: written.append(text) or block(text, *rest))

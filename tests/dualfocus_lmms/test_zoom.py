@@ -70,7 +70,7 @@ def slow_grown(rectangle: Rectangle | None, size: tuple[int, int]) -> Rectangle 
 
 
 def random_cases(decimals: int | None) -> list[tuple[Box, tuple[int, int], int]]:
-    """Boxes inside and outside, lines and points among them, on pictures from 1 x 1 pixel up."""
+    """Boxes inside and outside, lines and points among them, on images from 1 x 1 pixel up."""
     rng = random.Random(decimals or 0)
     cases = []
     for _ in range(500):

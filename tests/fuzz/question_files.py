@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from typing import Any
 from fuzz.mutations import bent_json, bent_lines
 from fuzz.small_files import QUESTIONS, put
 
+SMALL_PNG = (  # of one pixel, in base64
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
+)
 OPTIONS = {"image": "a.png", "question": "Which?", "answer": "B", "options": ["red", "blue"]}
 
 
@@ -82,6 +86,30 @@ def write_tasks(folder: Path) -> None:
     names = ["index", "question", "answer", "category", *"ABCD", "cycle_category", "image"]
     cells = [[str(n), "Which?", "A", "single", "1", "2", "3", "4", str(n % 2), "QUJD" * 9] for n in range(4)]
     put(data / "hrbench" / "hr_bench_4k.tsv", "".join("\t".join(row) + "\n" for row in [names, *cells]))
+    page = {"questionId": 1, "question": "Which?", "image": "documents/a.png", "answers": ["red"]}
+    put(data / "docvqa" / "val_v1.0_withQT.json", {"data": [page] * 3})
+    chart = {"imgname": "a.png", "query": "How many?", "label": "14"}
+    for name in ("test_human.json", "test_augmented.json"):
+        put(data / "chartqa" / "test" / name, json.dumps([chart] * 3))
+    sign = {
+        "dataset_name": "svt",
+        "image_path": "a.png",
+        "question": "What?",
+        "answers": ["a"],
+        "type": "Doc-oriented VQA",
+    }
+    put(data / "ocrbench" / "OCRBench.json", json.dumps([sign] * 3))
+    scene = {
+        "Question_id": "1", "Image": "a.jpg", "Text": "Which?", "Answer choices": ["(A) red", "(B) blue"],
+        "Ground truth": "B", "Task": "Perception", "Subtask": "Monitoring",
+    }  # fmt: skip
+    put(data / "mme_realworld" / "MME_RealWorld.json", json.dumps([scene] * 3))
+    names = ["index", "image", "question", *"ABCD", "answer", "category", "target_instances"]
+    cells = [
+        [str(n), SMALL_PNG, "Which?", "1", "2", "3", "4", "A", "Perception/OCR", "[[0, 0, 1, 1]]"]
+        for n in range(3)
+    ]
+    put(data / "treebench" / "TreeBench.tsv", "".join("\t".join(row) + "\n" for row in [names, *cells]))
 
 
 def write_answers(folder: Path) -> None:
@@ -148,6 +176,13 @@ def readers(make: Callable[..., Any]) -> list[Any]:
                 ("df_mmbench", "data/mmbench/mmbench_dev_20230712.tsv", "mmbench", _official("mmbench"), None),
                 ("df_hrbench", "data/hrbench/hr_bench_4k.tsv", "hrbench",
                  lambda folder: _module("hrbench").read_questions(folder / "data", "hrbench_4k"), None),
+                ("df_docvqa_val", "data/docvqa/val_v1.0_withQT.json", "docvqa",
+                 lambda folder: _module("docvqa").read_documents(folder / "data"), bent_json),
+                ("df_chartqa", "data/chartqa/test/test_human.json", "chartqa", _official("chartqa"), bent_json),
+                ("df_ocrbench", "data/ocrbench/OCRBench.json", "ocrbench", _official("ocrbench"), bent_json),
+                ("df_mme_realworld", "data/mme_realworld/MME_RealWorld.json", "mme_realworld",
+                 _official("mme_realworld"), bent_json),
+                ("df_treebench", "data/treebench/TreeBench.tsv", "treebench", _official("treebench"), None),
             )
         ),
         make("GQA's questions, for distractors", gqa, write_tasks, mcq, bent_json),

@@ -196,7 +196,7 @@ def report(folder: Path) -> None:
     original = outcomes.load_task
     outcomes.load_task = lambda *_, **__: _local_task("")  # the questions are whole: loading takes a second
     try:
-        build.report([folder / "run"], folder / "report", pictures=0)
+        build.report([folder / "run"], folder / "report", images=0)
     finally:
         outcomes.load_task = original
     assert (folder / "report" / "report.html").stat().st_size > 0

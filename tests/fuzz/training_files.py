@@ -88,14 +88,13 @@ def write_build(folder: Path) -> None:
 
 def write_samples(folder: Path) -> None:
     from dualfocus_lmms import Box
-    from dualfocus_lmms.train.data.samples import SampleImage, TrainingSample
-    from dualfocus_lmms.train.data.samples import write_samples as write
+    from dualfocus_lmms.train.data.samples import SampleImage, TrainingSample, shard_path, write_shard
 
     image = SampleImage(b"bytes", "a.jpg")
     rows = [
         TrainingSample(str(n), image, "What?", "A dog.", Box(0, 0, 0.5, 0.5), image, "vg:1") for n in range(3)
     ]
-    write(rows, folder)
+    write_shard(rows, shard_path(folder, 0))
 
 
 def samples(folder: Path) -> None:

@@ -33,14 +33,14 @@ def engine(checkpoint: Any) -> Callable[[str], Any]:
 
 
 def patchwork(rng: np.random.Generator, width: int, height: int) -> Image.Image:
-    """A picture of a few coloured blocks, so that crops of it differ from it and from each other."""
+    """An image of a few coloured blocks, so that crops of it differ from it and from each other."""
     blocks = rng.integers(0, 256, (3, 3, 3), dtype=np.uint8)
     return Image.fromarray(blocks).resize((width, height), Image.Resampling.NEAREST)
 
 
 @pytest.fixture
 def ragged() -> Callable[[int], tuple[list[Question], list[StopCriteria]]]:
-    """n questions of differing lengths about pictures of differing shapes, 1 pixel wide ones among them."""
+    """n questions of differing lengths about images of differing shapes, 1 pixel wide ones among them."""
 
     def make(count: int, seed: int = 0) -> tuple[list[Question], list[StopCriteria]]:
         rng, pixels = random.Random(seed), np.random.default_rng(seed)
@@ -70,7 +70,7 @@ def ragged() -> Callable[[int], tuple[list[Question], list[StopCriteria]]]:
 
 @pytest.fixture(scope="session")
 def pope_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """POPE's files in miniature: 3 splits, 20 questions each about 4 plain pictures."""
+    """POPE's files in miniature: 3 splits, 20 questions each about 4 plain images."""
     folder = tmp_path_factory.mktemp("benchmarks")
     images = folder / "pope" / "images"
     images.mkdir(parents=True)

@@ -25,7 +25,13 @@ from dualfocus_lmms.protocol import load_protocol
 from dualfocus_lmms.trace import read_settings
 from dualfocus_lmms.train.data.conversations import Encoder, from_sample
 from dualfocus_lmms.train.data.export import export
-from dualfocus_lmms.train.data.samples import SampleImage, TrainingSample, read_samples, write_samples
+from dualfocus_lmms.train.data.samples import (
+    SampleImage,
+    TrainingSample,
+    read_samples,
+    shard_path,
+    write_shard,
+)
 from dualfocus_lmms.train.trainer.collate import llava_source
 from dualfocus_lmms.train.trainer.trainer import train
 from dualfocus_lmms.types import Prompt
@@ -65,7 +71,7 @@ def test_prompts_are_golden_and_what_the_checkpoints_own_processor_makes(
     assert engine.template.used == used
     assert {checkpoint.tokenizer.convert_ids_to_tokens(token) for token in engine.eos_ids} == ends
     conversation = two_rounds(noise)
-    ours = engine.renderer.render(conversation, engine.pictures.ids)
+    ours = engine.renderer.render(conversation, engine.image_reader.ids)
     text, end = "", 0
     for start, length in ours.spans:
         text += checkpoint.tokenizer.decode(ours.ids[end:start]) + f"[image, {length} tokens]"
@@ -106,7 +112,7 @@ def test_the_checkpoints_own_penalty_changes_no_token(built: Builds, asked: Any)
     engine = model.engine("naive")
     question = Conversation().user(asked[0][1].prompt, asked[0][1].image)
     (answer,) = engine.generate(Prompt.batch("macro", [question], [StopCriteria(6)]))
-    rendered = engine.renderer.render(question, engine.pictures.ids)
+    rendered = engine.renderer.render(question, engine.image_reader.ids)
     ids = torch.tensor([[*rendered.ids, *answer.tokens]])
     logits = engine.logits(ids, rendered.images)[0, len(rendered.ids) - 1 : -1].clone()
     logits[:, engine.image_token_id] = -torch.inf
@@ -139,7 +145,7 @@ def test_llava_15_has_one_prompt_in_every_layout_of_its_files(
         if (asked, layout) == ("checkpoint", "none"):
             continue
         engine = make_engine(None, replace(checkpoint, chat_template=asked))
-        ids[asked] = engine.renderer.render(conversation, engine.pictures.ids).ids
+        ids[asked] = engine.renderer.render(conversation, engine.image_reader.ids).ids
         assert engine.template.used == {"auto": "family"}.get(asked, asked)
         assert engine.template.replaced == (asked == "auto" and layout != "none")
     assert ids["auto"] == ids["family"]
@@ -189,7 +195,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory, noise: Any) -> Path:
     ]
     plain = TrainingSample("s2", png(64, 64), "Is it red?", "No")
     folder = tmp_path_factory.mktemp("samples") / "data"
-    write_samples([*boxed, plain], folder)
+    write_shard([*boxed, plain], shard_path(folder, 0))
     return folder
 
 
@@ -214,7 +220,7 @@ def test_what_is_trained_is_asked_in_the_same_words(
     ]
     made = load_checkpoint(str(train("tiny_cpu", given)), device="cpu")
     engines, conversation = (make_engine(None, made), built(name).engine()), two_rounds(noise)
-    trained, before = (engine.renderer.render(conversation, engine.pictures.ids) for engine in engines)
+    trained, before = (engine.renderer.render(conversation, engine.image_reader.ids) for engine in engines)
     assert (trained.ids, trained.spans) == (before.ids, before.spans)
     assert engines[0].eos_ids == engines[1].eos_ids
     assert engines[0].template.used == "checkpoint"
@@ -236,7 +242,7 @@ def test_exported_conversations_have_the_tokens_that_training_learns(
     file = export(rows, tmp_path, "llava", "release", form)
     read = llava_source(str(file), str(tmp_path))
     closing = checkpoint.tokenizer.eos_token_id
-    encoder = Encoder(engine.renderer, engine.pictures.ids, closing, 4096)
+    encoder = Encoder(engine.renderer, engine.image_reader.ids, closing, 4096)
     for number, row in enumerate(rows):
         ours = encoder.encode(from_sample(row, protocol, form))
         theirs = encoder.encode(read.example(number))
@@ -308,7 +314,7 @@ def test_the_original_format_is_converted_to_what_the_hub_has(
         hubs.engine(),
     ]
     conversation = two_rounds(noise)
-    rendered = [engine.renderer.render(conversation, engine.pictures.ids) for engine in engines]
+    rendered = [engine.renderer.render(conversation, engine.image_reader.ids) for engine in engines]
     assert rendered[0].ids == rendered[1].ids
     ids = torch.tensor([rendered[0].ids])
     ours, theirs = (engine.logits(ids, conversation.images)[..., :32000] for engine in engines)

@@ -10,18 +10,18 @@ from dualfocus_lmms.results import bias
 NAN = float("nan")
 
 
-def plainly(surer, gains, b: float) -> float:
-    chosen = [gain if difference >= b else 0 for difference, gain in zip(surer, gains, strict=True)]
+def plainly(advantage, gains, b: float) -> float:
+    chosen = [gain if difference >= b else 0 for difference, gain in zip(advantage, gains, strict=True)]
     return sum(chosen) / len(chosen)
 
 
 @pytest.fixture
 def answers() -> tuple[np.ndarray, np.ndarray]:
     chance = np.random.default_rng(0)
-    surer = chance.normal(0.3, 1, 200).round(1)  # some are equal
+    advantage = chance.normal(0.3, 1, 200).round(1)  # some are equal
     gains = chance.choice([-100.0, 0.0, 100.0, 30.0], 200, p=[0.2, 0.5, 0.2, 0.1])
-    gains[:20], surer[:20] = 0, NAN
-    return surer, gains
+    gains[:20], advantage[:20] = 0, NAN
+    return advantage, gains
 
 
 def test_the_curve_is_that_of_choosing_one_by_one(answers):
@@ -38,7 +38,7 @@ def test_the_best_b_is_no_worse_than_any_other(answers):
 
 
 @pytest.mark.parametrize(
-    ("surer", "gains", "expected"),
+    ("advantage", "gains", "expected"),
     [
         ([1.0, 2.0], [-100, 100], 1.5),  # the middle of what chooses alike
         ([-1.0, 2.0], [-100, 100], 0.0),  # eq. 8 is among the best
@@ -49,8 +49,8 @@ def test_the_best_b_is_no_worse_than_any_other(answers):
         ([1.0, NAN, 2.0, 1.7], [-100, 0, 100, 0], 1.5),  # what does not matter does not count
     ],
 )
-def test_of_several_b_that_are_as_good(surer, gains, expected):
-    assert bias.best(surer, gains) == expected
+def test_of_several_b_that_are_as_good(advantage, gains, expected):
+    assert bias.best(advantage, gains) == expected
 
 
 def test_without_any_difference_there_is_none():
@@ -59,8 +59,8 @@ def test_without_any_difference_there_is_none():
 
 
 def test_weights_count_samples_several_times():
-    surer, gains, weights = [1.0, 2.0, 3.0], [-100, 100, -100], [1, 1, 3]
-    again = bias.best(np.repeat(surer, weights), np.repeat(gains, weights))
-    assert bias.best(surer, gains, weights) == again == 3.5
-    assert bias.best(surer, gains, [1, 3, 1]) == 1.5
-    assert bias.best(surer, gains, [0, 1, 0]) == 0
+    advantage, gains, weights = [1.0, 2.0, 3.0], [-100, 100, -100], [1, 1, 3]
+    again = bias.best(np.repeat(advantage, weights), np.repeat(gains, weights))
+    assert bias.best(advantage, gains, weights) == again == 3.5
+    assert bias.best(advantage, gains, [1, 3, 1]) == 1.5
+    assert bias.best(advantage, gains, [0, 1, 0]) == 0

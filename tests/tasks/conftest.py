@@ -15,6 +15,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from dualfocus_lmms.tasks.mmbench import docs as mmbench_docs
+from dualfocus_lmms.tasks.textvqa import docs as textvqa_docs
+
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = "DUALFOCUS_SHARED"
 
@@ -92,6 +95,31 @@ def choice_folder(tmp_path: Path, write_lines: Callable[[Path, Rows], Path]) -> 
     _write_vstar(tmp_path / "vstar", write_lines)
     _write_hrbench(tmp_path / "hrbench")
     return tmp_path
+
+
+@pytest.fixture
+def paper_folder(
+    choice_folder: Path,
+    pope_folder: Path,
+    save_image: Callable[[Path], None],
+    write_lines: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    """A DUALFOCUS_DATA folder for df_paper and df_zoom; TextVQA and MMBench ask one question each."""
+    assert choice_folder == pope_folder
+    image = choice_folder / textvqa_docs.IMAGES / "aa.jpg"
+    image.parent.mkdir(parents=True)
+    save_image(image)
+    question = {"question_id": 1, "image_id": "aa", "question": "What?", "answers": ["stop"] * 10}
+    (choice_folder / textvqa_docs.QUESTIONS).write_text(json.dumps({"data": [question]}), encoding="utf-8")
+    write_lines(choice_folder / textvqa_docs.OCR_PROMPTS, [{"question_id": "aa", "text": "What?\nOCR"}])
+    row = {"index": "1", "question": "Which?", "A": "cat", "B": "dog", "answer": "B"}
+    row |= {"l2-category": "logic_reasoning", "image": base64.b64encode(image.read_bytes()).decode()}
+    lines = ["\t".join(row), "\t".join(row.values())]
+    (choice_folder / "mmbench").mkdir()
+    (choice_folder / mmbench_docs.FILE).write_text("\n".join(lines), encoding="utf-8")
+    monkeypatch.setenv("DUALFOCUS_DATA", str(choice_folder))
+    return choice_folder
 
 
 def _draw(path: Path, color: str, file_format: str = "JPEG") -> None:

@@ -5,17 +5,12 @@ test_choice_host.py has a run of df_zoom.
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-
-from dualfocus_lmms.tasks.mmbench import docs as mmbench_docs
-from dualfocus_lmms.tasks.textvqa import docs as textvqa_docs
 
 Load = Callable[[str], dict[Any, Any]]
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,31 +19,6 @@ TASKS = {
     "df_paper": {"df_seed_image", "df_mmbench_en_dev", "df_gqa_star", "df_textvqa_val_ocr", *POPE},
     "df_zoom": {"df_vstar", "df_hrbench_4k", "df_hrbench_8k"},
 }
-
-
-@pytest.fixture
-def folder(
-    choice_folder: Path,
-    pope_folder: Path,
-    save_image: Callable[[Path], None],
-    write_lines: Callable[..., Path],
-    monkeypatch: pytest.MonkeyPatch,
-) -> Path:
-    """A DUALFOCUS_DATA folder for all of them; TextVQA and MMBench ask one question each."""
-    assert choice_folder == pope_folder
-    image = choice_folder / textvqa_docs.IMAGES / "aa.jpg"
-    image.parent.mkdir(parents=True)
-    save_image(image)
-    question = {"question_id": 1, "image_id": "aa", "question": "What?", "answers": ["stop"] * 10}
-    (choice_folder / textvqa_docs.QUESTIONS).write_text(json.dumps({"data": [question]}), encoding="utf-8")
-    write_lines(choice_folder / textvqa_docs.OCR_PROMPTS, [{"question_id": "aa", "text": "What?\nOCR"}])
-    row = {"index": "1", "question": "Which?", "A": "cat", "B": "dog", "answer": "B"}
-    row |= {"l2-category": "logic_reasoning", "image": base64.b64encode(image.read_bytes()).decode()}
-    lines = ["\t".join(row), "\t".join(row.values())]
-    (choice_folder / "mmbench").mkdir()
-    (choice_folder / mmbench_docs.FILE).write_text("\n".join(lines), encoding="utf-8")
-    monkeypatch.setenv("DUALFOCUS_DATA", str(choice_folder))
-    return choice_folder
 
 
 def leaves(tasks: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
@@ -60,7 +30,7 @@ def leaves(tasks: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize("group", TASKS)
-def test_the_host_loads_them(load_task: Load, folder: Path, group: str) -> None:
+def test_the_host_loads_them(load_task: Load, paper_folder: Path, group: str) -> None:
     found = dict(leaves(load_task(group)))
     assert set(found) == TASKS[group]
     for task in found.values():
@@ -71,14 +41,16 @@ def test_the_host_loads_them(load_task: Load, folder: Path, group: str) -> None:
 
 def test_every_task_of_every_group_exists(host_tasks: ModuleType) -> None:
     manager = host_tasks.TaskManager(include_defaults=False, include_path=str(ROOT / "tasks"))
-    assert {"df_paper", "df_zoom", "df_pope", "df_hrbench", "df_nano"} <= set(manager.all_groups)
+    assert {"df_paper", "df_zoom", "df_documents", "df_pope", "df_hrbench", "df_nano"} <= set(
+        manager.all_groups
+    )
     for group in manager.all_groups:
         named = manager._get_config(group)["task"]
         assert [name for name in named if name not in manager.all_tasks] == []
 
 
 @pytest.mark.parametrize(("group", "inner"), [("df_paper", "df_pope"), ("df_zoom", "df_hrbench")])
-def test_only_the_inner_group_has_a_mean(load_task: Load, folder: Path, group: str, inner: str) -> None:
+def test_only_the_inner_group_has_a_mean(load_task: Load, paper_folder: Path, group: str, inner: str) -> None:
     utils = pytest.importorskip("lmms_eval.evaluator_utils")
     tasks = load_task(group)
     results: dict[str, Any] = {group: {}, inner: {}}

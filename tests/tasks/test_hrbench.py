@@ -14,6 +14,7 @@ from PIL import Image
 
 from dualfocus_lmms import UserError
 from dualfocus_lmms.integrity import questions_fingerprint
+from dualfocus_lmms.tasks.common import image_tsv
 from dualfocus_lmms.tasks.hrbench import docs as hrbench_docs
 
 Load = Callable[[str], dict[Any, Any]]
@@ -159,7 +160,7 @@ def test_rows_are_found_with_windows_line_ends(choice_folder: Path, rows: list[d
     after = hrbench_docs.read_questions(choice_folder, "hrbench_4k")
     assert [doc["image"] for doc in after] != [doc["image"] for doc in before]
     assert [doc | {"image": ""} for doc in after] == [doc | {"image": ""} for doc in before]
-    assert {hrbench_docs.images(doc)[0].size for doc in after} == {(120, 80)}
+    assert {image_tsv.images(doc)[0].size for doc in after} == {(120, 80)}
 
 
 def test_large_images_are_found_in_every_row(
@@ -170,12 +171,12 @@ def test_large_images_are_found_in_every_row(
         noise(width, 100).save(buffer, "PNG")
         row["image"] = base64.b64encode(buffer.getvalue()).decode()
     rows[2]["image"] = rows[2]["image"][:20]
-    assert len(rows[0]["image"]) > hrbench_docs.LONG
+    assert len(rows[0]["image"]) > image_tsv.LONG
     write(choice_folder, rows)
     docs = hrbench_docs.read_questions(choice_folder, "hrbench_4k")
-    assert [hrbench_docs.images(docs[place])[0].width for place in (3, 0, 1)] == [203, 200, 201]
+    assert [image_tsv.images(docs[place])[0].width for place in (3, 0, 1)] == [203, 200, 201]
     with pytest.raises(UserError, match="2"):
-        hrbench_docs.images(docs[2])
+        image_tsv.images(docs[2])
 
 
 @pytest.mark.parametrize(
@@ -211,7 +212,7 @@ def test_an_image_that_cannot_be_read_is_named(
     write(choice_folder, [rows[0] | {"index": "17", "image": image}])
     (doc,) = hrbench_docs.read_questions(choice_folder, "hrbench_4k")
     with pytest.raises(UserError, match="17"):
-        hrbench_docs.images(doc)
+        image_tsv.images(doc)
 
 
 def test_the_hub_gives_the_same_questions_and_images(
@@ -226,7 +227,7 @@ def test_the_hub_gives_the_same_questions_and_images(
     names = ("index", "question", "options", "answer", "category", "cycle", "questions_without_image")
     for doc, other in zip(docs, local, strict=True):
         assert [doc[name] for name in names] == [other[name] for name in names]
-        assert hrbench_docs.images(doc)[0].tobytes() == hrbench_docs.images(other)[0].tobytes()
+        assert image_tsv.images(doc)[0].tobytes() == image_tsv.images(other)[0].tobytes()
     assert max(len(str(value)) for doc in docs for value in doc.values()) < 100  # no image in a document
     assert questions_fingerprint(docs) == questions_fingerprint(local)
 

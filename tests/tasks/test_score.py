@@ -370,7 +370,7 @@ def test_llavas_own_file_gives_the_published_f1_of_the_group(shared_data: Path, 
 def test_the_splits_share_their_yes_questions_so_that_their_errors_are_not_independent(
     shared_data: Path,
 ) -> None:
-    """What docs/tasks.md says of the group's row: the mean of their recalls is no surer than one of them."""
+    """As in docs/tasks.md, the group's row: the mean of their recalls is no more certain than one of them."""
     by_image: dict[str, np.ndarray] = {}
     single = []
     for index, split in enumerate(SPLITS):

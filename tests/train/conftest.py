@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from dualfocus_lmms.boxes import Box
-from dualfocus_lmms.train.data.samples import SampleImage, TrainingSample, write_samples
+from dualfocus_lmms.train.data.samples import SampleImage, TrainingSample, shard_path, write_shard
 
 
-def picture(image: Image.Image) -> SampleImage:
+def sample_image(image: Image.Image) -> SampleImage:
     file = io.BytesIO()
     image.save(file, "PNG")
     return SampleImage(file.getvalue(), "blocks.png")
@@ -29,11 +29,11 @@ def make_sample(number: int, rng: random.Random, pixels: np.random.Generator) ->
     question = " ".join("what" for _ in range(rng.randint(1, 6))) + "?"
     answer = rng.choice(["yes", "no"])
     if number % 5 == 4:
-        return TrainingSample(f"s{number}", picture(image), question, answer)
+        return TrainingSample(f"s{number}", sample_image(image), question, answer)
     x, y = rng.randint(0, 50) / 100, rng.randint(0, 50) / 100
     crop = image.crop((int(x * width), int(y * height), int((x + 0.4) * width), int((y + 0.4) * height)))
     return TrainingSample(
-        f"s{number}", picture(image), question, answer, Box(x, y, x + 0.4, y + 0.4), picture(crop)
+        f"s{number}", sample_image(image), question, answer, Box(x, y, x + 0.4, y + 0.4), sample_image(crop)
     )
 
 
@@ -52,8 +52,9 @@ def make_samples() -> Callable[[int, int], list[TrainingSample]]:
 def sample_folders(tmp_path_factory: pytest.TempPathFactory, make_samples) -> tuple[Path, Path]:
     """80 samples to train on, 12 held out."""
     root = tmp_path_factory.mktemp("samples")
-    write_samples(make_samples(80), root / "train")
-    write_samples(make_samples(12, 1), root / "held_out")
+    for name, samples in {"train": make_samples(80), "held_out": make_samples(12, 1)}.items():
+        (root / name).mkdir()
+        write_shard(samples, shard_path(root / name, 0))
     return root / "train", root / "held_out"
 
 

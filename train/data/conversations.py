@@ -16,7 +16,7 @@ from dualfocus_lmms.boxes import BoxFormat
 from dualfocus_lmms.conversation import Conversation
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.flow import locate_prompt, micro_prompt
-from dualfocus_lmms.models.checkpoint.tokenize_chat import PictureIds, Renderer
+from dualfocus_lmms.models.checkpoint.tokenize_chat import ImageIds, Renderer
 from dualfocus_lmms.protocol import Protocol
 from dualfocus_lmms.train.data.samples import TrainingSample
 from dualfocus_lmms.types import Question
@@ -178,7 +178,7 @@ def _name(record: Mapping[str, Any]) -> str:
 class Encoder:
     """Token ids and labels of examples, by the renderer of inference.
 
-    picture_ids: what stands for an image. closing: the id that ends a reply, and is learned with it.
+    image_ids: what stands for an image. closing: the id that ends a reply, and is learned with it.
     box_weight: factor on the loss of box tokens (and their closing token); 1 is the plain mean over all
     learned tokens.
     """
@@ -186,13 +186,13 @@ class Encoder:
     def __init__(
         self,
         renderer: Renderer,
-        picture_ids: PictureIds,
+        image_ids: ImageIds,
         closing: int,
         max_length: int,
         box_weight: float = 1.0,
     ) -> None:
         self._renderer = renderer
-        self._picture_ids = picture_ids
+        self._image_ids = image_ids
         self._closing = closing
         self._max_length = max_length
         self._box_weight = box_weight
@@ -203,7 +203,7 @@ class Encoder:
         A round is never cut in two, so neither are an image's tokens nor a reply. The loss is on every
         reply and its closing token and on nothing else (eq. 4).
         """
-        rendered = self._renderer.render(example.conversation, self._picture_ids)
+        rendered = self._renderer.render(example.conversation, self._image_ids)
         ends = [start + length + 1 for start, length in rendered.replies]
         kept = [end for end in ends if end <= self._max_length]
         if not kept:

@@ -92,31 +92,6 @@ class TrainingSample:
             raise ValueError(f"Sample {self.id!r} needs both a box and a crop, or neither.")
 
 
-def write_samples(
-    samples: Iterable[TrainingSample], folder: str | Path, rows_per_file: int = 2000
-) -> list[Path]:
-    """Write `samples` as shards of `rows_per_file` rows and return their paths.
-
-    A shard appears under its name only when it is complete. Called again with the same samples after an
-    interruption, it leaves complete shards as they are. UserError when the folder holds other samples.
-    """
-    if rows_per_file < 1:
-        raise UserError(f"rows_per_file must be at least 1, got {rows_per_file}.")
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths: list[Path] = []
-    iterator = iter(samples)
-    while rows := list(islice(iterator, rows_per_file)):
-        path = shard_path(folder, len(paths))
-        if not _holds(path, rows):
-            write_shard(rows, path)
-        paths.append(path)
-    stale = sorted(set(folder.glob(SHARDS)) - set(paths))
-    if stale:
-        raise UserError(f"{str(folder)!r} holds other samples too ({stale[0].name}): give an empty folder.")
-    return paths
-
-
 def shard_path(folder: Path, index: int) -> Path:
     """The name of shard `index` (from 0) in `folder`."""
     return folder / f"samples-{index:05d}.parquet"
@@ -271,14 +246,3 @@ def _rows_of(shard: Path) -> int:
         if missing:
             raise UserError(f"{str(shard)!r} holds no DualFocus samples: it lacks {', '.join(missing)}.")
         return file.metadata.num_rows
-
-
-def _holds(path: Path, rows: Sequence[TrainingSample]) -> bool:
-    """Whether `path` is already the shard of `rows`; UserError when it holds others."""
-    if not path.exists():
-        return False
-    written = pq.read_table(path, columns=["id"]).column("id").to_pylist()
-    given = [sample.id for sample in rows]
-    if written[: len(given)] != given[: len(written)] or len(written) > len(given):
-        raise UserError(f"{str(path)!r} holds other samples: give an empty folder.")
-    return len(written) == len(given)

@@ -10,48 +10,80 @@ from typing import Any
 from tqdm import tqdm
 
 from dualfocus_lmms.errors import Interrupted, UserError
-from dualfocus_lmms.files import atomic_write, new_folder
-from dualfocus_lmms.scenes import SIDE, Scene, Thing
+from dualfocus_lmms.files import atomic_write, new_folder, replacing
+from dualfocus_lmms.json_text import Kind
+from dualfocus_lmms.scenes import SIDE, VERSION, Scene, Thing
+
+_CLAIM: Kind[dict[str, Any]] = Kind(dict[str, Any])
 
 
 def write_visual_genome(folder: str | Path, scenes: Sequence[Scene], first_id: int = 1) -> None:
     """Write scenes as a Visual Genome folder: VG_100K/<id>.jpg, image_data.json, objects.json and
     question_answers.json, where `q_objects` holds what each question is about (empty: the whole scene).
 
-    first_id numbers the images; two folders that are used together need ranges that do not meet. UserError
-    when the folder holds images already or cannot be written.
+    first_id numbers the images; two folders that are used together need ranges that do not meet. Called again
+    with the same scenes, it goes on after an interruption and leaves a finished folder alone. UserError when
+    the folder holds other images or cannot be written.
     """
     folder = Path(folder)
     image_folder = folder / "VG_100K"
-    if image_folder.exists():
-        raise UserError(f"{folder} holds images already: give a new folder.")
+    numbered = dict(enumerate(scenes, first_id))
     try:
-        _write(folder, image_folder, scenes, first_id)
+        folder.mkdir(parents=True, exist_ok=True)
+        _claim(folder, numbered)
+        if not image_folder.exists():
+            with new_folder(image_folder, keep=True) as partial:
+                _draw(partial, numbered)
+                _annotate(folder, numbered)
     except KeyboardInterrupt as error:
+        finished = len(list(image_folder.with_name("VG_100K.partial").glob("*.jpg")))
         raise Interrupted(
-            f"nothing is kept in {str(folder)!r}. Run the same command to start again."
+            f"{finished:,} of {len(scenes):,} scenes are drawn. They are kept in {str(folder)!r}; run the "
+            "same command to resume."
         ) from error
     except OSError as error:
         raise UserError(
-            f"Cannot write to {str(folder)!r}: {error}. Give a new folder that can be written."
+            f"Cannot write to {str(folder)!r}: {error}. Run the same command again to resume, or give a new "
+            "folder that can be written."
         ) from error
 
 
-def _write(folder: Path, image_folder: Path, scenes: Sequence[Scene], first_id: int) -> None:
+def _claim(folder: Path, numbered: dict[int, Scene]) -> None:
+    """Write which scenes the folder is for; UserError where it is for others or holds other images."""
+    path = folder / "scenes.json"
+    scenes = {str(image_id): scene.name for image_id, scene in numbered.items()}
+    if path.exists():
+        written = _CLAIM.read(path, "Give a new folder.")
+        if written != {"version": VERSION, "scenes": scenes}:
+            raise UserError(f"{str(folder)!r} holds other scenes: give a new folder.")
+    elif (folder / "VG_100K").exists():
+        raise UserError(f"{str(folder)!r} holds images already: give a new folder.")
+    else:
+        atomic_write(path, json.dumps({"version": VERSION, "scenes": scenes}))
+
+
+def _draw(folder: Path, numbered: dict[int, Scene]) -> None:
+    """Write the image of each scene that is not there yet."""
+    for image_id, scene in tqdm(numbered.items(), desc="scenes", leave=False):
+        path = folder / f"{image_id}.jpg"
+        if not path.exists():
+            with replacing(path) as temporary:
+                scene.image().save(temporary, "JPEG", quality=92)
+
+
+def _annotate(folder: Path, numbered: dict[int, Scene]) -> None:
+    """Write the three annotation files."""
     images: list[dict[str, Any]] = []
     objects: list[dict[str, Any]] = []
     questions: list[dict[str, Any]] = []
-    # The folder of images comes last: until it is there, nothing is in the way of the same call.
-    with new_folder(image_folder) as partial:
-        for image_id, scene in enumerate(tqdm(scenes, desc="scenes", leave=False), first_id):
-            scene.image().save(partial / f"{image_id}.jpg", quality=92)
-            name = f"VG_100K/{image_id}.jpg"
-            images.append({"image_id": image_id, "width": SIDE, "height": SIDE, "url": name})
-            records = {thing: _record(thing, image_id, index) for index, thing in enumerate(scene.things)}
-            objects.append({"image_id": image_id, "objects": list(records.values())})
-            questions.append({"id": image_id, "qas": _qas(scene, image_id, records)})
-        for name, content in (("image_data", images), ("objects", objects), ("question_answers", questions)):
-            atomic_write(folder / f"{name}.json", json.dumps(content))
+    for image_id, scene in numbered.items():
+        name = f"VG_100K/{image_id}.jpg"
+        images.append({"image_id": image_id, "width": SIDE, "height": SIDE, "url": name})
+        records = {thing: _record(thing, image_id, index) for index, thing in enumerate(scene.things)}
+        objects.append({"image_id": image_id, "objects": list(records.values())})
+        questions.append({"id": image_id, "qas": _qas(scene, image_id, records)})
+    for name, content in (("image_data", images), ("objects", objects), ("question_answers", questions)):
+        atomic_write(folder / f"{name}.json", json.dumps(content))
 
 
 def _record(thing: Thing, image_id: int, index: int) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sys
 import tempfile
@@ -110,9 +109,7 @@ def make_data(output: Path, scenes: int = SCENES, mix: dict[str, float] = WHOLE_
     for name, (split, count, first_id) in splits.items():
         if not (output / name / "report.json").exists():
             root = output / f"scenes_{split}"
-            if not (root / "question_answers.json").exists():  # written last
-                shutil.rmtree(root, ignore_errors=True)
-                write_visual_genome(root, list(make_scenes(split, 0, count)), first_id)
+            write_visual_genome(root, list(make_scenes(split, 0, count)), first_id)
             build(root, output / name, workers=os.cpu_count() or 1, protocol="paper")
     if not (output / "instructions" / "instructions.json").exists():
         write_instructions(output / "instructions", list(make_scenes("train", 0, scenes)), mix)

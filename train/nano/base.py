@@ -169,7 +169,7 @@ def pack(
 def train_base(
     images: Labelled, tower: Any, heads: Heads, steps: int, seed: int, device: str, state: Path
 ) -> LlavaForConditionalGeneration:
-    """A model trained for `steps` batches of PICTURES x BRANCHES questions, shared by all processes.
+    """A model trained for `steps` batches of IMAGES x BRANCHES questions, shared by all processes.
 
     It resumes from `state` after an interruption.
     """

@@ -97,9 +97,9 @@ def llava_source(path: str, images: str | None, share: float | None = None) -> S
         raise UserError(f"{path!r}: {error}") from error
     _warn_of_blank_replies(path, records)
     if images is None and any(record.get("image") for record in records):
-        raise UserError(f"{path!r} names pictures: give their folder as `images`.")
+        raise UserError(f"{path!r} names images: give their folder as `images`.")
     folder = Path(images or ".")
-    _find_pictures(records, folder)
+    _find_images(records, folder)
     example = partial(_llava_example, records, folder)
     return Source(Path(path).name, len(records), example, share)
 
@@ -113,7 +113,7 @@ def _warn_of_blank_replies(path: str, records: Sequence[Mapping[str, Any]], list
         )
 
 
-def _find_pictures(records: Sequence[Mapping[str, Any]], folder: Path, listed: int = 3) -> None:
+def _find_images(records: Sequence[Mapping[str, Any]], folder: Path, listed: int = 3) -> None:
     """UserError that names the first missing images, so that a long run does not stop at one of them."""
     names: set[str] = set()
     for record in records:
@@ -123,13 +123,13 @@ def _find_pictures(records: Sequence[Mapping[str, Any]], folder: Path, listed: i
     if missing:
         shown = ", ".join(missing[:listed])
         raise UserError(
-            f"{len(missing)} of {len(names)} pictures are not in {str(folder)!r}: {shown}. Put them there "
+            f"{len(missing)} of {len(names)} images are not in {str(folder)!r}: {shown}. Put them there "
             "or leave out the records that name them."
         )
 
 
 def _llava_example(records: Sequence[Mapping[str, Any]], folder: Path, number: int) -> Example:
-    return from_llava(records[number], lambda name: _open_picture(folder / name))
+    return from_llava(records[number], lambda name: _open_image(folder / name))
 
 
 def _read_json(path: Path) -> list[Mapping[str, Any]]:
@@ -155,12 +155,12 @@ def _json_lines(text: str) -> list[Any]:
     return values
 
 
-def _open_picture(path: Path) -> Image.Image:
+def _open_image(path: Path) -> Image.Image:
     try:
         return open_image(path)
     except UNREADABLE as error:
         advice = "replace it or leave out its record."
-        raise unreadable(f"The picture {str(path)!r}", error, advice) from error
+        raise unreadable(f"The image {str(path)!r}", error, advice) from error
 
 
 def epoch_counts(sources: Sequence[Source]) -> list[int]:
@@ -181,8 +181,8 @@ def epoch_counts(sources: Sequence[Source]) -> list[int]:
 def epoch_order(lengths: Sequence[int], counts: Sequence[int], seed: int, epoch: int) -> np.ndarray:
     """(N, 2) integers: the source and the example of every row of an epoch, shuffled.
 
-    A source of which an epoch takes a part goes on with the rest of it in the next one, and is shuffled anew
-    when all of it has been taken.
+    A source of which an epoch takes a part continues with the rest of it in the next one, and is shuffled
+    again when all of it has been taken.
     """
     rows = []
     for source, (length, count) in enumerate(zip(lengths, counts, strict=True)):
@@ -281,7 +281,7 @@ class Collator:
 
     def __init__(
         self,
-        pictures: ImageReader,
+        image_reader: ImageReader,
         pad: int,
         blank: Encoded,
         weighted: bool = False,
@@ -289,7 +289,7 @@ class Collator:
         types: Sequence[str] = (),
     ) -> None:
         """image: the id of an image's tokens. types: what the model calls a mask of them, if it has one."""
-        self._pictures = pictures
+        self._image_reader = image_reader
         self._pad = pad
         self._blank = blank
         self._weighted = weighted
@@ -305,7 +305,7 @@ class Collator:
             "input_ids": _padded([row.ids for row in kept], self._pad),
             "attention_mask": _padded([[1] * len(row.ids) for row in kept], 0),
             "labels": _padded([row.labels for row in kept], IGNORED),
-            **joined(self._pictures([image for row in kept for image in row.images])),
+            **joined(self._image_reader([image for row in kept for image in row.images])),
         }
         for name in self._types:
             batch[name] = batch["input_ids"].eq(self._image).long()
@@ -316,10 +316,10 @@ class Collator:
 
 def blank_row(encoder: Encoder) -> Encoded:
     """A row that shows an image and has nothing to learn. UserError when it does not fit into max_length."""
-    picture = Image.new("RGB", (1, 1))
-    encoded = encoder.encode(Example("blank", Conversation().user("", picture).assistant("")))
+    image = Image.new("RGB", (1, 1))
+    encoded = encoder.encode(Example("blank", Conversation().user("", image).assistant("")))
     if encoded is None:
-        raise UserError("max_length is too short for one picture: give a larger one.")
+        raise UserError("max_length is too short for one image: give a larger one.")
     nothing = (IGNORED,) * len(encoded.ids)
     return Encoded(encoded.ids, nothing, (0.0,) * len(encoded.ids), encoded.images)
 

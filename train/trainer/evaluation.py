@@ -61,9 +61,9 @@ def score(trace: Trace, sample: TrainingSample) -> Scored:
     )
 
 
-def same_answer(said: str, true: str) -> bool:
+def same_answer(given: str, true: str) -> bool:
     """Whether two answers are the same but for case, blanks and a closing full stop."""
-    return _plain(said) == _plain(true)
+    return _plain(given) == _plain(true)
 
 
 def _plain(text: str) -> str:

@@ -51,7 +51,7 @@ def _recipe_of(note: Path) -> dict[str, Any]:
     return _RECIPE.read(
         note,
         "Give another output. Where the checkpoints beside it are of this very recipe, delete the file: the "
-        "same command goes on.",
+        "same command resumes.",
     )
 
 

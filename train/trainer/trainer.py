@@ -48,7 +48,7 @@ from dualfocus_lmms.zoom import check_crops
 
 
 def train(recipe: str, overrides: Sequence[str] = ()) -> Path:
-    """Train as the recipe says and return the folder of the trained checkpoint.
+    """Train by the recipe and return the folder of the trained checkpoint.
 
     Every process of a run calls this with the same arguments. UserError for the user's own mistakes;
     GenerationError when the loss is no longer a number.
@@ -110,10 +110,10 @@ def build(recipe: Recipe, arguments: Any) -> Run:
         min_pixels=recipe.min_pixels,
         max_pixels=recipe.max_pixels,
     )
-    renderer, pictures = reader(checkpoint)
+    renderer, image_reader = reader(checkpoint)
     for part in filter(None, (checkpoint.tokenizer, checkpoint.processor)):
         part.chat_template = renderer.template.text  # written beside the weights
-    mixture, collator = _data(recipe, checkpoint, renderer, pictures)
+    mixture, collator = _data(recipe, checkpoint, renderer, image_reader)
     model = trainable(recipe, checkpoint)
     held_out: Sequence[TrainingSample] = []
     if recipe.evaluation is not None:
@@ -184,7 +184,7 @@ class DualFocusTrainer(Trainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Answer the held-out samples with the model as it is now; the figures of `evaluation.summary`."""
+        """Answer the held-out samples with the current model; the figures of `evaluation.summary`."""
         figures = self._answer_held_out(self)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
         self.log(metrics)
@@ -226,7 +226,7 @@ class StopAtNaN(TrainerCallback):
 
 
 def _data(
-    recipe: Recipe, checkpoint: Checkpoint, renderer: Renderer, pictures: Any
+    recipe: Recipe, checkpoint: Checkpoint, renderer: Renderer, image_reader: Any
 ) -> tuple[Mixture, Collator]:
     """The rows of the whole run, and what makes batches of them."""
     config, tokenizer = checkpoint.model.config, checkpoint.tokenizer
@@ -235,28 +235,28 @@ def _data(
         raise UserError(f"max_length {recipe.max_length} is above the {longest} tokens of {recipe.model!r}.")
     encoder = Encoder(
         renderer,
-        pictures.ids,
+        image_reader.ids,
         tokenizer.eos_token_id,
         recipe.max_length,
         recipe.box_weight,
     )
     blank = blank_row(encoder)
-    mixture = Mixture(_sources(recipe, checkpoint, pictures), encoder, recipe.seed)
+    mixture = Mixture(_sources(recipe, checkpoint, image_reader), encoder, recipe.seed)
     rows = recipe.steps * recipe.batch_size if recipe.steps else math.ceil(recipe.epochs * len(mixture))
     at_once = recipe.micro_batch_size * processes()
     mixture = Mixture(mixture.sources, encoder, recipe.seed, rows, at_once)
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     types = token_types(checkpoint.model)
     return mixture, Collator(
-        pictures, pad, blank, weighted=recipe.box_weight != 1, image=config.image_token_id, types=types
+        image_reader, pad, blank, weighted=recipe.box_weight != 1, image=config.image_token_id, types=types
     )
 
 
 def _sources(
-    recipe: Recipe, checkpoint: Checkpoint, pictures: FixedSizeImages | ProcessorImages
+    recipe: Recipe, checkpoint: Checkpoint, image_reader: FixedSizeImages | ProcessorImages
 ) -> list[Source]:
     protocol, box_format = recipe.rules(), checkpoint.family.box_format
-    check_crops(recipe.crop_pixels, pictures.resolution)
+    check_crops(recipe.crop_pixels, image_reader.resolution)
     for source in recipe.data:
         cut_by = _built_with(source.path)
         if cut_by not in (None, recipe.protocol):
@@ -274,8 +274,8 @@ def _sources(
             recipe.instruction,
             source.share,
             source.kind == "macro",
-            pictures.input_size,
-            pictures.resolution,
+            image_reader.input_size,
+            image_reader.resolution,
         )
         for source in recipe.data
     ]
@@ -325,7 +325,7 @@ def _refuse_nothing_learned(misfits: Mapping[str, int], run: Run) -> None:
         return
     if misfits["refused"]:
         raise UserError(
-            f"No sample can be used: the checkpoint's processor refuses a picture of {misfits['refused']}, "
+            f"No sample can be used: the checkpoint's processor refuses an image of {misfits['refused']}, "
             f"and {misfits['left_out']} do not fit into max_length {run.recipe.max_length}. Give other data."
         )
     raise UserError(f"No sample fits into max_length {run.recipe.max_length}: give a larger one.")
@@ -342,7 +342,7 @@ def _finish(run: Run, result: Path) -> None:
     if any(misfits.values()) and trainer.is_world_process_zero():
         logger.warning(
             f"Longer than {run.recipe.max_length} tokens: {misfits['shortened']} samples lost their last "
-            f"rounds, {misfits['left_out']} were left out. With a picture that the checkpoint's processor "
+            f"rounds, {misfits['left_out']} were left out. With an image that the checkpoint's processor "
             f"refuses: {misfits['refused']}, left out."
         )
     unfinished = result.with_name("model.unfinished")

@@ -28,7 +28,7 @@ PARTS = {
 
 
 def trainable(recipe: Recipe, checkpoint: Checkpoint) -> Any:
-    """The model with only the recipe's parts left to learn, and with LoRA where it says so."""
+    """The model with only the recipe's parts left to learn, and with LoRA where it asks for it."""
     model = checkpoint.model
     use_cache(model, False)
     chosen = [re.compile(PARTS[part]) for part in recipe.train]

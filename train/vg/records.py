@@ -40,7 +40,7 @@ _BAD = (KeyError, TypeError, ValueError, AttributeError, OverflowError, Recursio
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one question. box: as it is written, to two decimals; None exactly for a dropped one."""
+    """The result of one question. box: rounded to two decimals; None exactly for a dropped one."""
 
     id: str
     image_id: int

@@ -5,11 +5,11 @@
   const read = (id) => JSON.parse(document.getElementById(id).textContent);
   const find = (id) => document.getElementById(id);
   const data = read("rows-data");
-  const pictures = read("pictures-data");
+  const images = read("images-data");
   const total = data.id.length;
   const texts = data.question.map((_, i) =>
     [data.question[i], data.answers[i], data.macro[i], data.micro[i] ?? ""].join("\n").toLowerCase());
-  const state = { run: 0, outcome: -1, task: -1, look: "any", query: "", pictured: false };
+  const state = { run: 0, outcome: -1, task: -1, look: "any", query: "", withImage: false };
   let shown = []; // samples that pass the filters, by number
   let cursor = 0; // place in shown
 
@@ -45,7 +45,7 @@
       && (outcome < 0 || data.outcome[i] === outcome)
       && (state.task < 0 || data.task[i] === state.task)
       && (state.look === "any" || look(i) === state.look)
-      && (!state.pictured || data.photo[i] >= 0)
+      && (!state.withImage || data.photo[i] >= 0)
       && (state.query === "" || texts[i].includes(state.query));
   }
 
@@ -86,11 +86,11 @@
   }
 
   function clear() {
-    Object.assign(state, { outcome: -1, task: -1, look: "any", query: "", pictured: false });
+    Object.assign(state, { outcome: -1, task: -1, look: "any", query: "", withImage: false });
     find("task").value = "-1";
     find("look").value = "any";
     find("search").value = "";
-    find("pictured").checked = false;
+    find("with-image").checked = false;
     filter(true);
   }
 
@@ -143,7 +143,7 @@
   function photo(i) {
     const [width, height] = data.size[i];
     const rectangles = [];
-    if (data.crop[i]) rectangles.push(["cut", data.crop[i]]);
+    for (const cut of data.crops[i]) rectangles.push(["cut", cut]);
     if (data.box[i]) {
       const box = data.box[i].map((value, side) => Math.min(Math.max(value, 0), 1) * (side % 2 ? height : width));
       rectangles.push(["casing", box], ["box", box]);
@@ -151,7 +151,7 @@
     const there = data.photo[i] >= 0;
     const holder = make("div", { class: there ? "photo" : "photo blank" });
     holder.style.setProperty("--ratio", width / height);
-    if (there) holder.append(make("img", { src: pictures.photos[data.photo[i]], alt: "The whole picture" }));
+    if (there) holder.append(make("img", { src: images.photos[data.photo[i]], alt: "The whole image" }));
     holder.append(drawing(width, height, ...rectangles));
     return make("div", { class: "frame" }, holder);
   }
@@ -159,11 +159,11 @@
   function crop(i) {
     const frame = make("div", { class: "frame" });
     if (data.cropped[i] >= 0) {
-      frame.append(make("img", { class: "crop", src: pictures.crops[data.cropped[i]], alt: "The zoomed region" }));
+      frame.append(make("img", { class: "crop", src: images.crops[data.cropped[i]], alt: "The zoomed region" }));
       return frame;
     }
     const why = data.fallback[i] ? `No second look: ${data.why[data.fallback[i]] ?? data.fallback[i]}.`
-      : "This sample's picture is not in the page.";
+      : "This sample's image is not in the page.";
     frame.append(make("p", { class: "why" }, why));
     return frame;
   }
@@ -182,7 +182,7 @@
     const chosen = data.chosen[i] === which;
     const said = text === null ? "no answer" : text === "" ? "(an empty answer)" : text;
     const card = make("div", { class: `answer ${way}${chosen ? " chosen" : ""}` },
-      make("p", { class: "who" }, make("span", {}, way === "macro" ? "macro, whole picture" : "micro, zoomed region"),
+      make("p", { class: "who" }, make("span", {}, way === "macro" ? "macro, whole image" : "micro, zoomed region"),
         make("span", {}, chosen ? "chosen ✓" : "")),
       make("p", { class: text ? "text" : "text empty" }, said));
     if (text !== null) {
@@ -197,8 +197,8 @@
     const parts = [`sample ${data.id[i]} of ${data.tasks[data.task[i]]}`];
     if (data.box[i]) parts.push(`box ${data.box[i].map((value) => value.toFixed(2)).join(", ")}`);
     if (data.iou[i] !== null) parts.push(`IoU ${data.iou[i].toFixed(2)}`);
-    if (data.crop[i]) parts.push(`crop ${data.crop[i][2] - data.crop[i][0]} × ${data.crop[i][3] - data.crop[i][1]} of `
-      + `${data.size[i][0]} × ${data.size[i][1]} pixels`);
+    const sides = data.crops[i].map(([left, top, right, bottom]) => `${right - left} × ${bottom - top}`);
+    if (sides.length) parts.push(`crop ${sides.join(" and ")} of ${data.size[i][0]} × ${data.size[i][1]} pixels`);
     return parts.join(" · ");
   }
 
@@ -283,7 +283,7 @@
     find("outcomes").replaceChildren(...chips);
     find("task").addEventListener("change", (event) => { state.task = Number(event.target.value); filter(true); });
     find("look").addEventListener("change", (event) => { state.look = event.target.value; filter(true); });
-    find("pictured").addEventListener("change", (event) => { state.pictured = event.target.checked; filter(true); });
+    find("with-image").addEventListener("change", (event) => { state.withImage = event.target.checked; filter(true); });
     find("search").addEventListener("input", (event) => {
       state.query = event.target.value.trim().toLowerCase();
       filter(true);

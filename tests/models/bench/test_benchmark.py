@@ -22,8 +22,8 @@ from dualfocus_lmms.models.bench.model import (
     ReleaseWay,
     Source,
     force_replies,
+    image_tokens,
     noise_questions,
-    picture_tokens,
     random_checkpoint,
     slot_bytes,
 )
@@ -240,7 +240,7 @@ def test_the_release_generates_three_times_and_scores_both_answers_in_the_micro_
 def test_every_family_can_be_measured(family: str):
     checkpoint = Source(family=family, device="cpu").load()
     engines = forced_engines(checkpoint, FEW)
-    assert picture_tokens(engines["shared"]) > 1
+    assert image_tokens(engines["shared"]) > 1
     block = measure(engines, FEW, 2)
     assert {row["mode"] for row in rows_of(block, {})} == {MACRO, DUAL, RELEASE, SKIPPING}
 

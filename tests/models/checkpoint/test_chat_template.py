@@ -33,7 +33,7 @@ SWITCHED = (
     + "{% if add_generation_prompt %}assistant: {% if enable_thinking is false %}<think>\n\n</think>\n\n"
     "{% else %}<think>\n{% endif %}{% endif %}"
 )
-PICTURE = Image.new("RGB", (8, 8))
+IMAGE = Image.new("RGB", (8, 8))
 
 
 # As the hub's llava-1.5 checkpoints: the turns of vicuna_v1 without its sentence and without </s>.
@@ -152,7 +152,7 @@ def test_a_reply_stands_where_it_would_be_generated_without_reasoning():
     words: Any = character_tokenizer()
     words.chat_template = SWITCHED
     renderer = Renderer(words, LLAVA, words.convert_tokens_to_ids(IMAGE_TOKEN))
-    conversation = Conversation().user("where?", PICTURE)
+    conversation = Conversation().user("where?", IMAGE)
     opened = renderer.render(conversation, lambda _: 1).ids
     replied = renderer.render(conversation.assistant("here").user("what?"), lambda _: 1)
     start, length = replied.replies[0]

@@ -83,8 +83,8 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def test_the_model_gets_what_the_zoom_made(loaded: Checkpoint):
     """Tokens and size by the family's own processor, for images of many shapes."""
-    _, pictures = reader(loaded)
-    resolution, token = pictures.resolution, loaded.model.config.image_token_id
+    _, image_reader = reader(loaded)
+    resolution, token = image_reader.resolution, loaded.model.config.image_token_id
     assert (resolution is not None) == (loaded.family.name in DYNAMIC)
     whole = Image.new("RGB", (150, 100))
     for size in [(20, 20), (60, 60), (10, 90), (150, 100)]:
@@ -93,22 +93,22 @@ def test_the_model_gets_what_the_zoom_made(loaded: Checkpoint):
         if resolution is None:
             assert seen is crop
             continue
-        tokens = pictures.ids(seen).count(token)
-        assert pictures.input_size(seen) == resolution.fit(seen.size)
+        tokens = image_reader.ids(seen).count(token)
+        assert image_reader.input_size(seen) == resolution.fit(seen.size)
         assert tokens == resolution.tokens(seen.size) >= resolution.tokens(crop.size)
         assert 0.6 < tokens / resolution.tokens(whole.size) <= 1.5  # whole tokens of a tiny image
-        assert seen.size == pictures.input_size(seen) or seen is crop
+        assert seen.size == image_reader.input_size(seen) or seen is crop
 
 
 def test_bounds_hold_for_every_image(tmp_path: Path):
     folder = save_tiny_family(tmp_path, "qwen2_5_vl")
     checkpoint = load_checkpoint(str(folder), device="cpu", min_pixels=8000, max_pixels=50_000)
-    _, pictures = reader(checkpoint)
-    assert pictures.resolution == DynamicResolution(28, 8000, 50_000)
+    _, image_reader = reader(checkpoint)
+    assert image_reader.resolution == DynamicResolution(28, 8000, 50_000)
     for size in [(20, 20), (60, 60), (700, 400)]:
         image = Image.new("RGB", size)
-        assert pictures.input_size(image) == pictures.resolution.fit(size)
-        width, height = pictures.input_size(image)
+        assert image_reader.input_size(image) == image_reader.resolution.fit(size)
+        width, height = image_reader.input_size(image)
         assert 8000 <= width * height <= 50_000
     with pytest.raises(UserError, match="60000"):
         load_checkpoint(str(folder), device="cpu", min_pixels=60_000, max_pixels=50_000)

@@ -11,7 +11,7 @@ from dualfocus_lmms.models.checkpoint.tokenize_chat import Renderer
 from dualfocus_lmms.models.families.llava import LLAVA
 from dualfocus_lmms.models.tiny.llava import IMAGE_TOKEN, character_tokenizer, load_tokenizer
 
-PICTURE, CROP = Image.new("RGB", (8, 6)), Image.new("RGB", (3, 3))
+IMAGE, CROP = Image.new("RGB", (8, 6)), Image.new("RGB", (3, 3))
 SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
@@ -43,7 +43,7 @@ def renderer(tokenizer: Any) -> Renderer:
 
 
 def two_rounds(tokens: tuple[int, ...] | None) -> Conversation:
-    resolve_path = Conversation().user("Where is it?", PICTURE).assistant("[0.20, 0.41, 0.37, 0.74]", tokens)
+    resolve_path = Conversation().user("Where is it?", IMAGE).assistant("[0.20, 0.41, 0.37, 0.74]", tokens)
     return resolve_path.user("What is it?", CROP)
 
 
@@ -87,7 +87,7 @@ def test_a_reply_without_tokens_is_kept_apart_from_the_template(llama, template)
     try:
         make = renderer(llama)
         said = make.reply("[0.20, 0.41, 0.37, 0.74]")
-        asked = make.render(Conversation().user("Where is it?", PICTURE), lambda _: 4).ids
+        asked = make.render(Conversation().user("Where is it?", IMAGE), lambda _: 4).ids
         given = make.render(two_rounds(None), lambda _: 4).ids
         assert given == make.render(two_rounds(said), lambda _: 4).ids
         assert given[: len(asked) + len(said)] == (*asked, *said)
@@ -98,7 +98,7 @@ def test_a_reply_without_tokens_is_kept_apart_from_the_template(llama, template)
 def test_a_prefix_of_a_conversation_renders_to_a_prefix_of_its_ids(llama):
     said = (518, 29900, 29962)
     make = renderer(llama)
-    resolve_path = make.render(Conversation().user("Where is it?", PICTURE), lambda _: 4).ids
+    resolve_path = make.render(Conversation().user("Where is it?", IMAGE), lambda _: 4).ids
     both = make.render(two_rounds(said), lambda _: 4).ids
     assert both[: len(resolve_path) + len(said)] == (*resolve_path, *said)
 
@@ -113,26 +113,26 @@ def test_the_tokenizers_own_template_comes_first(llama):
     assert list(ids) == llama(before + after).input_ids
 
 
-def test_ids_and_pictures_equal_those_of_transformers_processor(llama):
+def test_ids_and_images_equal_those_of_transformers_processor(llama):
     from transformers import CLIPImageProcessorPil, LlavaProcessor
 
     images = CLIPImageProcessorPil(size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56})
     processor = LlavaProcessor(
         images, llama, patch_size=14, vision_feature_select_strategy="default", num_additional_image_tokens=1
     )
-    theirs = processor(images=[PICTURE, CROP], text=TWO_ROUNDS)["input_ids"][0]
+    theirs = processor(images=[IMAGE, CROP], text=TWO_ROUNDS)["input_ids"][0]
     ours = renderer(llama).render(two_rounds(None), lambda _: 16)
     assert list(ours.ids) == list(theirs)
     image_id = llama.convert_tokens_to_ids(IMAGE_TOKEN)
     assert [length for _, length in ours.spans] == [16, 16]
     assert all(ours.ids[start : start + 16] == (image_id,) * 16 for start, _ in ours.spans)
-    assert ours.images == (PICTURE, CROP)
+    assert ours.images == (IMAGE, CROP)
 
 
 def test_a_question_that_contains_the_image_placeholder_is_refused():
     words = character_tokenizer()
     with pytest.raises(UserError):
-        renderer(words).render(Conversation().user("What is <image> here?", PICTURE), lambda _: 1)
+        renderer(words).render(Conversation().user("What is <image> here?", IMAGE), lambda _: 1)
 
 
 CHATML = (

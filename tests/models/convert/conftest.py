@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 from collections.abc import Callable
@@ -10,28 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sentencepiece
-from original_llava import SETTINGS, VOCABULARY, Original, save_shards
+from original_llava import SETTINGS, Original, save_shards, save_words
 
 
 @pytest.fixture(scope="session")
 def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tokenizer.model of Llama's kind with a vocabulary of its own."""
-    text = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(text.splitlines()),
-        model_writer=model,
-        vocab_size=VOCABULARY,
-        model_type="bpe",
-        byte_fallback=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        minloglevel=2,
-    )
-    path = tmp_path_factory.mktemp("words") / "tokenizer.model"
-    path.write_bytes(model.getvalue())
-    return path
+    return save_words(tmp_path_factory.mktemp("words") / "tokenizer.model")
 
 
 @pytest.fixture(scope="session")

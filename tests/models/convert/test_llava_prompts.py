@@ -71,8 +71,8 @@ def test_plain_transformers_reads_the_result(make, own_tower, tmp_path):
     convert(str(make(mm_vision_tower=own_tower)), tmp_path / "out", progress=False)
     processor = AutoProcessor.from_pretrained(tmp_path / "out")
     model = LlavaForConditionalGeneration.from_pretrained(tmp_path / "out")
-    picture = Image.new("RGB", (SIDE, SIDE), "red")
-    inputs = processor(images=picture, text="USER: <image>\nWhat? ASSISTANT:", return_tensors="pt")
+    image = Image.new("RGB", (SIDE, SIDE), "red")
+    inputs = processor(images=image, text="USER: <image>\nWhat? ASSISTANT:", return_tensors="pt")
     assert (inputs.input_ids == model.config.image_token_id).sum() == (SIDE // PATCH) ** 2
     assert model(**inputs).logits.isfinite().all()
     assert model.generation_config.eos_token_id == 2

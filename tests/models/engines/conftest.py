@@ -13,7 +13,7 @@ from dualfocus_lmms import Box, Question, StopCriteria
 
 @pytest.fixture
 def asked() -> tuple[list[Question], list[StopCriteria]]:
-    """Ragged questions with boxes about pictures of many shapes."""
+    """Ragged questions with boxes about images of many shapes."""
     rng, pixels = random.Random(0), np.random.default_rng(0)
     questions, limits = [], []
     for number in range(10):

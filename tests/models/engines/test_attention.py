@@ -55,7 +55,7 @@ class FixedBox(BoxFormat):
 
 
 def test_engines_are_exact_on_prompts_of_several_pieces(checkpoint):
-    """256 tokens a picture, questions of several lengths, and one picture that opens two rows."""
+    """256 tokens an image, questions of several lengths, and one image that opens two rows."""
     words = character_tokenizer()
     config = llava_config("tiny", words)
     config.vision_config.image_size, config.image_seq_length = 224, 256

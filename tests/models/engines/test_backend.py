@@ -31,11 +31,11 @@ SYSTEM = (
 
 
 def talk(*said: str) -> Conversation:
-    """A question about a picture of its own before each reply."""
+    """A question about an image of its own before each reply."""
     conversation = Conversation()
     for number, text in enumerate(said):
-        picture = Image.new("RGB", (60 + 20 * number, 40), (10, 90 * number, 200))
-        conversation = conversation.user(f"what {number}?", picture).assistant(text)
+        image = Image.new("RGB", (60 + 20 * number, 40), (10, 90 * number, 200))
+        conversation = conversation.user(f"what {number}?", image).assistant(text)
     return conversation
 
 
@@ -63,7 +63,7 @@ def by_hand(checkpoint, conversation):
         copy for token in ids for copy in [token] * (length if token == model.config.image_token_id else 1)
     ]
     mean = tuple(int(255 * value) for value in checkpoint.image_processor.image_mean)
-    squares = [pad_to_square(picture, mean) for picture in conversation.images]
+    squares = [pad_to_square(image, mean) for image in conversation.images]
     pixels = checkpoint.image_processor(images=squares, return_tensors="pt")["pixel_values"]
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([spread]), pixel_values=pixels).logits[0].double()

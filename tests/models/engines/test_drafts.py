@@ -242,7 +242,7 @@ def test_drafts_are_exact_in_other_families(tmp_path, ragged, name):
 
 
 @pytest.mark.parametrize("name", ["shared", "template"])
-def test_questions_about_one_picture_read_it_once(engine, name):
+def test_questions_about_one_image_read_it_once(engine, name):
     first, second = Image.new("RGB", (40, 30), "red"), Image.new("RGB", (30, 50), "blue")
     texts = ["is it?", "what is it, then?", "is it red?", "is it?", "where?"]
     questions = [
@@ -256,7 +256,7 @@ def test_questions_about_one_picture_read_it_once(engine, name):
     assert backend.counts.tokens == sum(answer.usage.tokens for trace in traces for answer in trace.answers)
     assert [trace.macro.usage.encodes for trace in traces] == [1, 0, 0, 1, 0]
     apart = [answer_batch(engine(name), [question], limits[:1], Settings.of())[0] for question in questions]
-    rendered = backend.renderer.render(Conversation().user("is it?", first), backend.pictures.ids)
+    rendered = backend.renderer.render(Conversation().user("is it?", first), backend.image_reader.ids)
     trunk = sum(rendered.spans[0])
     saved = [
         one.macro.usage.tokens - trace.macro.usage.tokens for one, trace in zip(apart, traces, strict=True)
@@ -264,7 +264,7 @@ def test_questions_about_one_picture_read_it_once(engine, name):
     assert saved == [0, trunk, trunk, 0, trunk]
 
 
-def test_equal_but_different_pictures_are_read_each_by_itself(engine):
+def test_equal_but_different_images_are_read_each_by_itself(engine):
     questions = [Question(str(n), Image.new("RGB", (40, 30), "red"), "is it?", "is it?") for n in range(3)]
     backend = engine("shared")
     answer_batch(backend, questions, [StopCriteria(1)] * 3, Settings.of(pathway="macro"))

@@ -82,7 +82,7 @@ def test_engines_agree_where_some_samples_are_skipped_and_under_the_release_prot
                 assert sum(trace.fallback == "skip_confidence" for trace in traces) == 20
 
 
-def test_every_picture_is_encoded_once(engine, ragged):
+def test_every_image_is_encoded_once(engine, ragged):
     questions, limits = ragged(12)
     backend = engine("shared")
     traces = answer_batch(backend, questions, limits, Settings.of())
@@ -217,7 +217,7 @@ def test_logits_that_are_not_numbers_stop_the_run(checkpoint, ragged, name):
             weight.copy_(healthy)
 
 
-def test_padding_to_a_square_uses_the_mean_colour_and_keeps_the_sides_of_wide_pictures(checkpoint):
+def test_padding_to_a_square_uses_the_mean_colour_and_keeps_the_sides_of_wide_images(checkpoint):
     backend = SharedBackend(checkpoint)
     wide = Image.new("RGB", (100, 20), (255, 0, 0))
     pixels = backend.pixels([wide])
@@ -241,7 +241,7 @@ def test_other_attention_code_and_half_precision_run_the_same_way(tiny_checkpoin
 
 
 def annotate(questions, seed=0):
-    """The questions with boxes of their own; where a picture is one pixel wide or high, all of it."""
+    """The questions with boxes of their own; where an image is one pixel wide or high, all of it."""
     rng = random.Random(seed)
     boxes = []
     for question in questions:
@@ -334,7 +334,7 @@ def test_questions_that_wait_for_a_full_batch_cost_no_token_more(engine, ragged,
     assert pooled._images.encoded == {}
 
 
-def test_forgetting_leaves_what_begins_with_the_pictures_named(engine, ragged):
+def test_forgetting_leaves_what_begins_with_the_images_named(engine, ragged):
     questions, limits = ragged(6)
     backend = engine("shared")
     conversations = [Conversation().user(question.prompt, question.image) for question in questions]

@@ -72,7 +72,7 @@ def test_a_traces_sizes_are_what_the_model_got(
     questions, limits = small_regions(*asked)
     engine = make_engine("naive", loaded)
     shown: list[Image.Image] = []
-    own = engine.pictures
+    own = engine.image_reader
 
     class Recorder:
         def __call__(self, images: Any) -> Any:
@@ -82,7 +82,7 @@ def test_a_traces_sizes_are_what_the_model_got(
         def __getattr__(self, name: str) -> Any:
             return getattr(own, name)
 
-    engine.pictures = Recorder()
+    engine.image_reader = Recorder()
     enlarged = 0
     for question, limit in zip(questions, limits, strict=True):
         shown.clear()
@@ -128,6 +128,33 @@ def test_every_engine_equals_the_naive_one_with_enlarged_crops(
         assert_same(trace, other)
         left, top, right, bottom = trace.crop
         assert trace.crop_size[0] * trace.crop_size[1] > 4 * (right - left) * (bottom - top)
+
+
+@pytest.mark.parametrize("name", ["shared", "tree", "batched"])
+def test_every_engine_shows_two_crops_as_the_naive_one_does(
+    loaded: Checkpoint, asked: tuple[list[Question], list[StopCriteria]], name: str
+):
+    """And the model gets the crops that the trace names."""
+    (question, *_), limits = small_regions(*asked)
+    question = dataclasses.replace(question, boxes=(Box(0.6, 0.1, 0.9, 0.5), Box(0.1, 0.2, 0.4, 0.7)))
+    settings = Settings.of(grounding="annotated", regions="separate")
+    naive, engine = (make_engine(one, loaded) for one in ("naive", name))
+    shown: list[Image.Image] = []
+    render = engine.renderer.render
+
+    def recorded(conversation: Any, picture_ids: Any) -> Any:
+        shown[:] = conversation.images
+        return render(conversation, picture_ids)
+
+    engine.renderer.render = recorded
+    (trace,) = answer_batch(engine, [question], limits[:1], settings)
+    assert_same(trace, *answer_batch(naive, [question], limits[:1], settings))
+    assert trace.crops == ((14, 22, 86, 113), (114, 9, 186, 81))
+    if engine.resolution is None:
+        cut = [question.image.crop(crop).tobytes() for crop in trace.crops]
+        assert [image.tobytes() for image in shown[1:]] == cut
+    else:
+        assert trace.crop_sizes == tuple(engine.input_size(image) for image in shown[1:])
 
 
 class Always:
@@ -194,11 +221,11 @@ def test_a_box_survives_writing_and_reading(loaded: Checkpoint):
         assert back.xyxy == pytest.approx(box.xyxy, abs=step)
 
 
-def test_prompts_are_what_the_checkpoints_own_processor_makes_of_two_pictures(loaded: Checkpoint):
+def test_prompts_are_what_the_checkpoints_own_processor_makes_of_two_images(loaded: Checkpoint):
     reply = loaded.family.box_format.write(Box(0.25, 0.25, 0.5, 0.75), (130, 70), (112, 56))
     conversation = two_rounds(reply)
     engine = make_engine(None, loaded)
-    ours = engine.renderer.render(conversation, engine.pictures.ids)
+    ours = engine.renderer.render(conversation, engine.image_reader.ids)
     processor = loaded.processor
     text = processor.apply_chat_template(conversation.messages(), add_generation_prompt=True, tokenize=False)
     theirs = processor(
@@ -206,7 +233,8 @@ def test_prompts_are_what_the_checkpoints_own_processor_makes_of_two_pictures(lo
     )
     assert list(ours.ids) == theirs["input_ids"][0].tolist()
     assert [start for start, _ in ours.spans] == sorted(start for start, _ in ours.spans)
-    for name, value in engine.encoder_input([engine.pictures([image])[0] for image in ours.images]).items():
+    prepared = [engine.image_reader([image])[0] for image in ours.images]
+    for name, value in engine.encoder_input(prepared).items():
         assert torch.equal(value, theirs[name].to(value.dtype))
 
 
@@ -229,7 +257,7 @@ def test_the_naive_engine_says_what_transformers_says(loaded: Checkpoint):
 def test_golden_prompts(loaded: Checkpoint):
     engine = make_engine(None, loaded)
     reply = loaded.family.box_format.write(Box(0.25, 0.25, 0.5, 0.75), (130, 70), (112, 56))
-    rendered = engine.renderer.render(two_rounds(reply), engine.pictures.ids)
+    rendered = engine.renderer.render(two_rounds(reply), engine.image_reader.ids)
     text, end = "", 0
     for start, length in rendered.spans:
         text += loaded.tokenizer.decode(rendered.ids[end:start]) + f"[picture, {length} tokens]"
@@ -267,7 +295,7 @@ def test_the_generic_family_runs_a_model_that_no_family_knows(
 
 
 @pytest.mark.parametrize("crop", [True, False])
-def test_a_processor_that_crops_the_middle_of_pictures_is_refused(tmp_path: Path, crop: bool):
+def test_a_processor_that_crops_the_middle_of_images_is_refused(tmp_path: Path, crop: bool):
     save_tiny(tmp_path)
     path = tmp_path / "preprocessor_config.json"
     config = json.loads(path.read_text())

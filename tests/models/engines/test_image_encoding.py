@@ -38,7 +38,7 @@ def uses_mrope(loaded: Checkpoint) -> bool:
 
 def test_every_encoder_input_of_the_families_reaches_the_encoder(loaded: Checkpoint):
     backend = ModelBackend(loaded)
-    inputs = backend.encoder_input(backend.pictures([Image.new("RGB", (90, 60))]))
+    inputs = backend.encoder_input(backend.image_reader([Image.new("RGB", (90, 60))]))
     assert set(ImageEncoder(backend).arguments(inputs)) == set(inputs)
 
 

@@ -28,13 +28,13 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="module")
-def picture() -> Image.Image:
+def image() -> Image.Image:
     return Image.linear_gradient("L").resize((SIDE, SIDE)).convert("RGB")
 
 
 @pytest.mark.parametrize("box", [Box(0, 0.5, 1, 0.502), Box(0.999, 0, 1, 1)])
-def test_an_annotated_region_may_be_thin(loaded: Checkpoint, picture: Image.Image, box: Box):
-    question = Question("1", picture, "What?", "What?\nBe short.", box=box)
+def test_an_annotated_region_may_be_thin(loaded: Checkpoint, image: Image.Image, box: Box):
+    question = Question("1", image, "What?", "What?\nBe short.", box=box)
     settings = Settings.of(grounding="annotated")
     (trace,) = answer_batch(make_engine(None, loaded), [question], [StopCriteria(2)], settings)
     assert trace.micro is not None
@@ -43,7 +43,7 @@ def test_an_annotated_region_may_be_thin(loaded: Checkpoint, picture: Image.Imag
 
 
 @pytest.mark.parametrize("text", REPLIES)
-def test_what_the_model_says_never_ends_a_run(tmp_path: Path, picture: Image.Image, text: str):
+def test_what_the_model_says_never_ends_a_run(tmp_path: Path, image: Image.Image, text: str):
     checkpoint = load_checkpoint(str(save_tiny_family(tmp_path, "qwen3_vl")), device="cpu")
     engine = make_engine("naive", checkpoint)
     tokens = tuple(checkpoint.tokenizer(text, add_special_tokens=False).input_ids)
@@ -57,7 +57,7 @@ def test_what_the_model_says_never_ends_a_run(tmp_path: Path, picture: Image.Ima
         ]
 
     engine.generate = located
-    question = Question("1", picture, "What?", "What?\nBe short.")
+    question = Question("1", image, "What?", "What?\nBe short.")
     (trace,) = answer_batch(engine, [question], [StopCriteria(2)], Settings.of())
     assert (trace.locate.text, trace.fallback) == (text, None)
     assert trace.micro is not None

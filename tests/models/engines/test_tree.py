@@ -56,7 +56,7 @@ def boxed(name, checkpoint):
 
 
 def of_some_size(ragged, count):
-    """Ragged questions about pictures that every family's processor takes."""
+    """Ragged questions about images that every family's processor takes."""
     pairs = zip(*ragged(60), strict=True)
     chosen = [pair for pair in pairs if min(pair[0].image.size) >= 30][:count]
     return [question for question, _ in chosen], [limits for _, limits in chosen]
@@ -117,18 +117,16 @@ def test_what_may_be_skipped_is_not_asked_beforehand(engine, ragged):
     assert backend.counts == plain.counts
 
 
-def test_questions_about_one_picture_read_it_once_for_all_branches(engine):
-    picture = Image.new("RGB", (40, 30), "red")
+def test_questions_about_one_image_read_it_once_for_all_branches(engine):
+    image = Image.new("RGB", (40, 30), "red")
     questions = [
-        Question(str(n), picture, text, text) for n, text in enumerate(["is it?", "what?", "where now?"])
+        Question(str(n), image, text, text) for n, text in enumerate(["is it?", "what?", "where now?"])
     ]
     backend, one = engine("tree"), engine("tree")
     traces = answer_batch(backend, questions, [StopCriteria(8)] * 3, Settings.of())
     assert_same(traces, answer_batch(engine("naive"), questions, [StopCriteria(8)] * 3, Settings.of()))
     (alone,) = answer_batch(one, questions[1:2], [StopCriteria(8)], Settings.of())
-    assert (
-        alone.macro.usage.tokens - traces[1].macro.usage.tokens > 16
-    )  # the picture and what stands before it
+    assert alone.macro.usage.tokens - traces[1].macro.usage.tokens > 16  # the image and what stands before it
     assert alone.locate.usage.tokens == traces[1].locate.usage.tokens
     assert backend.counts.encodes == 4
 

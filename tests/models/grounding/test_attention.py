@@ -35,7 +35,7 @@ def by_hand(backend: Any, image: Image.Image, text: str) -> torch.Tensor:
     model = AutoModelForImageTextToText.from_pretrained(
         backend.model.name_or_path, attn_implementation="eager", dtype=torch.float32
     ).eval()
-    (image_inputs,) = backend.pictures([image])
+    (image_inputs,) = backend.image_reader([image])
     conversation = Conversation().user(f"{text}\n{SHORT_ANSWER}", image)
     ids = torch.tensor([backend.renderer.render(conversation, lambda _: image_inputs.ids).ids])
     inputs = backend.prompt_input(ids) | backend.encoder_input([image_inputs])
@@ -55,7 +55,7 @@ def test_the_map_equals_the_attention_of_one_whole_forward(
     config = backend.model.model.language_model.config
     usual = config._attn_implementation
     image = noise(200, 100)
-    (image_inputs,) = backend.pictures([image])
+    (image_inputs,) = backend.image_reader([image])
     assert grid(backend, image_inputs) == Grid(4, 4, "square", 56)
     for text in ("what is it?", GENERIC):
         found = attention(backend, image, image_inputs, text)
@@ -82,7 +82,7 @@ def test_families_whose_images_are_stretched_resized_or_tiled(
 
     backend = make_engine("shared", load_checkpoint(str(save_tiny_family(tmp_path, family)), device="cpu"))
     image = noise(142, 60)
-    (image_inputs,) = backend.pictures([image])
+    (image_inputs,) = backend.image_reader([image])
     assert grid(backend, image_inputs) == expected
     found = attention(backend, image, image_inputs, "what is it?")
     whole = by_hand(backend, image, "what is it?")
@@ -95,7 +95,7 @@ def test_the_region_is_the_window_of_the_quotient(engine: Callable[[str], Any], 
     backend = engine("shared")
     image = noise(200, 150)
     question = Question("0", image, "what is it?", "what is it?")
-    (image_inputs,) = backend.pictures([image])
+    (image_inputs,) = backend.image_reader([image])
     asked, generic = (attention(backend, image, image_inputs, text) for text in (question.text, GENERIC))
     for name, weights in (("attention", asked / generic), ("attention_plain", asked)):
         grounder = bind_grounding(Settings.of(grounding=name), backend).grounder
@@ -136,7 +136,7 @@ def hot(cells: Grid, *cells_at: tuple[int, int], value: float = 9.0) -> torch.Te
     return weights
 
 
-def test_a_image_not_larger_than_the_encoders_input_is_its_own_region() -> None:
+def test_an_image_not_larger_than_the_encoders_input_is_its_own_region() -> None:
     for size in ((336, 336), (100, 336), (1, 1), (336, 20)):
         assert region(hot(SQUARE, (3, 3)), SQUARE, size) == WHOLE
     assert region(hot(SQUARE, (3, 3)), SQUARE, (400, 336)) != WHOLE

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from dualfocus_lmms import Box, DualFocusModel, Question, Trace, UserError
+from dualfocus_lmms.boxes import distinct, in_reading_order
 from dualfocus_lmms.models.grounding.dino import Detector, caption, enclosing
 from dualfocus_lmms.models.host.options import ModelOptions
 from dualfocus_lmms.testing import FakeBackend
@@ -143,6 +144,23 @@ def test_a_question_longer_than_the_detectors_limit_is_truncated(detector: Path)
     ours, image = Detector(str(detector)), noise(80, 60)
     text = "what is on the red circle " * 20
     assert ours(ask(text, image)) == ours(ask(f"{text} and the table", image))
+
+
+def test_all_that_is_found_can_be_shown_apart(detector: Path) -> None:
+    """Around the boxes is the one box; with regions=separate the best ones are cropped."""
+    image, several = noise(200, 100), Detector(str(detector), several=True)
+    boxes = several(ask("What is red?", image))
+    assert len(boxes) > 1
+    around, one = Box.around(boxes), Detector(str(detector))(ask("What is red?", image))
+    assert around.xyxy == pytest.approx(one.xyxy)
+    backend = FakeBackend(SCRIPT)
+    model = DualFocusModel.on(
+        backend, grounding="dino", grounding_checkpoint=str(detector), regions="separate"
+    )
+    trace = model.ask(image, "What is red?")
+    best = distinct(box for box in boxes if box.area > 0)[:4]
+    assert [Box(*box) for box in trace.boxes] == in_reading_order(best)
+    assert len(backend.calls[-1].conversations[0].images) == 1 + len(best)
 
 
 def test_the_box_is_cropped_and_recorded(detector: Path, tiny_checkpoint: Path) -> None:

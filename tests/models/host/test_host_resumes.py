@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from killed import kill, whole_lines
 
 from dualfocus_lmms import Trace
 from dualfocus_lmms.trace import trace_key
@@ -25,18 +24,8 @@ SLURM = Path(__file__).resolve().parents[3] / "examples" / "slurm.sh"
 def test_a_run_that_was_killed_resumes_and_answers_nothing_twice(environment, run, tiny_checkpoint, tmp_path):
     model_args = f"pretrained={tiny_checkpoint},trace={tmp_path / 'trace'}"
     command = [*EVAL, "--tasks", "df_pope", "--model_args", model_args]
-    process = subprocess.Popen(
-        command,
-        env=os.environ | environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
     file = tmp_path / "trace" / "rank0.jsonl"
-    while not file.exists() or file.read_bytes().count(b"\n") < 3:
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill(command[1:], lambda: whole_lines(file) >= 3, environment)
     before = file.read_bytes()
     assert 3 <= before.count(b"\n") < 60
     refused = subprocess.run(command, env=os.environ | environment, stderr=subprocess.PIPE, timeout=300)

@@ -27,6 +27,8 @@ def test_defaults_are_the_paper_with_both_pathways():
         "prompts": "paper",
         "subimage": "turn",
         "crop_pixels": "auto",
+        "regions": "union",
+        "looks": 1,
     }
     assert (options.batch_size, options.engine, options.dtype) == (1, None, "auto")
 
@@ -173,6 +175,8 @@ def test_a_run_is_known_by_the_same_values_as_ever():
         "family": None,
         "chat_template": "auto",  # of a folder that is older than this argument too
         "crop_pixels": "auto",
+        "regions": "union",
+        "looks": 1,
         "min_pixels": None,
         "max_pixels": None,
     }

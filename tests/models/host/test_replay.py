@@ -30,12 +30,12 @@ GEN_KWARGS = {"max_new_tokens": 8, "until": ["\n"]}
 
 
 def requests(prompt: str = "{}", task: str = "t", docs: list = DOCS, gen_kwargs: dict = GEN_KWARGS) -> list:
-    """The host's requests, of its chat form, about pictures that differ."""
+    """The host's requests, of its chat form, about images that differ."""
 
     def messages(doc: dict[str, Any]) -> list[dict[str, Any]]:
-        picture = Image.new("RGB", (8, 8), (int(doc["question"][-2]), 0, 0))
+        image = Image.new("RGB", (8, 8), (int(doc["question"][-2]), 0, 0))
         text = prompt.format(doc["question"])
-        content = [{"type": "image", "url": picture}, {"type": "text", "text": text}]
+        content = [{"type": "image", "url": image}, {"type": "text", "text": text}]
         return [{"role": "user", "content": content}]
 
     return [
@@ -188,7 +188,7 @@ def calibration(folder: Path, b: float, docs: Any = None, name: str = "b.json") 
 def test_a_fitted_rule_chooses_as_a_run_with_it_does(
     finish: Any, tmp_path: Path, b: float, expected: str
 ) -> None:
-    """Micro is surer by 0.4 nats in 1 and 3."""
+    """Micro is more certain by 0.4 nats in 1 and 3."""
     name = calibration(tmp_path, b)
     assert replay(f"trace={finish('first')},select={name}") == named(expected)
     again, _ = read_traces(finish("again", select=name))
@@ -334,7 +334,7 @@ def test_the_second_run_may_have_another_prompt_and_so_another_task(finish: Any)
         assert replay(f"trace={first},second={finish(task, asked, other_model)}") == named("ababab")
 
 
-def test_the_second_run_must_have_the_same_questions_and_pictures(finish: Any, tmp_path: Path) -> None:
+def test_the_second_run_must_have_the_same_questions_and_images(finish: Any, tmp_path: Path) -> None:
     first = finish("first")
 
     def refused(second: str, match: str) -> None:
@@ -346,7 +346,7 @@ def test_the_second_run_must_have_the_same_questions_and_pictures(finish: Any, t
     brief = requests("{} Be brief.")
     refused(finish("cannot tell", brief, ended=False), "t/test/0")
     refused(finish("other data", brief, docs=[*DOCS[:5], DOCS[5] | {"answer": "dog"}]), "t/test/0")
-    seen = finish("other pictures")
+    seen = finish("other images")
     traces, _ = read_traces(seen)
     (Path(seen) / "rank0.jsonl").unlink()
     TraceWriter(seen).write([*traces[:5], replace(traces[5], image_hash="other")])
@@ -357,3 +357,47 @@ def test_the_table_of_arguments_is_the_declaration() -> None:
     text = (Path(__file__).resolve().parents[3] / "docs" / "replay.md").read_text(encoding="utf-8")
     shown = text.partition("<!-- arguments -->\n")[2].partition("\n<!-- end -->")[0]
     assert shown == table(ReplayOptions)
+
+
+def looking(stage: str, conversation: Any) -> Reply | str:
+    """The first look is surer than macro, and the look into its crop, of 4 pixels, less sure than that."""
+    if stage == "locate":
+        return BOX
+    nll = {"macro": 0.9, "micro": 0.5 if conversation.turns[0].images[0].width == 8 else 0.7}[stage]
+    return Reply(f"{stage} {nll}", (-nll,), eos=-0.1)
+
+
+def test_a_run_of_several_looks_is_replayed_by_the_best_of_them(finish):
+    first = finish("first", script=looking, looks=3)
+    (result, *_) = replay_results(f"trace={first}")
+    assert result.text == "micro 0.5"
+    extras = result.token_counts.dualfocus
+    assert [look["micro"] for look in extras["looks"]] == ["micro 0.5", "micro 0.7"]
+    assert (extras["micro"], extras["crop"]) == ("micro 0.5", (0, 0, 4, 4))
+    assert replay(f"trace={first},select=macro") == ["macro 0.9"] * 6
+    (skipped, *_) = replay_results(f"trace={first},skip_confidence=0.3")
+    assert (skipped.text, "looks" in skipped.token_counts.dualfocus) == ("macro 0.9", False)
+    with pytest.raises(UserError, match="looks=3"):
+        replay(f"trace={first},count_eos=True")
+
+
+def test_a_run_of_several_regions_is_replayed_with_all_of_them(finish):
+    def several(stage: str, conversation: Any) -> Reply | str:
+        return f"{BOX}, [0.50, 0.50, 1.00, 1.00]" if stage == "locate" else replies(stage, conversation)
+
+    first = finish("first", script=several, regions="separate")
+    (result, *_) = replay_results(f"trace={first},select=micro")
+    assert result.text == "micro 0"
+    assert result.token_counts.dualfocus["crops"] == ((0, 0, 5, 5), (3, 3, 8, 8))
+    (skipped, *_) = replay_results(f"trace={first},skip_confidence=0")
+    assert "crops" not in skipped.token_counts.dualfocus
+
+
+def test_a_run_from_before_regions_and_looks_is_replayed(finish):
+    first = finish("first")
+    path = Path(first) / "run.json"
+    settings = json.loads(path.read_text())
+    path.write_text(
+        json.dumps({name: settings[name] for name in settings if name not in ("regions", "looks")})
+    )
+    assert replay(f"trace={first},count_eos=True") == named("iiiiia")

@@ -18,8 +18,8 @@ pytestmark = pytest.mark.seconds(20)
 
 THINGS = {"cat": "yes", "dog": "no", "tv": "yes", "car": "no", "person": "yes"}
 RED, GREEN, BLUE, SAND = (250, 20, 20), (20, 250, 20), (20, 20, 250), (220, 180, 90)
-PICTURES = [(RED, BLUE), (GREEN, BLUE), (BLUE, SAND), (SAND, BLUE)]  # what is around, what is in the middle
-LABELS = [*THINGS.values()] * len(PICTURES)
+COLORS = [(RED, BLUE), (GREEN, BLUE), (BLUE, SAND), (SAND, BLUE)]  # what is around, what is in the middle
+LABELS = [*THINGS.values()] * len(COLORS)
 
 
 @pytest.fixture(scope="module")
@@ -28,16 +28,16 @@ def host(
 ) -> Callable[..., tuple[int, dict[str, Any]]]:
     """Runs by name, one after the other in one call of the host; its exit code, and each one's results.
 
-    Their data are POPE's files in miniature: 3 splits of 20 questions about 4 pictures of two colours.
+    Their data are POPE's files in miniature: 3 splits of 20 questions about 4 images of two colours.
     """
     folder = tmp_path_factory.mktemp("replay")
     images = folder / "pope" / "images"
     images.mkdir(parents=True)
-    for number, (around, middle) in enumerate(PICTURES):
-        picture = Image.new("RGB", (64, 48), around)
-        picture.paste(middle, (16, 12, 48, 36))
-        picture.save(images / f"{number}.png")
-    asked = [(f"{number}.png", thing) for number in range(len(PICTURES)) for thing in THINGS]
+    for number, (around, middle) in enumerate(COLORS):
+        drawn = Image.new("RGB", (64, 48), around)
+        drawn.paste(middle, (16, 12, 48, 36))
+        drawn.save(images / f"{number}.png")
+    asked = [(f"{number}.png", thing) for number in range(len(COLORS)) for thing in THINGS]
     for split in ("random", "popular", "adversarial"):
         lines = [
             {"question_id": number, "image": image, "label": label, "text": f"Is there a {thing}, {split}?"}
@@ -107,7 +107,7 @@ def answer(pathway: Any, right: bool, label: str, logprob: float) -> Answer:
 
 
 def two_looks(trace: Trace, number: int, label: str) -> Trace:
-    """Of 20, macro is right in 0-9 and the surer one in even ones, micro in 5-18."""
+    """Of 20, macro is right in 0-9 and the more certain one in even ones, micro in 5-18."""
     macro = answer("macro", number < 10, label, -0.1 if number % 2 == 0 else -0.9)
     micro = answer("micro", 5 <= number < 19, label, -0.5)
     return replace(trace, macro=macro, micro=micro, fallback=None)

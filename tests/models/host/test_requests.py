@@ -11,15 +11,15 @@ from dualfocus_lmms import Box, UserError
 from dualfocus_lmms.models.host.model import Answering
 from dualfocus_lmms.models.host.requests import DEFAULT_NEW_TOKENS, read_limits, read_request
 
-PICTURE = Image.new("L", (7, 5), 99)
-DOC = {"picture": PICTURE, "asked": "What is it?"}
+SOURCE = Image.new("L", (7, 5), 99)
+DOC = {"picture": SOURCE, "asked": "What is it?"}
 PROMPT = "What is it?\nA. cat\nB. dog\nAnswer with the option's letter from the given choices directly."
 DOCS = {"task": {"test": [DOC]}}
 GREEDY = {"max_new_tokens": 16, "temperature": 0, "do_sample": False, "until": ["\n\n"]}
 
 
 def simple(prompt=PROMPT, images=None, gen_kwargs=GREEDY, metadata=None):
-    images = [PICTURE] if images is None else images
+    images = [SOURCE] if images is None else images
     arguments = (prompt, gen_kwargs, lambda doc: images, 0, "task", "test")
     return read_request(SimpleNamespace(args=arguments, metadata=metadata or {}), DOCS, chat=False)
 
@@ -33,7 +33,7 @@ def turn(*parts, role="user"):
     return {"role": role, "content": list(parts)}
 
 
-IMAGE, TEXT = {"type": "image", "url": PICTURE}, {"type": "text", "text": PROMPT}
+IMAGE, TEXT = {"type": "image", "url": SOURCE}, {"type": "text", "text": PROMPT}
 
 
 def test_both_forms_give_the_same_question():
@@ -69,6 +69,19 @@ def test_the_task_says_which_column_holds_the_annotated_box(monkeypatch, value):
     assert simple(metadata=metadata).question().box is None
     with pytest.raises(UserError):
         simple(metadata={"dualfocus": {"box": "no_such_column"}}).question()
+
+
+def test_the_task_says_which_column_holds_several_boxes(monkeypatch):
+    metadata = {"dualfocus": {"boxes": "regions"}}
+    monkeypatch.setitem(DOC, "regions", [[0.1, 0.25, 0.5, 1.0], [0, 0, 0.5, 0.5]])
+    assert simple(metadata=metadata).question().boxes == (Box(0.1, 0.25, 0.5, 1), Box(0, 0, 0.5, 0.5))
+    assert simple().question().boxes == ()
+    monkeypatch.setitem(DOC, "regions", None)
+    assert simple(metadata=metadata).question().boxes == ()
+    for value in ("[0, 0, 1, 1]", 3, [0.1, 0.2, 0.3, 0.4], [[0.5, 0.2, 0.3, 0.4]]):
+        monkeypatch.setitem(DOC, "regions", value)
+        with pytest.raises(UserError, match="'regions'"):
+            simple(metadata=metadata).question()
 
 
 @pytest.mark.parametrize(
@@ -160,8 +173,8 @@ def test_another_prompt_or_another_limit_gives_another_context():
     assert simple("half a pair \ud800").key["context"] != simple().key["context"]
 
 
-@pytest.mark.parametrize("images", [[], [PICTURE, PICTURE], ["video.mp4"], [{"audio": 1}]])
-def test_a_request_without_exactly_one_picture_is_refused(images):
+@pytest.mark.parametrize("images", [[], [SOURCE, SOURCE], ["video.mp4"], [{"audio": 1}]])
+def test_a_request_without_exactly_one_image_is_refused(images):
     with pytest.raises(UserError):
         simple(images=images).question()
 
@@ -175,12 +188,12 @@ def test_a_request_without_exactly_one_picture_is_refused(images):
         [turn({"type": "video", "url": "video.mp4"}, TEXT)],
     ],
 )
-def test_a_chat_request_that_is_not_one_question_about_one_picture_is_refused(messages):
+def test_a_chat_request_that_is_not_one_question_about_one_image_is_refused(messages):
     with pytest.raises(UserError):
         chat(messages).question()
 
 
-def test_a_truncated_picture_is_named(tmp_path, monkeypatch):
+def test_a_truncated_image_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)  # as the host sets it
     path = tmp_path / "broken.png"
     Image.new("RGB", (400, 400), (9, 200, 30)).save(path)
@@ -189,7 +202,7 @@ def test_a_truncated_picture_is_named(tmp_path, monkeypatch):
         simple(images=[Image.open(path)]).question()
 
 
-def test_a_truncated_picture_is_refused_where_the_task_decodes_it(tmp_path, monkeypatch):
+def test_a_truncated_image_is_refused_where_the_task_decodes_it(tmp_path, monkeypatch):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     path = tmp_path / "broken.png"
     Image.new("RGB", (400, 400), (9, 200, 30)).save(path)
@@ -200,13 +213,13 @@ def test_a_truncated_picture_is_refused_where_the_task_decodes_it(tmp_path, monk
         request.question()
 
 
-def test_a_task_may_decode_a_picture_above_the_limit_of_pillow(tmp_path, monkeypatch):
+def test_a_task_may_decode_an_image_above_the_limit_of_pillow(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # Pillow refuses more than twice as many
     path = tmp_path / "large.png"
-    PICTURE.save(path)
+    SOURCE.save(path)
     arguments = (PROMPT, GREEDY, lambda doc: [Image.open(path).convert("RGB")], 0, "task", "test")
     request = read_request(SimpleNamespace(args=arguments, metadata={}), DOCS, chat=False)
-    assert request.question().image.size == PICTURE.size
+    assert request.question().image.size == SOURCE.size
     monkeypatch.setenv("DUALFOCUS_MAX_PIXELS", "10")
     with pytest.raises(
         UserError, match=r"image of Document 0 of task .* is too large .*DUALFOCUS_MAX_PIXELS"
@@ -220,21 +233,21 @@ def test_a_rotated_photo_is_upright_whatever_the_task(tmp_path, decode):
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
     scene.transpose(Image.Transpose.ROTATE_180).save(tmp_path / "photo.png", exif=exif)
-    picture = decode(tmp_path / "photo.png")
-    for question in (simple(images=[picture]), chat([turn({"type": "image", "url": picture}, TEXT)])):
+    image = decode(tmp_path / "photo.png")
+    for question in (simple(images=[image]), chat([turn({"type": "image", "url": image}, TEXT)])):
         assert question.question().image.tobytes() == scene.tobytes()
 
 
-def test_a_transparent_picture_lies_on_white_whatever_the_task():
-    picture = Image.new("RGBA", (2, 1))
-    picture.putpixel((0, 0), (0, 0, 0, 255))
-    seen = simple(images=[picture]).question().image
+def test_a_transparent_image_lies_on_white_whatever_the_task():
+    image = Image.new("RGBA", (2, 1))
+    image.putpixel((0, 0), (0, 0, 0, 255))
+    seen = simple(images=[image]).question().image
     assert [seen.getpixel((x, 0)) for x in (0, 1)] == [(0, 0, 0), (255, 255, 255)]
 
 
 def test_sixteen_bit_grey_is_not_cut_off_whatever_the_task():
-    picture = Image.fromarray(np.full((5, 7), 9 * 257, np.uint16))
-    assert simple(images=[picture]).question().image.getpixel((0, 0)) == (9, 9, 9)
+    image = Image.fromarray(np.full((5, 7), 9 * 257, np.uint16))
+    assert simple(images=[image]).question().image.getpixel((0, 0)) == (9, 9, 9)
 
 
 def test_an_empty_question_is_refused():

@@ -1,6 +1,12 @@
 """Order, sizes, shared images and reading ahead, without a model; then with an engine."""
 
+import re
+import weakref
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from threading import Lock
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,14 +15,15 @@ from datasets import Dataset
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from dualfocus_lmms import Question, Settings, StopCriteria, flow
+from dualfocus_lmms import GenerationError, Question, Settings, StopCriteria, flow, read_traces
 from dualfocus_lmms.images import image_hash
 from dualfocus_lmms.models.host.requests import read_request
-from dualfocus_lmms.models.run import batches
+from dualfocus_lmms.models.run import batches, runner
 from dualfocus_lmms.models.run.batches import BatchSize, Reader, in_order
 from dualfocus_lmms.models.run.request import Request
 from dualfocus_lmms.models.run.runner import Runner
 from dualfocus_lmms.testing import FakeBackend
+from dualfocus_lmms.trace import TraceWriter
 
 
 def random_image(seed, size=(24, 16)):
@@ -34,6 +41,20 @@ def request(number, image=None, opened=None, **about):
         return Question(str(number), image or random_image(number), text, text, key)
 
     return Request(key, about.pop("limits", StopCriteria(6)), question, **about)
+
+
+@contextmanager
+def memory_of_at_most(size):
+    """This process may take `size` bytes more than it has."""
+    import resource  # not on Windows
+
+    kilobytes = Path("/proc/self/status").read_text().partition("VmData:")[2].split()[0]
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (1024 * int(kilobytes) + size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 def numbers(requests):
@@ -170,6 +191,83 @@ def test_fewer_large_images_are_opened_at_a_time(monkeypatch):
             counts.append((len(batch), len(opened)))
     assert [count for count, _ in counts] == [3, 3, 1, 1, 5]
     assert [ahead for _, ahead in counts] == [6, 7, 8, 13, 13]
+
+
+class Memory:
+    """Has room for so many open images."""
+
+    def __init__(self, room):
+        self.room, self.tried = room, 0
+        self.open = set()
+        self.lock = Lock()
+
+    def request(self, number):
+        plain = request(number)
+
+        def question():
+            with self.lock:
+                self.tried += 1
+                opened = plain.question()
+                if len(self.open) >= self.room:
+                    raise MemoryError("no room")
+                self.open.add(self.tried)
+                weakref.finalize(opened.image, self.open.discard, self.tried)
+                return opened
+
+        return replace(plain, question=question)
+
+
+class Forgetful(FakeBackend):
+    """Keeps no image."""
+
+    def generate(self, prompts):
+        answers = super().generate(prompts)
+        self.calls.clear()
+        return answers
+
+
+ANSWERS = {"macro": "a", "locate": "[0.1, 0.2, 0.3, 0.4]", "micro": "b"}
+
+
+@pytest.mark.parametrize(("room", "most"), [(100, 20), (12, 40), (5, 50), (2, 60), (1, 60)])
+def test_where_memory_runs_out_while_images_are_opened_fewer_are_open(tmp_path, room, most):
+    memory = Memory(room)
+    some = Runner(Forgetful(ANSWERS), Settings.of(), 8, TraceWriter(tmp_path))
+    traces = some.run([memory.request(number) for number in range(20)])
+    assert [trace.key["doc_id"] for trace in traces] == list(range(20))
+    assert len(read_traces(tmp_path)[0]) == 20
+    assert 20 <= memory.tried <= most
+
+
+def test_an_image_that_memory_has_no_room_for_ends_the_run_and_keeps_answers(tmp_path):
+    memory = Memory(3)
+    requests = [memory.request(number) for number in range(6)]
+
+    def too_large():
+        raise MemoryError("no room")
+
+    requests[4] = replace(requests[4], question=too_large)
+    with pytest.raises(GenerationError, match=re.escape(requests[4].name)):
+        Runner(Forgetful(ANSWERS), Settings.of(), 4, TraceWriter(tmp_path)).run(requests)
+    assert [trace.key["doc_id"] for trace in read_traces(tmp_path)[0]] == [0, 1, 2, 3]
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux to measure memory")
+def test_a_run_within_a_memory_limit(tmp_path, monkeypatch):
+    """24 images of 16 MiB where there is room for about ten, on one thread."""
+    monkeypatch.setattr(runner, "_READERS", 1)
+    opened = []
+
+    def blank(number):
+        plain = request(number, opened=opened)
+        image = lambda: Image.new("RGB", (2048, 2048), (number, 0, 0))  # noqa: E731
+        return replace(plain, question=lambda: replace(plain.question(), image=image()))
+
+    with memory_of_at_most(180 << 20):
+        some = Runner(Forgetful(ANSWERS), Settings.of(pathway="macro"), 12, TraceWriter(tmp_path))
+        traces = some.run([blank(number) for number in range(24)])
+    assert len({trace.image_hash for trace in traces}) == 24
+    assert len(opened) > 24  # memory ran out
 
 
 def test_each_request_is_taken_once():

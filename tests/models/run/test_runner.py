@@ -210,7 +210,7 @@ def test_auto_stops_at_the_largest_batch_given():
 
 def test_results_keep_the_order_of_requests_when_the_work_is_sorted(tmp_path):
     request_list = [
-        Request(request.key, request.limits, request.question, number % 4, f"picture {number % 3}")
+        Request(request.key, request.limits, request.question, number % 4, f"image {number % 3}")
         for number, request in enumerate(requests(11))
     ]
     backend = echo_backend()

@@ -199,7 +199,7 @@ def backend(client: Callable[..., Any]) -> Callable[..., ServerBackend]:
 
 @pytest.fixture
 def sent() -> Callable[[dict[str, Any]], list[Image.Image]]:
-    """The pictures of a request, in order."""
+    """The images of a request, in order."""
     return lambda body: list(_conversation(body["messages"]).images)
 
 
@@ -212,13 +212,13 @@ def _conversation(messages: list[dict[str, Any]]) -> Conversation:
             conversation = conversation.assistant(text)
             continue
         kinds = [part["type"] for part in parts]
-        assert kinds == sorted(kinds), "pictures come before the text"
-        images = [_picture(part["image_url"]["url"]) for part in parts if part["type"] == "image_url"]
+        assert kinds == sorted(kinds), "images come before the text"
+        images = [_image(part["image_url"]["url"]) for part in parts if part["type"] == "image_url"]
         conversation = conversation.user(text, *images)
     return conversation
 
 
-def _picture(url: str) -> Image.Image:
+def _image(url: str) -> Image.Image:
     head, _, data = url.partition(",")
     assert head == "data:image/png;base64"
     return Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")

@@ -83,7 +83,7 @@ def test_requests_are_those_of_the_golden_file(stub, backend, sent, golden):
     golden("server_requests.json", json.dumps(bodies, indent=2) + "\n")
 
 
-def test_picture_and_crop_are_padded_to_a_square_before_they_are_sent(stub, backend, sent):
+def test_image_and_crop_are_padded_to_a_square_before_they_are_sent(stub, backend, sent):
     """LLaVA-1.5's own processor, which servers use, would cut their sides away."""
     image = Image.new("RGB", (60, 20), (9, 200, 30))
     question = Question("0", image, "Where?", "Where?", box=Box(0.5, 0.0, 1.0, 1.0))
@@ -91,11 +91,11 @@ def test_picture_and_crop_are_padded_to_a_square_before_they_are_sent(stub, back
     assert trace.crop == (30, 0, 60, 20)
     whole, crop = sent(stub.bodies[-1])
     assert (whole.size, crop.size) == ((60, 60), (30, 30))
-    for picture, height in ((whole, 20), (crop, 20)):
-        top = (picture.height - height) // 2
-        colors = [picture.getpixel((x, y)) for x in (0, 29) for y in (0, top - 1, top + 20)]
+    for shown, height in ((whole, 20), (crop, 20)):
+        top = (shown.height - height) // 2
+        colors = [shown.getpixel((x, y)) for x in (0, 29) for y in (0, top - 1, top + 20)]
         assert colors == [CLIP_MEAN] * 6
-        assert {picture.getpixel((x, y)) for x in (0, 29) for y in (top, top + 19)} == {(9, 200, 30)}
+        assert {shown.getpixel((x, y)) for x in (0, 29) for y in (top, top + 19)} == {(9, 200, 30)}
 
 
 def test_the_colour_of_the_padding_is_that_of_the_local_engine(checkpoint):
@@ -103,12 +103,12 @@ def test_the_colour_of_the_padding_is_that_of_the_local_engine(checkpoint):
     assert tuple(int(value * 255) for value in mean) == CLIP_MEAN
 
 
-def test_a_family_that_takes_pictures_as_they_are_gets_them_so(stub, backend, sent):
+def test_a_family_that_takes_images_as_they_are_gets_them_so(stub, backend, sent):
     ask(backend(replace(LLAVA, image="as_is")), pathway="macro")
     assert sent(stub.bodies[0])[0].size == (40, 30)
 
 
-def test_a_picture_is_encoded_once_for_all_stages_and_questions(stub, backend, monkeypatch):
+def test_an_image_is_encoded_once_for_all_stages_and_questions(stub, backend, monkeypatch):
     saved = []
     save = Image.Image.save
     monkeypatch.setattr(
@@ -130,10 +130,10 @@ def test_a_picture_is_encoded_once_for_all_stages_and_questions(stub, backend, m
     assert len(urls) == 8 + 8 + 2 * crops
 
 
-def test_what_was_made_of_a_picture_goes_with_it():
-    urls, pictures = DataUrls(square=False), [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
-    assert len({urls(picture) for picture in pictures * 2}) == len(urls) == 2
-    del pictures[0]
+def test_what_was_made_of_an_image_goes_with_it():
+    urls, images = DataUrls(square=False), [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
+    assert len({urls(image) for image in images * 2}) == len(urls) == 2
+    del images[0]
     assert len(urls) == 1
 
 

@@ -23,7 +23,7 @@ GIVEN = {"base_url": "http://localhost:8000/v1", "model": "m", "family": "llava"
 
 @pytest.fixture
 def run(run_command: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
-    """Run the host here on 12 questions about 4 pictures; all that is given are model and model arguments."""
+    """Run the host here on 12 questions about 4 images; all that is given are model and model arguments."""
     lines = []
     for number, color in enumerate([(250, 20, 20), (20, 250, 20), (20, 20, 250), (220, 180, 90)]):
         Image.new("RGB", (60 + 30 * number, 50), color).save(tmp_path / f"{number}.png")

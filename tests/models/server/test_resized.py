@@ -100,14 +100,14 @@ def test_boxes_crops_and_answers_are_the_local_ones(stub, backend, local, monkey
             assert answer.logprobs == pytest.approx(same.logprobs, abs=1e-4)
 
 
-def test_the_size_is_that_of_the_local_engine_and_not_the_pictures_own(folder, local):
+def test_the_size_is_that_of_the_local_engine_and_not_the_images_own(folder, local):
     input_size = load_input_size(str(folder))
     for size in SIZES:
         image = Image.new("RGB", size)
         assert input_size(image) == local.input_size(image) != size
 
 
-def test_a_picture_that_the_processor_refuses_is_refused(folder):
+def test_an_image_that_the_processor_refuses_is_refused(folder):
     with pytest.raises(UserError):
         load_input_size(str(folder))(Image.new("RGB", (2000, 2)))
 

@@ -44,10 +44,10 @@ def finish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trace_of: Make, writ
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
         monkeypatch.setenv("DUALFOCUS_LOCAL", str(file))
         traces = []
-        for number, (surer, _) in enumerate(questions):
+        for number, (advantage, _) in enumerate(questions):
             first = Answer("macro", "macro", (1,), (-1.0,), False)
-            second = Answer("micro", "micro", (1,), (surer - 1.0,), False) if micro else None
-            chosen = first if second is None or surer < 0 else second
+            second = Answer("micro", "micro", (1,), (advantage - 1.0,), False) if micro else None
+            chosen = first if second is None or advantage < 0 else second
             traces.append(
                 replace(
                     trace_of(number),
@@ -55,7 +55,7 @@ def finish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trace_of: Make, writ
                     micro=second,
                     prompts={"macro": f"What is {number}?\n{SHORT}"},
                     selection=Selection(chosen.pathway, chosen.text, "ppl"),
-                    ppl={"macro": math.e} | ({"micro": math.exp(1 - surer)} if second else {}),
+                    ppl={"macro": math.e} | ({"micro": math.exp(1 - advantage)} if second else {}),
                 )
             )
         documents = {"df_local/test": load_task("df_local").eval_docs_no_media} if ended else None

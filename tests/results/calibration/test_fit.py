@@ -18,8 +18,8 @@ def case(macro: float, micro: float, area: float = 0.25) -> Case:
 
 
 def made(count: int, bias: float, by_area: float = 0.0, seed: int = 0) -> fit.Answers:
-    """Micro is the correct one where it is surer by `bias`, less `by_area` times the box's share, and a bit
-    of chance; two samples a question."""
+    """Micro is the correct one where it is more certain by `bias`, less `by_area` times the box's share,
+    and a bit of chance; two samples a question."""
     chance = np.random.default_rng(seed)
     macro, micro, area = chance.exponential(1, count), chance.exponential(1, count), chance.random(count)
     wins = macro - micro - bias + by_area * area + chance.normal(0, 0.1, count) > 0
@@ -105,7 +105,7 @@ def test_what_cannot_be_had():
     assert fit.held_out_scores(fit.fit_bias, same) is None
     better = fit.Answers(answers.cases, np.zeros(20), np.full(20, 100.0), answers.questions)
     assert fit.fit_logistic(better, everything(better)) is None
-    assert fit.fit_bias(better, everything(better)).b <= min(better.surer)
+    assert fit.fit_bias(better, everything(better)).b <= min(better.advantage)
     one = fit.Answers(answers.cases, answers.macro, answers.micro, np.zeros(20, dtype=int))
     assert fit.held_out_scores(fit.fit_bias, one) is None
 
@@ -114,7 +114,7 @@ def test_without_a_second_look_it_is_macro():
     answers = fit.Answers(
         [None, case(1.0, 0.1)], np.array([100.0, 0.0]), np.array([100.0, 100.0]), np.arange(2)
     )
-    assert np.isnan(answers.surer[0])
+    assert np.isnan(answers.advantage[0])
     assert np.isnan(answers.inputs[0]).all()
     assert fit.scores(answers, Bias(0.0)).tolist() == [100, 100]
     assert fit.scores(answers, Bias(2.0)).tolist() == [100, 0]

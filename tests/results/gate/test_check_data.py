@@ -22,7 +22,7 @@ def test_the_order_and_the_processes_of_a_run_change_nothing(checked: Callable[.
     assert result.tasks[0].flips == ()
 
 
-def test_another_question_or_picture_is_caught(
+def test_another_question_or_image_is_caught(
     checked: Callable[..., Check], tmp_path: Path, baseline: Baseline
 ) -> None:
     questions = [{"question": f"Question {doc_id}?"} for doc_id in range(1000)]

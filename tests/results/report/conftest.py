@@ -52,7 +52,7 @@ class Script:
 
 
 def make_trace(task: str, doc_id: int, doc: dict[str, Any], script: Script, drawn: bool) -> Trace:
-    """The trace of a drawn scene's question; its picture's hash is right only where it is `drawn`."""
+    """The trace of a drawn scene's question; its image's hash is right only where it is `drawn`."""
     answer, size = doc["answers"][0], (512, 512)
     first = _answer("macro", answer if script.macro_right else "none", script.ppl[0], 0.02, 190)
     box = crop = second = None
@@ -85,7 +85,7 @@ def _answer(stage: str, text: str, ppl: float, seconds: float, tokens: int) -> A
 
 
 def random_script(chance: random.Random, kind: str) -> Script:
-    """A model that is better at the whole from the whole picture and at details from the region."""
+    """A model that is better at the whole from the whole image and at details from the region."""
     if chance.random() < 0.06:
         return Script(chance.random() < 0.6, None, (1 + chance.expovariate(2), 1.0))
     shift = chance.gauss(0, 0.03)
@@ -265,7 +265,7 @@ class Browser:
         self.call("Input.dispatchKeyEvent", type="keyDown", **values, **text)
         self.call("Input.dispatchKeyEvent", type="keyUp", **values)
 
-    def picture(self, path: Path) -> None:
+    def screenshot(self, path: Path) -> None:
         """What is seen, as a PNG file."""
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
 

@@ -55,13 +55,13 @@ def test_rules_that_cannot_be_used_are_refused(runs: list[Path], tmp_path: Path)
         choices.by_rule(run, samples, "micro_context")
 
 
-def test_of_two_runs_the_surer_macro_answer_counts(runs: list[Path]):
+def test_of_two_runs_the_more_certain_macro_answer_counts(runs: list[Path]):
     first, second = (claims.answers(run).set_index(["task", "doc_id"]) for run in runs)
     both = choices.by_second(load_run(runs[0]), claims.answers(runs[0]), load_run(runs[1]))
     for row in both.itertuples():
         one, two = (some.loc[(row.task, row.doc_id)] for some in (first, second))
-        surer = one if one["ppl_macro"] < two["ppl_macro"] else two
-        assert (row.other, row.lower) == (two["macro"], surer["macro"])
+        chosen = one if one["ppl_macro"] < two["ppl_macro"] else two
+        assert (row.other, row.lower) == (two["macro"], chosen["macro"])
 
 
 def test_a_second_run_of_other_questions_is_refused(

@@ -92,7 +92,7 @@ def test_both_pathways_of_every_task():
     assert frame.loc[("u", "macro"), "right"] == 0  # below half of the points
 
 
-# Micro is surer by 0.8, 0.3, -0.2 nats: macro is correct in the second, micro in the others.
+# Micro is more certain by 0.8, 0.3, -0.2 nats: macro is correct in the second, micro in the others.
 THREE = (
     ((math.exp(-1.0), 0.0), (math.exp(-0.2), 100.0)),
     ((math.exp(-1.0), 100.0), (math.exp(-0.7), 0.0)),

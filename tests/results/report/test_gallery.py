@@ -19,7 +19,7 @@ from dualfocus_lmms.results.report import gallery
 NAN = float("nan")
 
 
-def picture(number: int) -> Image.Image:
+def drawn(number: int) -> Image.Image:
     return Image.new("RGB", (600, 300), (number, 0, 0))
 
 
@@ -30,7 +30,7 @@ def trace(number: int) -> Trace:
         question_id="",
         prompts={},
         image_size=(600, 300),
-        image_hash=image_hash(picture(number)),
+        image_hash=image_hash(drawn(number)),
         selection=Selection("macro", "yes", "ppl"),
         macro=answer,
         box=(0.0, 0.0, 0.5, 0.5),
@@ -62,7 +62,7 @@ def samples(outcomes: list[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-OPEN = {("r", "t"): lambda doc_id: picture(doc_id % 200)}
+OPEN = {("r", "t"): lambda doc_id: drawn(doc_id % 200)}
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_outcomes(macro: float, micro: float, selected: float, expected: str):
     assert gallery.outcome_names(frame) == [expected]
 
 
-def test_pictures_come_evenly_from_every_outcome():
+def test_images_come_evenly_from_every_outcome():
     frame = samples(["both right"] * 100 + ["spoiled"] * 3 + ["rescued"] * 20)
     chosen = frame.iloc[gallery.choose(frame, 23)]["outcome"].value_counts().to_dict()
     assert chosen == {"both right": 10, "rescued": 10, "spoiled": 3}
@@ -93,36 +93,36 @@ def test_pictures_come_evenly_from_every_outcome():
     assert len(gallery.choose(frame, 0)) == 0
 
 
-def test_pictures_are_small_and_each_photo_is_there_once():
+def test_images_are_small_and_each_photo_is_there_once():
     frame = samples(["both right"] * 3)
     frame["trace"] = [trace(7), trace(7), trace(8)]
-    opened = {("r", "t"): lambda doc_id: picture(8 if doc_id == 2 else 7)}
-    rows, pictures = gallery.collect(frame, 3, opened)
-    assert (len(pictures.photos), len(pictures.crops)) == (2, 3)
+    opened = {("r", "t"): lambda doc_id: drawn(8 if doc_id == 2 else 7)}
+    rows, images = gallery.collect(frame, 3, opened)
+    assert (len(images.photos), len(images.crops)) == (2, 3)
     assert rows["photo"][0] == rows["photo"][1] != rows["photo"][2]
-    image = Image.open(io.BytesIO(base64.b64decode(pictures.photos[0].partition(",")[2])))
+    image = Image.open(io.BytesIO(base64.b64decode(images.photos[0].partition(",")[2])))
     assert (image.format, image.size) == ("JPEG", (gallery.PHOTO, gallery.PHOTO // 2))
-    assert pictures.size == sum(map(len, pictures.photos + pictures.crops))
+    assert images.size == sum(map(len, images.photos + images.crops))
 
 
-def test_a_picture_that_is_missing_or_another_one_is_not_shown():
+def test_an_image_that_is_missing_or_another_one_is_not_shown():
     frame = samples(["both right"] * 3)
 
-    def open_picture(doc_id: int) -> Image.Image:
+    def open_image(doc_id: int) -> Image.Image:
         if doc_id == 0:
             raise UserError("it is gone")
-        return picture(199 if doc_id == 1 else doc_id)
+        return drawn(199 if doc_id == 1 else doc_id)
 
-    rows, pictures = gallery.collect(frame, 3, {("r", "t"): open_picture})
+    rows, images = gallery.collect(frame, 3, {("r", "t"): open_image})
     assert [place >= 0 for place in rows["photo"]] == [False, False, True]
-    assert sorted(pictures.problems.values()) == [1, 1]
-    assert "it is gone" in pictures.problems
+    assert sorted(images.problems.values()) == [1, 1]
+    assert "it is gone" in images.problems
 
 
-def test_no_more_pictures_than_the_page_may_hold(monkeypatch: pytest.MonkeyPatch):
+def test_no_more_images_than_the_page_may_hold(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(gallery, "MOST_BYTES", 5000)
-    rows, pictures = gallery.collect(samples(["both right"] * 50), 50, OPEN)
-    assert pictures.full
+    rows, images = gallery.collect(samples(["both right"] * 50), 50, OPEN)
+    assert images.full
     assert 0 < sum(place >= 0 for place in rows["photo"]) < 50
 
 
@@ -150,7 +150,7 @@ def test_rows_are_plain_json():
     ("size", "expected"),
     [((1000, 500), (256, 128)), ((100, 50), (200, 100)), ((3, 2), (255, 170)), ((5000, 1), (256, 1))],
 )
-def test_sizes_of_pictures(size: tuple[int, int], expected: tuple[int, int]):
+def test_sizes_of_images(size: tuple[int, int], expected: tuple[int, int]):
     noise = Image.frombytes("RGB", size, random.Random(0).randbytes(3 * size[0] * size[1]))
     uri = gallery.data_uri(noise, 256)
     assert Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).size == expected

@@ -20,14 +20,14 @@ EVIL = "</script><img src=https://example.org/x onerror=alert(1)> & <b>bold</b>"
 RUNS, TASKS = ("first", "second"), ("df_a", "df_b")
 
 
-def picture(doc_id: int) -> Image.Image:
+def drawn(doc_id: int) -> Image.Image:
     return Image.new("RGB", (640, 480), (40, 90, doc_id % 256))
 
 
 def make_samples() -> pd.DataFrame:
     """SAMPLES of two runs and two tasks; the outcomes of each come in turn, a seventh has no second look."""
     answer = Answer("macro", "yes", (1,), (-0.1,), ended=False)
-    hashes = [image_hash(picture(number)) for number in range(256)]
+    hashes = [image_hash(drawn(number)) for number in range(256)]
     combinations = list(gallery.OUTCOMES)
     rows = []
     for number in range(SAMPLES):
@@ -80,12 +80,12 @@ def make_samples() -> pd.DataFrame:
 @pytest.fixture(scope="session")
 def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
     samples = make_samples()
-    rows, pictures = gallery.collect(samples, 60, {(run, task): picture for run in RUNS for task in TASKS})
+    rows, images = gallery.collect(samples, 60, {(run, task): drawn for run in RUNS for task in TASKS})
     pages = [
         page.RunPage(
             name=name,
             facts=[("pretrained", EVIL)],
-            tiles=[page.Tile("macro", "50.00", "whole picture", "macro")],
+            tiles=[page.Tile("macro", "50.00", "whole image", "macro")],
             sections=[
                 page.Section("pathways", "Pathways", [tables.ablation(some)]),
                 page.Section(
@@ -102,9 +102,7 @@ def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = {str(name): some for name, some in samples.groupby("run")}
     compared = [comparison.by_run(runs, {name: {} for name in runs})]
     path = tmp_path_factory.mktemp("page") / "report.html"
-    path.write_text(
-        page.render("A report", pages, compared, rows, pictures, ["few pictures"]), encoding="utf-8"
-    )
+    path.write_text(page.render("A report", pages, compared, rows, images, ["few images"]), encoding="utf-8")
     return path
 
 
@@ -167,7 +165,7 @@ def test_the_filter_by_outcome(opened: Browser):
     assert opened.run("document.querySelectorAll('#outcomes [aria-pressed=true]').length") == 1
 
 
-def test_filters_by_task_second_look_picture_and_text(opened: Browser):
+def test_filters_by_task_second_look_image_and_text(opened: Browser):
     choose(opened, "task", "1")
     assert count(opened) == SAMPLES // 4
     assert "df_b" in opened.run("document.querySelector('.meta').textContent")
@@ -176,12 +174,12 @@ def test_filters_by_task_second_look_picture_and_text(opened: Browser):
     assert opened.run("document.querySelectorAll('.answer.chosen.macro').length") == 1
     choose(opened, "task", "-1")
     choose(opened, "look", "any")
-    opened.run("document.getElementById('pictured').click()")
-    pictured = count(opened)
-    assert 0 < pictured <= 60
+    opened.run("document.getElementById('with-image').click()")
+    with_image = count(opened)
+    assert 0 < with_image <= 60
     assert opened.run("document.querySelectorAll('.photo img').length") == 1
     choose(opened, "search", "NUMBER 77?")
-    opened.run("document.getElementById('pictured').click()")
+    opened.run("document.getElementById('with-image').click()")
     assert (count(opened), question(opened)) == (1, "What is number 77?")
 
 
@@ -225,8 +223,8 @@ def test_the_keyboard(opened: Browser):
 
 
 def test_thousands_of_samples_are_few_elements(opened: Browser):
-    drawn = "document.querySelectorAll('.row').length"
-    assert 5 < opened.run(drawn) < 60
+    listed = "document.querySelectorAll('.row').length"
+    assert 5 < opened.run(listed) < 60
     opened.run("document.getElementById('rows').scrollTop = 1e9")
     assert (
         opened.run(

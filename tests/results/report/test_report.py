@@ -32,12 +32,12 @@ def two(
     write_nano(folder / "killed", some, True, {"box_shift": 25}, finished=False)
     with (folder / "killed" / "traces" / "rank0.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"key": {"task": "df_na')
-    return report([folder / "whole", folder / "killed"], folder / "out", pictures=12), folder / "out"
+    return report([folder / "whole", folder / "killed"], folder / "out", images=12), folder / "out"
 
 
 def test_the_files(two: tuple[Report, Path]):
     written, out = two
-    assert (written.samples, written.pictures) == (26, 12)
+    assert (written.samples, written.images) == (26, 12)
     assert {path.name for path in out.iterdir()} >= {
         "report.html",
         "report.md",
@@ -125,13 +125,13 @@ def test_mistakes_are_named(tmp_path: Path, write_nano: WriteRun, nano_scripts: 
         report([run], tmp_path / "out", 0)
 
 
-def test_pictures_that_are_other_ones_are_not_shown(
+def test_images_that_are_other_ones_are_not_shown(
     tmp_path: Path, write_nano: WriteRun, nano_scripts: Scripts
 ):
     run = write_nano(tmp_path / "run", {"detail": nano_scripts["detail"]}, drawn=False)
     written = report([run], tmp_path / "out", 5)
-    assert (written.samples, written.pictures) == (10, 0)
-    assert "The pictures are not available" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert (written.samples, written.images) == (10, 0)
+    assert "The images are not available" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert (tmp_path / "out" / "ablation.csv").exists()  # no prefix: one run
 
 
@@ -151,7 +151,7 @@ def test_hostile_names_are_text_in_the_files(tmp_path: Path, nano_scripts: Scrip
     name = "<img src=x> ![y](z) `|"
     settings = {"pretrained": "<b>*bold*</b> | [x](http:y)"}
     write_nano(tmp_path / name, {kind: some[:2] for kind, some in nano_scripts.items()}, False, settings)
-    report([tmp_path / name], tmp_path / "out", pictures=0)
+    report([tmp_path / name], tmp_path / "out", images=0)
     page = (tmp_path / "out" / "report.html").read_text("utf-8")
     assert "<img src=x>" not in page
     assert "&lt;img src=x&gt; ![y](z) `|" in page

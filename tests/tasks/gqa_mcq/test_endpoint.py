@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -18,6 +14,7 @@ from threading import Event, Lock, Thread
 from typing import Any
 
 import pytest
+from killed import kill, whole_lines
 
 from dualfocus_lmms import UserError, cli
 from dualfocus_lmms.tasks.gqa import mcq as gqa_mcq
@@ -26,7 +23,7 @@ from dualfocus_lmms.tasks.gqa.endpoint import read_list
 Lines = Callable[[Path], dict[str, Any]]
 build = partial(gqa_mcq.build, progress=False)
 
-COMMAND = [sys.executable, "-m", "dualfocus_lmms", "data", "gqa-mcq"]
+COMMAND = ["-m", "dualfocus_lmms", "data", "gqa-mcq"]
 Reply = tuple[int, str, dict[str, str]]
 USAGE = {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120}
 GOOD = '["pink", "violet", "gold", "lime", "ivory"]'
@@ -253,27 +250,13 @@ def test_an_interrupted_run_resumes(
         return completion(GOOD)
 
     endpoint.answer = hang
-    command = [
-        *COMMAND,
-        "--questions",
-        questions,
-        "--out",
-        out,
-        "--endpoint",
-        endpoint.url,
-        "--model",
-        "chat",
-    ]
-    started = subprocess.Popen([*command, "--concurrency", "2"], stderr=subprocess.DEVNULL)
+    command = [*COMMAND, "--questions", questions, "--out", out, "--endpoint", endpoint.url]
     try:
-        deadline = time.monotonic() + 60
-        while not out.exists() or out.read_bytes().count(b"\n") < 3 + 10:
-            assert time.monotonic() < deadline
-            assert started.poll() is None
-            time.sleep(0.05)
+        kill(
+            [*command, "--model", "chat", "--concurrency", "2"],
+            lambda: whole_lines(out) >= 3 + 10,
+        )
     finally:
-        os.kill(started.pid, signal.SIGKILL)
-        started.wait()
         release.set()
     before, requested = lines(out), dict(endpoint.requested)
     assert len(before) == 13

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,13 @@ from PIL import Image
 
 from dualfocus_lmms.boxes import Box
 from dualfocus_lmms.errors import UserError
-from dualfocus_lmms.train.data.samples import SampleImage, TrainingSample, read_samples, write_samples
+from dualfocus_lmms.train.data.samples import (
+    SampleImage,
+    TrainingSample,
+    read_samples,
+    shard_path,
+    write_shard,
+)
 
 
 def noise(seed: int, side: int = 40, form: str = "PNG") -> SampleImage:
@@ -47,7 +54,8 @@ def samples() -> list[TrainingSample]:
 
 
 def test_samples_are_read_as_written_in_any_order(tmp_path: Path, samples: list[TrainingSample]) -> None:
-    paths = write_samples(samples, tmp_path, rows_per_file=40)
+    paths = [shard_path(tmp_path, index) for index in range(2)]
+    assert [write_shard(samples[:40], paths[0]), write_shard(samples[40:], paths[1])] == [40, 37]
     assert [path.name for path in paths] == ["samples-00000.parquet", "samples-00001.parquet"]
     read = read_samples(tmp_path)
     assert len(read) == 77
@@ -63,7 +71,8 @@ def test_samples_are_read_as_written_in_any_order(tmp_path: Path, samples: list[
 def test_one_shard_is_read_and_a_copy_in_another_process_works(
     tmp_path: Path, samples: list[TrainingSample]
 ) -> None:
-    path = write_samples(samples, tmp_path)[0]
+    path = shard_path(tmp_path, 0)
+    write_shard(samples, path)
     read = read_samples(path)
     assert read[3].id == "s23"
     assert pickle.loads(pickle.dumps(read))[4].id == "s24"
@@ -80,47 +89,28 @@ def test_an_image_is_decoded_upright_and_a_broken_one_raises(tmp_path: Path) -> 
         SampleImage(noise(1).data[:500], "half.png").decode()
 
 
-def test_an_existing_shard_is_kept_and_a_missing_one_is_written(
-    tmp_path: Path, samples: list[TrainingSample]
-) -> None:
-    first, second = write_samples(samples, tmp_path, rows_per_file=50)
-    whole = second.read_bytes()
-    before = first.stat().st_mtime_ns
-    second.unlink()
-    write_samples(iter(samples), tmp_path, rows_per_file=50)
-    assert first.stat().st_mtime_ns == before
-    assert second.read_bytes() == whole
-    assert sorted(path.name for path in tmp_path.iterdir()) == [first.name, second.name]
-
-
-def test_a_failure_leaves_only_complete_shards(tmp_path: Path, samples: list[TrainingSample]) -> None:
-    def failing() -> object:
+def test_a_failure_leaves_no_shard(tmp_path: Path, samples: list[TrainingSample]) -> None:
+    def failing() -> Iterator[TrainingSample]:
         yield from samples[:60]
         raise RuntimeError("killed")
 
     with pytest.raises(RuntimeError, match="killed"):
-        write_samples(failing(), tmp_path, rows_per_file=50)  # type: ignore[arg-type]
-    assert [path.name for path in tmp_path.iterdir()] == ["samples-00000.parquet"]
-
-
-def test_a_folder_of_other_samples_raises(tmp_path: Path, samples: list[TrainingSample]) -> None:
-    write_samples(samples, tmp_path, rows_per_file=30)
-    with pytest.raises(UserError, match="other samples"):
-        write_samples(samples[1:], tmp_path, rows_per_file=30)
-    with pytest.raises(UserError, match=r"other samples too \(samples-00001"):
-        write_samples(samples[:30], tmp_path, rows_per_file=30)
+        write_shard(failing(), shard_path(tmp_path, 0))
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_neighbours_share_one_copy_of_their_image(tmp_path: Path) -> None:
     image = noise(0, 300)
-    path = write_samples([make(number, image) for number in range(20, 40)], tmp_path)[0]
+    path = shard_path(tmp_path, 0)
+    write_shard([make(number, image) for number in range(20, 40)], path)
     assert len(image.data) < path.stat().st_size < 1.4 * len(image.data)
     assert all(sample.image.data == image.data for sample in read_samples(path))
 
 
 def test_the_datasets_library_reads_shards(tmp_path: Path, samples: list[TrainingSample]) -> None:
     datasets = pytest.importorskip("datasets")
-    write_samples(samples[:5], tmp_path / "set")
+    (tmp_path / "set").mkdir()
+    write_shard(samples[:5], shard_path(tmp_path / "set", 0))
     rows = datasets.load_dataset("parquet", data_dir=str(tmp_path / "set"), cache_dir=str(tmp_path / "cache"))
     plain, row = rows["train"][0], rows["train"][1]
     assert row["image"].size == (40, 40)
@@ -143,7 +133,5 @@ def test_invalid_samples_and_files_raise(tmp_path: Path) -> None:
     pq.write_table(pa.table({"id": ["1"]}), bad)
     with pytest.raises(UserError, match="lacks answer, box, crop"):
         read_samples(bad)
-    with pytest.raises(UserError, match="at least 1, got 0"):
-        write_samples([], tmp_path, rows_per_file=0)
     with pytest.raises(ValueError, match="both a box and a crop"):
         TrainingSample("x", noise(1), "q", "a", box=Box(0, 0, 1, 1))

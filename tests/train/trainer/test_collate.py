@@ -52,8 +52,8 @@ def make_encoder(checkpoint, max_length: int) -> Encoder:
 
 
 def collator(checkpoint, encoder, **options) -> Collator:
-    _, pictures = reader(checkpoint)
-    return Collator(pictures, PAD, blank_row(encoder), **options)
+    _, image_reader = reader(checkpoint)
+    return Collator(image_reader, PAD, blank_row(encoder), **options)
 
 
 def row(*ids: int, color: str | None = None, learned: int = 1) -> Encoded:
@@ -63,7 +63,7 @@ def row(*ids: int, color: str | None = None, learned: int = 1) -> Encoded:
     return Encoded(ids, (IGNORED,) * split + ids[split:], (0.0,) * split + (2.0,) * learned, images)
 
 
-def test_rows_are_padded_on_the_right_with_all_pictures_in_order(checkpoint, encoder):
+def test_rows_are_padded_on_the_right_with_all_images_in_order(checkpoint, encoder):
     rows = [row(7, 8, 9, color="red"), None, row(5, 6, color="blue", learned=2), row(1)]
     batch = collator(checkpoint, encoder, weighted=True)(rows)
     assert batch["input_ids"].tolist() == [[7, 8, 9], [5, 6, PAD], [1, PAD, PAD]]
@@ -74,14 +74,14 @@ def test_rows_are_padded_on_the_right_with_all_pictures_in_order(checkpoint, enc
         [1, IGNORED, IGNORED],
     ]
     assert batch["weights"].tolist() == [[0, 0, 2], [2, 2, 0], [2, 0, 0]]
-    pictures = [Image.new("RGB", (20, 10), color) for color in ("red", "blue")]
-    assert torch.equal(batch["pixel_values"], ModelBackend(checkpoint).pixels(pictures))
+    images = [Image.new("RGB", (20, 10), color) for color in ("red", "blue")]
+    assert torch.equal(batch["pixel_values"], ModelBackend(checkpoint).pixels(images))
     assert batch["pixel_values"].shape == (2, 3, 56, 56)
     assert "weights" not in collator(checkpoint, encoder)(rows)
 
 
 @pytest.mark.parametrize("rows", [[row(7, 8)], [None], []])
-def test_a_batch_without_a_picture_shows_a_blank_one_and_learns_nothing_from_it(checkpoint, encoder, rows):
+def test_a_batch_without_an_image_shows_a_blank_one_and_learns_nothing_from_it(checkpoint, encoder, rows):
     batch = collator(checkpoint, encoder)(rows)
     kept = [row for row in rows if row]
     assert len(batch["input_ids"]) == len(kept) + 1
@@ -198,7 +198,7 @@ def test_samples_become_examples_with_the_words_of_the_protocol(sample_folders, 
     assert copied.example(4).conversation.turns[1].text == samples[4].answer
 
 
-def test_instruction_data_is_read_with_its_pictures(tmp_path):
+def test_instruction_data_is_read_with_its_images(tmp_path):
     turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "red"}]
     records = [{"id": "1", "image": "a/red.png", "conversations": turns}]
     (tmp_path / "a").mkdir()
@@ -278,6 +278,6 @@ def test_a_file_that_holds_no_instruction_data_is_refused(tmp_path, text):
         llava_source(str(tmp_path / "data.json"), None)
 
 
-def test_a_picture_that_cannot_fit_is_refused_before_training(checkpoint):
+def test_an_image_that_cannot_fit_is_refused_before_training(checkpoint):
     with pytest.raises(UserError):
         blank_row(make_encoder(checkpoint, 16))

@@ -21,7 +21,13 @@ from dualfocus_lmms.models.engines.registry import make_engine
 from dualfocus_lmms.models.tiny.families import MAKERS, save_tiny_family
 from dualfocus_lmms.protocol import load_protocol
 from dualfocus_lmms.train.data.conversations import IGNORED, from_sample, question_of
-from dualfocus_lmms.train.data.samples import SampleImage, TrainingSample, read_samples, write_samples
+from dualfocus_lmms.train.data.samples import (
+    SampleImage,
+    TrainingSample,
+    read_samples,
+    shard_path,
+    write_shard,
+)
 from dualfocus_lmms.train.trainer.recipe import load_recipe, training_arguments
 from dualfocus_lmms.train.trainer.trainer import build, train
 
@@ -149,10 +155,11 @@ def thin(sample: TrainingSample) -> TrainingSample:
     return replace(sample, crop=SampleImage(file.getvalue(), "thin.png"))
 
 
-def test_a_picture_that_the_processor_refuses_costs_one_sample(make_samples: Any, tmp_path: Path):
+def test_an_image_that_the_processor_refuses_costs_one_sample(make_samples: Any, tmp_path: Path):
     model = save_tiny_family(tmp_path / "qwen", "qwen3_vl")
     samples = make_samples(4)
-    write_samples([thin(samples[0]), *samples[1:]], tmp_path / "samples")
+    (tmp_path / "samples").mkdir()
+    write_shard([thin(samples[0]), *samples[1:]], shard_path(tmp_path / "samples", 0))
     told: list[str] = []
     sink = logger.add(told.append, level="WARNING", format="{message}")
     path, parts = str(tmp_path / "samples"), "train=[projector, language_model]"

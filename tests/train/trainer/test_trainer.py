@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+from killed import kill
 from training_runs import SAME, STEPS, assert_same_run, evaluations, history, losses, weights
 from transformers import AutoProcessor, AutoTokenizer, LlavaForConditionalGeneration, get_scheduler
 
@@ -122,13 +121,7 @@ def test_a_finished_run_is_left_alone_and_another_one_is_refused(common, whole_r
 def test_a_killed_run_continues_as_if_nothing_had_happened(common, whole_run, tmp_path):
     """SIGKILL after the first checkpoint; half of a later checkpoint is passed over."""
     output = tmp_path / "run"
-    command = [sys.executable, "-c", CHILD, "tiny_cpu", *common, f"output={output}"]
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
-    while last_checkpoint(output) is None and child.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.002)
-    child.send_signal(signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
+    kill(["-c", CHILD, "tiny_cpu", *common, f"output={output}"], lambda: last_checkpoint(output))
     stopped = last_checkpoint(output)
     assert stopped is not None
     assert not (output / "model").exists()

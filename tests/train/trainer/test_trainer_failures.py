@@ -10,7 +10,7 @@ import pytest
 from training_runs import history, losses, weights
 
 from dualfocus_lmms import GenerationError, UserError
-from dualfocus_lmms.train.data.samples import write_samples
+from dualfocus_lmms.train.data.samples import shard_path, write_shard
 from dualfocus_lmms.train.trainer.trainer import last_checkpoint, train
 
 pytestmark = pytest.mark.seconds(5)
@@ -63,7 +63,8 @@ def test_an_output_that_cannot_be_written_is_the_users_mistake(common, tmp_path)
 
 def test_a_run_in_which_no_sample_fits_makes_no_checkpoint(common, make_samples, tmp_path):
     long = [replace(sample, question="what " * 90) for sample in make_samples(8, 2)]
-    write_samples(long, tmp_path / "long")
+    (tmp_path / "long").mkdir()
+    write_shard(long, shard_path(tmp_path / "long", 0))
     output, data = tmp_path / "run", f"data=[{{path: {tmp_path / 'long'}}}]"
     with pytest.raises(UserError, match="max_length"):
         train("tiny_cpu", [*common, f"output={output}", data, "max_length=100", "evaluation=null", "steps=1"])

@@ -1,0 +1,1 @@
+"""The benchmark's documents as tasks, and its YAML."""
