@@ -130,7 +130,7 @@ def test_every_engine_equals_the_naive_one_with_enlarged_crops(
         assert trace.crop_size[0] * trace.crop_size[1] > 4 * (right - left) * (bottom - top)
 
 
-@pytest.mark.parametrize("name", ["shared", "tree", "batched"])
+@pytest.mark.parametrize("name", ["tree", "batched"])
 def test_every_engine_shows_two_crops_as_the_naive_one_does(
     loaded: Checkpoint, asked: tuple[list[Question], list[StopCriteria]], name: str
 ):
