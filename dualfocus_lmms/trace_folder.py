@@ -163,9 +163,10 @@ def find_traces(folder: str | Path) -> tuple[Traces, list[str]]:
         except OSError as error:
             raise _unreadable(path, error) from error
     places = np.empty(len(columns[0]), _PLACE)
-    for name, buffer in zip(_FIELDS, (keys, *columns), strict=True):
-        if len(places):
-            places[name] = np.frombuffer(buffer, places.dtype[name])
+    if len(places):
+        places["key"] = np.frombuffer(keys, places.dtype["key"])
+        for name, column in zip(_FIELDS[1:], columns, strict=True):
+            places[name] = np.frombuffer(memoryview(column), np.int64)
     return Traces(files, tuple(groups), _last_of_equal(places)), damaged
 
 

@@ -272,7 +272,8 @@ def costs_of(trace: Trace) -> list[float]:
     if trace.shown:
         pixels = sum((right - left) * (bottom - top) for left, top, right, bottom in trace.shown)
     one = () if trace.crop_size is None else (trace.crop_size,)
-    sizes = [() if trace.input_size is None else (trace.input_size,), trace.crop_sizes or one]
+    whole = () if trace.input_size is None else (trace.input_size,)
+    sizes: list[tuple[tuple[int, int], ...]] = [whole, trace.crop_sizes or one]
     seen = [sum(width * height for width, height in some) if some else np.nan for some in sizes]
     return [*costs, area, pixels, *seen]
 

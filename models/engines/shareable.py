@@ -12,7 +12,7 @@ from dualfocus_lmms.models.checkpoint.loading import Checkpoint
 from dualfocus_lmms.models.engines.image_encoding import check_release
 
 
-def language_model(model: Any) -> Any | None:
+def language_model(model: Any) -> Any:
     """The decoder of a model with its embeddings, without its head: transformers has two names for it. None
     where it is no module of its own."""
     inner = model.model

@@ -228,8 +228,8 @@ def _gemma4() -> tuple[Any, Any]:
     tokenizer = character_tokenizer(specials=specials, eos_token="<turn|>", extra_special_tokens=named)
     vocabulary = len(tokenizer)
     text = Gemma4TextConfig(
-        **_text(tokenizer, bos_token_id=tokenizer.bos_token_id, num_hidden_layers=4),
-        head_dim=16, global_head_dim=32, sliding_window=24, num_kv_shared_layers=2,
+        **_text(tokenizer, bos_token_id=tokenizer.bos_token_id, num_hidden_layers=4, global_head_dim=32),
+        head_dim=16, sliding_window=24, num_kv_shared_layers=2,
         layer_types=["sliding_attention", "full_attention"] * 2, use_bidirectional_attention="vision",
         vocab_size_per_layer_input=vocabulary, hidden_size_per_layer_input=8, final_logit_softcapping=30.0,
     )  # fmt: skip
@@ -237,10 +237,12 @@ def _gemma4() -> tuple[Any, Any]:
         hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
         num_key_value_heads=2, head_dim=16, patch_size=4, position_embedding_size=256,
     )  # fmt: skip
-    ids = {name: _id(tokenizer, token) for name, token in named.items() if name != "eoa_token"}
+    ids: dict[str, Any] = {
+        f"{name}_id": _id(tokenizer, token) for name, token in named.items() if name != "eoa_token"
+    }
     config = Gemma4Config(
         text_config=text, vision_config=vision, audio_config=None, video_token_id=_id(tokenizer, "<|video|>"),
-        eoa_token_index=_id(tokenizer, "<audio|>"), **{f"{name}_id": token for name, token in ids.items()},
+        eoa_token_index=_id(tokenizer, "<audio|>"), **ids,
     )  # fmt: skip
     images = Gemma4ImageProcessor(patch_size=4, max_soft_tokens=70)
     processor = Gemma4Processor(Gemma4AudioFeatureExtractor(), images, tokenizer, Gemma4VideoProcessor())

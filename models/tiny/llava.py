@@ -210,7 +210,8 @@ def character_tokenizer(
 
     basic = ["<unk>", "<s>", "</s>", "<pad>", IMAGE_TOKEN]
     characters = ["\n", *(chr(code) for code in range(32, 127))]
-    each, decoder = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated"), decoders.Fuse()
+    each: Any = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    decoder: Any = decoders.Fuse()
     if byte_level:
         characters = [{"\n": "Ċ", " ": "Ġ"}.get(character, character) for character in characters]
         signs = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
