@@ -29,7 +29,7 @@ def names(text: str) -> list[tuple[str, str]]:
 def test_each_run_has_the_first_font_that_knows_its_characters(of_the_system: None):
     (rare,) = list(fonts._characters(OTHER) - fonts._characters(fonts._matplotlibs()))[:1]
     assert names("red") == [("Aileron", "red")]
-    assert names("caf\u00e9 \U0001f600") == [("DejaVu Sans", "caf\u00e9 \U0001f600")]
+    assert names("\u00e9 \U0001f600") == [("DejaVu Sans", "\u00e9 \U0001f600")]
     assert names(f"a {chr(rare)}!") == [
         ("DejaVu Sans", "a "),
         ("STIXGeneral", chr(rare)),
