@@ -8,7 +8,7 @@ print(trace.selection.text, trace.ppl)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from typing import Any, NoReturn
 
@@ -17,7 +17,8 @@ from PIL import Image
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.flow import answer_batch
 from dualfocus_lmms.grounding import MODEL_GROUNDINGS
-from dualfocus_lmms.images import UNREADABLE, open_image, unreadable
+from dualfocus_lmms.images import UNREADABLE, is_address, open_image, unreadable
+from dualfocus_lmms.notebook import remember
 from dualfocus_lmms.options import Keywords, SettingOptions, keywords
 from dualfocus_lmms.prompts import SHORT_ANSWER
 from dualfocus_lmms.settings import Settings
@@ -113,6 +114,10 @@ class DualFocusModel:
         model.settings, model.backend = _bind_grounding(settings, backend), backend
         return model
 
+    def __repr__(self) -> str:
+        backend, settings = type(self.backend).__name__, self.settings
+        return f"DualFocusModel({backend}, protocol={settings.protocol.name}, select={settings.rule_name})"
+
     def ask(
         self, image: Source, question: str, instruction: str | None = None, max_new_tokens: int = 128
     ) -> Trace:
@@ -140,6 +145,8 @@ class DualFocusModel:
             instruction = SHORT_ANSWER
         limits, requested = StopCriteria(max_new_tokens), list(pairs)
         traces: list[Trace] = []
+        for number, pair in enumerate(requested):
+            _check_pair(number, pair)
         for start in range(0, len(requested), batch_size):
             questions = [
                 Question(
@@ -150,8 +157,18 @@ class DualFocusModel:
                 )
                 for number, (image, text) in enumerate(requested[start : start + batch_size], start)
             ]
+            for asked in questions:
+                remember(asked.image)
             traces += answer_batch(self.backend, questions, [limits] * len(questions), self.settings)
         return traces
+
+
+def _check_pair(number: int, pair: object) -> None:
+    """UserError unless a pair is an image, which `load_image` checks, and the text of a question."""
+    if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
+        raise UserError(f"Question {number}: a pair of image and question is expected, got {pair!r:.80}.")
+    if not isinstance(pair[1], str):
+        raise UserError(f"Question {number}: its question is a text, got {type(pair[1]).__name__}.")
 
 
 def _bind_grounding(settings: Settings, backend: Backend) -> Settings:
@@ -168,9 +185,15 @@ def load_image(source: Source) -> Image.Image:
 
     source is a path or a Pillow image. UserError when the file does not exist or holds no image.
     """
+    if not isinstance(source, str | PathLike | Image.Image):
+        kind = type(source).__name__
+        advice = " Image.fromarray makes one of an array." if hasattr(source, "shape") else ""
+        raise UserError(f"An image is a path or a Pillow image, got {kind}.{advice}")
     try:
         return open_image(source)
     except FileNotFoundError as error:
+        if is_address(source):
+            raise UserError(f"{source!r} is a web address, and nothing is fetched: give a file.") from error
         raise UserError(f"No image exists at {str(source)!r}: check the path.") from error
     except UNREADABLE as error:
         advice = "give an image file such as PNG or JPEG."

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Frame = Literal["original", "square", "resized"]
+Order = Literal["xyxy", "yxyx"]
+_PLACES = {"xyxy": (0, 1, 2, 3), "yxyx": (1, 0, 3, 2)}  # of x, y, x, y in each order, and of them in these
 
 # A number that stands alone: not a part of a word, a version or a percentage.
 _NUMBER = r"(?<![\w.+-])([-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)(?!\w|\.\d|\s*%)"
@@ -112,11 +114,16 @@ class BoxFormat:
         frame "resized", whose unit is the pixel of the resized input.
     frame: "original" (the unpadded image), "square" (the image centred on a square of its longer side) or
         "resized" (the model's resized input; `input_size` must then be given).
+    order: which coordinate of a corner is written first.
+
+    >>> BoxFormat("[{:d}, {:d}, {:d}, {:d}]", scale=1000, order="yxyx").write(Box(0.1, 0.2, 0.3, 0.4), (8, 6))
+    '[200, 100, 400, 300]'
     """
 
     template: str = "[{:.2f}, {:.2f}, {:.2f}, {:.2f}]"
     scale: float = 1.0
     frame: Frame = "original"
+    order: Order = "xyxy"
 
     def write(self, box: Box, image_size: tuple[int, int], input_size: tuple[int, int] | None = None) -> str:
         """The text for `box`. Sizes are (width, height) in pixels: the original image, the resized input."""
@@ -129,7 +136,7 @@ class BoxFormat:
         ]
         if "d}" in self.template:
             values = [round(value) for value in values]
-        return self.template.format(*values)
+        return self.template.format(*(values[place] for place in _PLACES[self.order]))
 
     def read(
         self, text: str, image_size: tuple[int, int], input_size: tuple[int, int] | None = None
@@ -141,7 +148,7 @@ class BoxFormat:
         and a reply to any other format whose numbers all lie below 2 gives fractions of the frame. Values
         outside the frame are kept. Percentages are not a box.
         """
-        written = _written_boxes(text)
+        written = _written_boxes(text, self.order)
         return self._box(written[0], image_size, input_size) if written else None
 
     def write_all(
@@ -154,7 +161,7 @@ class BoxFormat:
         self, text: str, image_size: tuple[int, int], input_size: tuple[int, int] | None = None
     ) -> list[Box]:
         """Every box in a reply, in its order; `read` returns the first of them."""
-        found = (self._box(written, image_size, input_size) for written in _written_boxes(text))
+        found = (self._box(written, image_size, input_size) for written in _written_boxes(text, self.order))
         return [box for box in found if box is not None]
 
     def _box(
@@ -232,13 +239,14 @@ def in_reading_order(boxes: Iterable[Box]) -> list[Box]:
     return ordered
 
 
-def _written_boxes(text: str) -> list[tuple[str, ...]]:
-    """The coordinates (x, y, x, y) of each box in a reply, as they are written."""
+def _written_boxes(text: str, order: Order) -> list[tuple[str, ...]]:
+    """The coordinates (x, y, x, y) of each box in a reply, as they are written. order: that of coordinates
+    without names."""
     named = [(name.lower().replace("_", ""), value) for name, value in _NAMED.findall(text)]
-    for order in _NAMED_ORDERS:
-        if found := list(_named_boxes(named, order)):
+    for names in _NAMED_ORDERS:
+        if found := list(_named_boxes(named, names)):
             return found
-    return [match.groups() for match in _FOUR.finditer(text)]
+    return [tuple(match.groups()[place] for place in _PLACES[order]) for match in _FOUR.finditer(text)]
 
 
 def _named_boxes(named: Iterable[tuple[str, str]], order: Sequence[str]) -> Iterator[tuple[str, ...]]:

@@ -25,6 +25,12 @@ def choose(what: str, given: object, allowed: Iterable[object]) -> UserError:
     It names the nearest of the allowed values where one is near.
     """
     names = [str(name) for name in allowed]
-    near = get_close_matches(str(given), names, 1)
-    hint = f" Did you mean {near[0]}?" if near else ""
-    return UserError(f"Unknown {what} {given!r}: choose one of {', '.join(names)}.{hint}")
+    return UserError(
+        f"Unknown {what} {given!r}: choose one of {', '.join(names)}.{did_you_mean(given, names)}"
+    )
+
+
+def did_you_mean(given: object, names: Iterable[str]) -> str:
+    """ " Did you mean NAME?" for the nearest of the names, to end a message; "" where none is near."""
+    near = get_close_matches(str(given), list(names), 1)
+    return f" Did you mean {near[0]}?" if near else ""

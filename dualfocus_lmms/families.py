@@ -36,4 +36,5 @@ def _unit(form: BoxFormat) -> str:
     if form.frame == "resized":
         return "pixels of the resized image"
     unit = {1.0: "fractions", 1000.0: "thousandths"}.get(float(form.scale), f"parts of {form.scale:g}")
-    return f"{unit} of the image" if form.frame == "original" else f"{unit} of the padded square"
+    first = ", y first" if form.order == "yxyx" else ""
+    return f"{unit} of the {'image' if form.frame == 'original' else 'padded square'}{first}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from os import PathLike
@@ -111,6 +112,13 @@ def max_pixels() -> int:
             f"Leave it out for {DEFAULT_MAX_PIXELS:,}."
         )
     return int(given)
+
+
+def is_address(source: object) -> bool:
+    """Whether something is given as a web address, which is never fetched."""
+    return (
+        isinstance(source, str) and re.match(r"(https?|ftp|s3|gs|data):", source, re.IGNORECASE) is not None
+    )
 
 
 def unreadable(what: str, error: Exception, advice: str) -> UserError:

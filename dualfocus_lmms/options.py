@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from textwrap import wrap
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
@@ -397,6 +398,16 @@ def table(options: type[Options], without: Iterable[str] = ()) -> str:
         for name, field in sorted(shown, key=lambda item: not item[1].is_required())
     ]
     return "\n".join(["| argument | default | meaning |", "| --- | --- | --- |", *rows])
+
+
+def short_list(options: type[Options]) -> str:
+    """One line or two for each option, for a terminal of 80 columns: its name, and the first sentence of what
+    it means."""
+    lines = []
+    for name, field in sorted(options.model_fields.items(), key=lambda item: not item[1].is_required()):
+        text = f"{plain(field.description or '')} [{_default(field).replace('`', '')}]"
+        lines += wrap(text, 78, initial_indent=f"  {name:<20} ", subsequent_indent=" " * 23)
+    return "\n".join(lines)
 
 
 def plain(description: str) -> str:

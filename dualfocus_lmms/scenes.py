@@ -5,7 +5,9 @@ image, shrunk to the encoder's input, shapes and colours are plain and digits ar
 Three kinds of questions: `detail` (a digit: micro should win), `exist` (yes or no, as POPE asks) and `global`
 (counts and relations: the macro pathway has all it needs). Scenes come from seeds; no two splits share one.
 
-The tasks ask about them and the small model learns from them, which is why they live below both.
+Scenes of other layouts, with questions about two things or with very small ones, are in
+`dualfocus_lmms.scene_layouts`. The tasks ask about scenes and the small model learns from them, which is why
+they live below both.
 """
 
 from __future__ import annotations
@@ -35,11 +37,14 @@ RELATION = "Is the {} {} the {}?"
 RELATIONS = ("left of", "above")  # less along x, along y
 
 Kind = Literal["detail", "exist", "global"]
+PairKind = Literal["larger", "same"]  # of questions about two things, see `scene_layouts`
+SHAPES_LAYOUT = "shapes"  # of the scenes that are made here
 
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """One shape: its name is unique in its scene. x, y: centre; radius: half its side (pixels)."""
+    """One shape: its name is unique in its scene. x, y: centre; radius: half its side (pixels of a scene that
+    is `scene_side` wide and high)."""
 
     color: str
     shape: str
@@ -48,6 +53,7 @@ class Thing:
     y: int
     radius: int
     digit_height: int
+    scene_side: int = SIDE
 
     @property
     def name(self) -> str:
@@ -57,14 +63,14 @@ class Thing:
     def box(self) -> Box:
         """The shape's extent, fractions of the scene."""
         edges = (self.x - self.radius, self.y - self.radius, self.x + self.radius, self.y + self.radius)
-        return Box(*(value / SIDE for value in edges))
+        return Box(*(value / self.scene_side for value in edges))
 
 
 @dataclass(frozen=True, slots=True)
 class SceneQuestion:
     """A question with its answer and the things it is about; none means the scene as a whole."""
 
-    kind: Kind
+    kind: Kind | PairKind
     question: str
     answer: str
     things: tuple[Thing, ...] = ()
@@ -72,30 +78,33 @@ class SceneQuestion:
     @property
     def box(self) -> Box:
         """The region of all its things (section 3.2): the whole scene for a global question."""
-        if not self.things:
-            return WHOLE
-        corners = list(zip(*(thing.box.xyxy for thing in self.things), strict=True))
-        return Box(min(corners[0]), min(corners[1]), max(corners[2]), max(corners[3]))
+        return Box.around(thing.box for thing in self.things) if self.things else WHOLE
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A scene by split, seed and number: the same three give the same image and questions everywhere."""
+    """A scene by layout, split, seed and number: the same four give the same image and questions everywhere.
+
+    side: its width and height in pixels.
+    """
 
     split: str
     seed: int
     number: int
     things: tuple[Thing, ...]
     questions: tuple[SceneQuestion, ...]
+    layout: str = SHAPES_LAYOUT
+    side: int = SIDE
 
     @property
     def name(self) -> str:
-        return f"{self.split}-{self.seed}-{self.number}"
+        """Split, seed and number, with the layout before them where it is not SHAPES_LAYOUT."""
+        layout = "" if self.layout == SHAPES_LAYOUT else f"{self.layout}-"
+        return f"{layout}{self.split}-{self.seed}-{self.number}"
 
     def image(self) -> Image.Image:
-        """The scene, RGB, SIDE x SIDE pixels."""
-        pixels = np.random.default_rng(_number(f"texture {self.name}"))
-        image = _texture(pixels)
+        """The scene, RGB, side x side pixels."""
+        image = _texture(np.random.default_rng(seed_of(f"texture {self.name}")), self.side)
         draw = ImageDraw.Draw(image)
         for thing in self.things:
             _draw(draw, thing)
@@ -106,9 +115,9 @@ def make_scene(split: str, seed: int, number: int) -> Scene:
     """Scene `number` of a split. UserError for an unknown split."""
     if split not in SPLITS:
         raise choose("split", split, SPLITS)
-    rng = random.Random(_number(f"scene {VERSION} {split} {seed} {number}"))
-    things = _place(rng)
-    questions = (*_details(things), *_existence(rng, things), *_whole_scene(rng, things))
+    rng = random.Random(seed_of(f"scene {VERSION} {split} {seed} {number}"))
+    things = place(rng, draw_names(rng))
+    questions = (*details(things), *_existence(rng, things), *_whole_scene(rng, things))
     return Scene(split, seed, number, things, questions)
 
 
@@ -117,21 +126,28 @@ def make_scenes(split: str, seed: int, count: int) -> Iterator[Scene]:
     return (make_scene(split, seed, number) for number in range(count))
 
 
-def _place(rng: random.Random) -> tuple[Thing, ...]:
-    """Two to four things of different names that do not touch."""
-    names = rng.sample([(color, shape) for color in COLORS for shape in SHAPES], rng.randint(2, 4))
-    things: list[Thing] = []
+def draw_names(rng: random.Random) -> list[tuple[str, str]]:
+    """Colours and shapes of two to four things, all different."""
+    return rng.sample([(color, shape) for color in COLORS for shape in SHAPES], rng.randint(2, 4))
+
+
+def place(
+    rng: random.Random, names: Sequence[tuple[str, str]], before: Sequence[Thing] = (), side: int = SIDE
+) -> tuple[Thing, ...]:
+    """Things with these names, `before` first, that do not touch, anywhere in a scene of `side` pixels."""
+    things = list(before)
     for color, shape in names:
         while True:
             radius = rng.randint(36, 62)
-            x, y = (rng.randint(radius + 4, SIDE - radius - 4) for _ in range(2))
+            x, y = (rng.randint(radius + 4, side - radius - 4) for _ in range(2))
             if all(max(abs(x - other.x), abs(y - other.y)) > radius + other.radius + 6 for other in things):
                 break
-        things.append(Thing(color, shape, rng.choice(DIGITS), x, y, radius, rng.randint(16, 20)))
+        things.append(Thing(color, shape, rng.choice(DIGITS), x, y, radius, rng.randint(16, 20), side))
     return tuple(things)
 
 
-def _details(things: Sequence[Thing]) -> Iterator[SceneQuestion]:
+def details(things: Sequence[Thing]) -> Iterator[SceneQuestion]:
+    """The digit of each thing."""
     for thing in things:
         yield SceneQuestion("detail", DETAIL.format(thing.name), thing.digit, (thing,))
 
@@ -164,12 +180,12 @@ def _whole_scene(rng: random.Random, things: Sequence[Thing]) -> Iterator[SceneQ
         yield SceneQuestion("global", question, "yes" if holds else "no", (first, second))
 
 
-def _texture(pixels: np.random.Generator) -> Image.Image:
-    """A soft grey-brown texture with fine grain."""
+def _texture(pixels: np.random.Generator, side: int) -> Image.Image:
+    """A soft grey-brown texture with fine grain, side x side pixels."""
     coarse = pixels.integers(110, 190, (8, 8, 3)).astype(np.float64)
     muted = (coarse.mean(2, keepdims=True) * 0.7 + coarse * 0.3).astype(np.uint8)
-    soft = Image.fromarray(muted).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
-    grain = pixels.integers(0, 29, (SIDE, SIDE, 1), dtype=np.uint8)
+    soft = Image.fromarray(muted).resize((side, side), Image.Resampling.BICUBIC)
+    grain = pixels.integers(0, 29, (side, side, 1), dtype=np.uint8)
     return Image.fromarray(np.asarray(soft) - np.uint8(14) + grain)  # 110..190 -14 +28: no value overflows
 
 
@@ -189,6 +205,6 @@ def _draw(draw: ImageDraw.ImageDraw, thing: Thing) -> None:
     draw.text((thing.x, height), thing.digit, fill=ink, font=font, anchor="mm", stroke_width=1)
 
 
-def _number(text: str) -> int:
+def seed_of(text: str) -> int:
     """A stable number for a text: the seed of what it names."""
     return int.from_bytes(text.encode(), "big")

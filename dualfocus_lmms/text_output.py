@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
-import pandas as pd
-from pandas.api.types import is_numeric_dtype
+if TYPE_CHECKING:
+    import pandas as pd
 
 Value = TypeVar("Value")
 
@@ -90,6 +90,9 @@ def csv_text(frame: pd.DataFrame) -> str:
 
 def csv_parts(frame: pd.DataFrame) -> Iterator[str]:
     """`csv_text` in parts that follow each other."""
+    import pandas as pd  # half a second, which a question does not need
+    from pandas.api.types import is_numeric_dtype
+
     for start in range(0, max(len(frame), 1), _ROWS_AT_ONCE):
         some = frame.iloc[start : start + _ROWS_AT_ONCE]
         columns = [

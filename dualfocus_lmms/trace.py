@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, ClassVar, Literal
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.files import atomic_write
 from dualfocus_lmms.json_text import STRICT, Kind
+from dualfocus_lmms.text_output import excerpt
 from dualfocus_lmms.types import Answer, JointScores, Selection, TemplateChoice
 
 try:
@@ -49,7 +50,7 @@ class Look:
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Trace:
     """What one sample did.
 
@@ -120,6 +121,16 @@ class Trace:
     def from_json(cls, line: str | bytes) -> Trace:
         """The trace that `to_json` wrote. ValueError when the line is damaged or of another version."""
         return _TRACE.parse(line)
+
+    def __repr__(self) -> str:
+        chosen = self.selection
+        return f"Trace({self.question_id!r}: {excerpt(chosen.text, 60)!r}, {chosen.pathway})"
+
+    def _repr_html_(self) -> str:
+        """The trace in a notebook: `notebook.html`."""
+        from dualfocus_lmms.notebook import html
+
+        return html(self)
 
     @property
     def shown(self) -> tuple[tuple[int, int, int, int], ...]:

@@ -134,12 +134,16 @@ def find_traces(folder: str | Path) -> tuple[Traces, list[str]]:
     """(traces, damaged) of a folder, in file order, the last of equal keys kept.
 
     damaged names every line that could not be read ("rank0.jsonl:17: ..."), as a kill leaves one behind; the
-    samples they belonged to are missing. UserError when the folder does not exist.
+    samples they belonged to are missing. UserError when the folder does not exist, or no run wrote it.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"No trace folder at {folder}: give the folder that a run wrote with trace=<folder>.")
     files = tuple(sorted(folder.glob("rank*.jsonl")))
+    if not files and not (folder / "run.json").is_file():
+        raise UserError(
+            f"{folder} holds no traces (rank0.jsonl): give the folder that a run wrote with trace=<folder>."
+        )
     groups: dict[tuple[str, str], int] = {}
     keys, columns = bytearray(), [array("q") for _ in _FIELDS[1:]]
     damaged = []
@@ -159,9 +163,10 @@ def find_traces(folder: str | Path) -> tuple[Traces, list[str]]:
         except OSError as error:
             raise _unreadable(path, error) from error
     places = np.empty(len(columns[0]), _PLACE)
-    for name, buffer in zip(_FIELDS, (keys, *columns), strict=True):
-        if len(places):
-            places[name] = np.frombuffer(buffer, places.dtype[name])
+    if len(places):
+        places["key"] = np.frombuffer(keys, places.dtype["key"])
+        for name, column in zip(_FIELDS[1:], columns, strict=True):
+            places[name] = np.frombuffer(memoryview(column), np.int64)
     return Traces(files, tuple(groups), _last_of_equal(places)), damaged
 
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from math import exp, inf
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
 from dualfocus_lmms.boxes import Box
 from dualfocus_lmms.calibrated import is_calibrated
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.files import replacing
+from dualfocus_lmms.fonts import Lettering, undrawable
 from dualfocus_lmms.images import rgb
 from dualfocus_lmms.prompts import PROMPTS, bare_question
 from dualfocus_lmms.trace import Trace
@@ -36,6 +36,8 @@ BETWEEN = 8  # two crops
 FRAME = 4  # of the crop, and the line of the box on the image
 LARGEST_EXPONENT = 700  # of e, in a float
 MOST_LINES = 16  # of an answer or a question
+
+LEGEND = "On the image: the model's box, with a thick line, and what was cropped, with a thin one"
 
 WHY: dict[str, str] = {
     Fallback.NO_BOX: "the reply to the locate question holds no box",
@@ -61,15 +63,18 @@ def draw(image: Image.Image, trace: Trace) -> Image.Image:
     width, x = left + GAP + right, MARGIN + left + GAP
     title = _TextBlock(question_of(trace), 28, INK, width)
     note = _TextBlock(verdict(trace), 16, MUTED, width)
+    marks = _regions(trace)
+    legend = _TextBlock(LEGEND, 16, MUTED, width) if len({line for _, line in marks}) > 1 else None
     macro, micro = _card(trace, "macro", trace.macro, left), _card(trace, "micro", trace.micro, right)
     card_height = max(macro.height, micro.height)
-    tops = _stack(MARGIN, [title.height + 20, height + 14, card_height + 18, note.height])
+    below = [note.height, legend.height if legend else 0]
+    tops = _stack(MARGIN, [title.height + 20, height + 14, card_height + 18, *below])
 
     page = Image.new("RGB", (width + 2 * MARGIN, tops[-1] + MARGIN - 6), PAPER)
     title.put(page, MARGIN, tops[0])
     place = (MARGIN, tops[1], MARGIN + left, tops[1] + height)
     hung = _hang(page, photo, place)
-    for rectangle, line in _regions(trace):
+    for rectangle, line in marks:
         _outline(page, _within(rectangle, image.size, hung), place, line)
     place = (x, tops[1], x + right, tops[1] + height)
     if crop is None:
@@ -79,7 +84,14 @@ def draw(image: Image.Image, trace: Trace) -> Image.Image:
     macro.put(page, MARGIN, tops[2], card_height)
     micro.put(page, x, tops[2], card_height)
     note.put(page, MARGIN, tops[3])
+    if legend is not None:
+        legend.put(page, MARGIN, tops[4])
     return page
+
+
+def missing_characters(trace: Trace) -> str:
+    """The characters of question and answers that no font here has: `draw` puts a mark in their place."""
+    return undrawable("".join([question_of(trace), *(answer.text for answer in trace.answers)]))
 
 
 def crops_of(image: Image.Image, trace: Trace) -> Image.Image:
@@ -331,17 +343,17 @@ class _TextBlock:
 
     def __init__(self, text: str, size: int, color: str, width: int, most: int = MOST_LINES) -> None:
         text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
-        self._font, self._color = _font(size, text), color
-        self._lines = _wrap(text, self._font.getlength, width, most)
+        self._lettering, self._color = Lettering(size, text), color
+        self._lines = _wrap(text, self._lettering.length, width, most)
         self._step = round(size * 1.3)
         self.height = self._step * len(self._lines)
-        self.width = round(max(self._font.getlength(line) for line in self._lines))
+        self.width = round(max(self._lettering.length(line) for line in self._lines))
 
     def put(self, page: Image.Image, x: int, y: int) -> None:
         pen = ImageDraw.Draw(page)
         for row, line in enumerate(self._lines):
             base = y + row * self._step + round(self._step * 0.77)
-            pen.text((x, base), line, self._color, self._font, "ls")
+            self._lettering.draw(pen, x, base, line, self._color)
 
 
 def _wrap(text: str, length: Callable[[str], float], width: int, most: int) -> list[str]:
@@ -371,25 +383,6 @@ def _wrap(text: str, length: Callable[[str], float], width: int, most: int) -> l
     while last and length(f"{last}…") > width:
         last = last[:-1]
     return [*lines[: most - 1], f"{last.rstrip()}…"]
-
-
-@lru_cache(maxsize=32)
-def _default_font(size: int) -> ImageFont.FreeTypeFont:
-    font = ImageFont.load_default(size)
-    assert isinstance(font, ImageFont.FreeTypeFont), "Pillow was built without FreeType"
-    return font
-
-
-@lru_cache(maxsize=32)
-def _wide_font(size: int) -> ImageFont.FreeTypeFont:
-    """matplotlib's font, which has the letters of many scripts; Pillow's own has hardly more than ASCII."""
-    from matplotlib import get_data_path
-
-    return ImageFont.truetype(str(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size)
-
-
-def _font(size: int, text: str) -> ImageFont.FreeTypeFont:
-    return _default_font(size) if all(c.isascii() or c in "·…" for c in text) else _wide_font(size - 2)
 
 
 def number(value: float) -> str:

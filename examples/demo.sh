@@ -32,23 +32,5 @@ awk -v RS= '/^### /{shown = /Right answers|against the annotated/} shown && /^[|
 echo "All tables, and every sample: $out/report/report.html"
 echo
 
-echo "3. One question as a picture: $out/answer.png"
-quietly "$out/scenes.log" dualfocus data scenes "$out/scenes" --split test --count 1
-dualfocus ask "$out/scenes/VG_100K/1.jpg" "What digit is on the green circle?" \
-    --pretrained dualfocus-nano --save "$out/answer.png" 2>"$out/ask.log" || {
-    code=$?
-    cat "$out/ask.log" >&2
-    exit "$code"
-}
-
-echo
-echo "Who is right where, in percent:"
-awk -F, '{right[$1, $2] = $5}
-function line(kind, why) {
-    printf "%-44s macro %3.0f, micro %3.0f, selected %3.0f\n", why ":", right[kind, "macro"], right[kind, "micro"], right[kind, "selected"]
-}
-END {
-    line("df_nano_detail", "a digit that only the region can show")
-    line("df_nano_exist", "whether something is there")
-    line("df_nano_global", "counts and relations, which need all of it")
-}' "$out/report/right.csv"
+echo "3. Who wins where, in percent; in brackets: where one pathway alone is correct, how often it was chosen"
+python examples/demo_story.py "$out"

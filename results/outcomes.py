@@ -24,6 +24,7 @@ from dualfocus_lmms.results.runs import TaskRun
 from dualfocus_lmms.tasks.common.score import Metric, aggregate, load_task, process_results
 from dualfocus_lmms.trace import Look, Trace
 from dualfocus_lmms.trace_folder import Traces
+from dualfocus_lmms.types import Answer
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -268,7 +269,8 @@ def _frames(rows: Sequence[_Row]) -> tuple[pd.DataFrame, pd.DataFrame]:
 def costs_of(trace: Trace) -> list[float]:
     """COSTS of a trace."""
     looks: Sequence[Trace | Look] = trace.looks or [trace]
-    stages = [[trace.macro], [look.locate for look in looks], [look.micro for look in looks]]
+    locates, micros = [look.locate for look in looks], [look.micro for look in looks]
+    stages: list[list[Answer | None]] = [[trace.macro], locates, micros]
     usages = [[answer.usage for answer in stage if answer is not None] for stage in stages]
     costs = [
         sum(getattr(usage, what) for usage in stage) if stage else np.nan
@@ -282,7 +284,8 @@ def costs_of(trace: Trace) -> list[float]:
     if trace.shown:
         pixels = sum((right - left) * (bottom - top) for left, top, right, bottom in trace.shown)
     one = () if trace.crop_size is None else (trace.crop_size,)
-    sizes = [() if trace.input_size is None else (trace.input_size,), trace.crop_sizes or one]
+    whole = () if trace.input_size is None else (trace.input_size,)
+    sizes: list[tuple[tuple[int, int], ...]] = [whole, trace.crop_sizes or one]
     seen = [sum(width * height for width, height in some) if some else np.nan for some in sizes]
     return [*costs, area, pixels, *seen]
 

@@ -41,6 +41,7 @@ ENGINES = {  # name in the table: name of the engine, whether its steps run as t
     "template": ("template", False),
     "tree": ("tree", False),
     "tree, cuda_graphs": ("tree", True),
+    "batched": ("batched", False),
 }
 
 
@@ -150,6 +151,14 @@ def answers(
     return Runner(backend, settings, batch_size).run(requests)
 
 
+def runs(engine: str, checkpoint: Checkpoint) -> bool:
+    """Whether one of ENGINES is compared on a model: those that share prefixes where they take it, else
+    `batched`."""
+    shared = checkpoint.family.engine == "tree"
+    eager = checkpoint.model.config.get_text_config()._attn_implementation == "eager"
+    return shared != (engine == "batched") and not (ENGINES[engine][1] and eager)
+
+
 def middle_confidence(
     checkpoint: Checkpoint, asked: tuple[Sequence[Question], Sequence[StopCriteria]]
 ) -> float:
@@ -179,8 +188,8 @@ def one_model(number: int, seed: int, questions: int, result: Result) -> Iterato
         oracle = run("naive", False, batch_size=1)
         _count(result.seen[family], oracle, own_boxes and not any_reply)
         for (engine, (name, graphs)), size in zip(ENGINES.items(), sizes, strict=True):
-            if graphs and checkpoint.model.config.get_text_config()._attn_implementation == "eager":
-                continue  # refused
+            if not runs(engine, checkpoint):
+                continue
             tally = result.tallies[family, engine]
             for trace, other in zip(run(name, graphs, batch_size=size), oracle, strict=True):
                 where = (

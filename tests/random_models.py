@@ -27,6 +27,7 @@ from dualfocus_lmms.types import Prompt
 
 NANO, QWEN_VL = "dualfocus-nano", "qwen_vl"
 FAMILIES = ["llava", *MAKERS, QWEN_VL, NANO]
+SHARING = sorted({*MAKERS} - {"gemma4", "qwen3_5"})  # which the engines run that share prefixes
 TEACHING_STEPS = 100
 WORDS = [
     "what",
@@ -88,10 +89,12 @@ def _other_size(checkpoint: Checkpoint, random: Random) -> Checkpoint:
     """The checkpoint with other layers and heads in its language model."""
     old, config = checkpoint.model, copy.deepcopy(checkpoint.model.config)
     text = config.get_text_config()
-    text.num_hidden_layers = random.randint(1, 3)
+    if not getattr(text, "num_kv_shared_layers", 0):  # else each layer has settings of its own
+        text.num_hidden_layers = random.randint(1, 3)
+        if kinds := getattr(text, "layer_types", None):
+            others = random.choices(sorted({*kinds}), k=text.num_hidden_layers - 1)
+            text.layer_types = [*others, "full_attention"]
     text.num_key_value_heads = random.choice([1, 2, 4])
-    if getattr(text, "layer_types", None):
-        text.layer_types = ["full_attention"] * text.num_hidden_layers
     torch.manual_seed(random.randrange(2**31))
     model = type(old)(config).eval()
     model.generation_config = old.generation_config
@@ -131,7 +134,7 @@ class AnyReply(BoxFormat):
     """A family's notation in which any reply is read as a box, another one for each reply."""
 
     def __init__(self, form: BoxFormat) -> None:
-        super().__init__(form.template, form.scale, form.frame)
+        super().__init__(form.template, form.scale, form.frame, form.order)
 
     def read(self, text: str, *sizes: Any) -> Box | None:
         return super().read(self.write(random_box(Random(text)), *sizes), *sizes)

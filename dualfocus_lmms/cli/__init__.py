@@ -17,9 +17,18 @@ from dualfocus_lmms.cli import eval as evaluation
 from dualfocus_lmms.cli.output import show
 from dualfocus_lmms.errors import GenerationError, Interrupted, UserError
 
+# In the order of a person's day: ask, evaluate, look at the results, then models of one's own.
+ORDER = (
+    "ask", "tasks", "arguments", "families", "eval", "report", "score", "check", "calibrate",
+    "leaderboard", "reproduce", "data", "train", "convert", "tiny", "bench",
+)  # fmt: skip
+
 
 class Commands(typer.core.TyperGroup):
-    """Shows what an interruption leaves; typer itself prints "Aborted"."""
+    """Lists the commands in ORDER and shows what an interruption leaves; typer itself prints "Aborted"."""
+
+    def list_commands(self, context: Any) -> list[str]:
+        return sorted(super().list_commands(context), key=ORDER.index)
 
     def invoke(self, context: Any) -> Any:
         try:
@@ -34,7 +43,7 @@ app = typer.Typer(
     help="DualFocus: two looks at an image, the answer with the lower perplexity.",
     pretty_exceptions_enable=False,
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"token_normalize_func": lambda name: name.replace("_", "-")},  # --max_new_tokens too
     rich_markup_mode=None,
 )
 
@@ -47,6 +56,7 @@ PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_optio
 
 app.command()(ask.ask)
 app.command("eval", context_settings=PASS_ON)(evaluation.evaluate)
+app.command()(evaluation.tasks)
 app.command()(evaluation.arguments)
 app.command()(evaluation.score)
 app.command()(reproduce.reproduce)

@@ -1,24 +1,40 @@
-"""`dualfocus ask`: one question about one image."""
+"""`dualfocus ask`: questions about an image, or about all images of a folder."""
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from PIL import Image
 
-from dualfocus_lmms.cli.output import show
+from dualfocus_lmms.cli.output import progress, show
 from dualfocus_lmms.cli.shared import flag
-from dualfocus_lmms.text_output import json_text
+from dualfocus_lmms.errors import Interrupted, UserError
+from dualfocus_lmms.text_output import excerpt, json_text
 
 if TYPE_CHECKING:
     from dualfocus_lmms.trace import Trace
 
 
 def ask(
-    image: Annotated[str, typer.Argument(help="An image file.")],
-    question: Annotated[str, typer.Argument(help="The bare question, without options or answer format.")],
+    image: Annotated[str, typer.Argument(help="An image file, or a folder of them.")],
     pretrained: Annotated[str, flag("pretrained")],
-    save: Annotated[str | None, typer.Option(help="Draw the answer into an image file (.png, .jpg).")] = None,
+    question: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Bare questions, without options or answer format. None or -: the lines of standard input.",
+            show_default=False,
+        ),
+    ] = None,
+    save: Annotated[
+        str | None,
+        typer.Option(help="Draw the answer into an image file (.png, .jpg); several into a folder."),
+    ] = None,
     protocol: Annotated[str, flag("protocol")] = "paper",
     select: Annotated[str | None, flag("select")] = None,
     skip_confidence: Annotated[float, flag("skip_confidence")] = 1.0,
@@ -45,13 +61,15 @@ def ask(
     chat_template: Annotated[str, flag("chat_template")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the trace: one line of JSON.")] = False,
 ) -> None:
-    """Ask one question about one image."""
-    from dualfocus_lmms import visualize
+    """Ask about an image or a folder of images. The model is loaded once for all questions."""
     from dualfocus_lmms.api import DualFocusModel, load_image
 
-    if save is not None:
-        visualize.check_path(save)
-    opened = load_image(image)
+    paths, questions = images_of(image), questions_of(question)
+    total = len(paths) * len(questions)
+    drawings = _drawings(save, total)
+    for path in paths:
+        load_image(path)  # a fault is named before the model is loaded
+    progress(f"Loading {pretrained} ...")
     model = DualFocusModel(
         pretrained,
         device=device,
@@ -71,10 +89,81 @@ def ask(
         grounding_checkpoint=grounding_checkpoint,
         prompts=prompts,
     )
-    trace = model.ask(opened, question, instruction, max_new_tokens)
-    show(json_text(trace.to_json()) if as_json else report(trace))
-    if save is not None:
-        visualize.save(visualize.draw(opened, trace), save)
+    answered = 0
+    try:
+        for path in paths:
+            opened = load_image(path)
+            for text in questions:
+                progress(f"Question {answered + 1} of {total} ...")
+                trace = model.ask(opened, text, instruction, max_new_tokens)
+                if total > 1:
+                    trace = replace(trace, key={"id": str(answered), "image": path})
+                    if not as_json:
+                        show(f"{path}: {text}")
+                show(json_text(trace.to_json()) if as_json else report(trace))
+                if total > 1 and not as_json:
+                    show("")
+                _draw(opened, trace, drawings(answered, path))
+                answered += 1
+    except KeyboardInterrupt as error:
+        raise Interrupted(f"{answered} of {total} questions are answered, and shown above.") from error
+
+
+def images_of(place: str) -> list[str]:
+    """The image files to ask about: the one at `place`, or all of a folder, by name. UserError for a folder
+    without any."""
+    if not os.path.isdir(place):
+        return [place]
+    endings = Image.registered_extensions()
+    names = sorted(name for name in os.listdir(place) if os.path.splitext(name)[1].lower() in endings)
+    files = [path for path in (os.path.join(place, name) for name in names) if os.path.isfile(path)]
+    if not files:
+        raise UserError(f"The folder {place!r} holds no image file, such as .png or .jpg.")
+    return files
+
+
+def questions_of(given: Sequence[str] | None) -> list[str]:
+    """The questions as they are given, or where there are none, or "-", the lines of standard input."""
+    if given and list(given) != ["-"]:
+        return list(given)
+    if not given and sys.stdin.isatty():
+        raise UserError("No question: give one or several after the image, or lines on standard input.")
+    questions = [line.strip() for line in sys.stdin if line.strip()]
+    if not questions:
+        raise UserError("Standard input holds no question: give one a line, or after the image.")
+    return questions
+
+
+def _drawings(save: str | None, total: int) -> Callable[[int, str], str | None]:
+    """Where the answer to each question is drawn, by its number and image. UserError for no such place."""
+    from dualfocus_lmms import visualize
+    from dualfocus_lmms.files import writable
+
+    if save is None:
+        return lambda number, path: None
+    if total == 1:
+        visualize.check_path(save)
+        return lambda number, path: save
+    if os.path.splitext(save)[1].lower() in Image.registered_extensions():
+        raise UserError(f"--save {save}: there are {total} answers to draw, so give a folder.")
+    writable(save, "--save")
+    width = len(str(total))
+    return lambda number, path: os.path.join(save, f"{number + 1:0{width}}-{Path(path).stem}.png")
+
+
+def _draw(image: Image.Image, trace: Trace, path: str | None) -> None:
+    """Draw a trace into a file, and say which characters no font has."""
+    from dualfocus_lmms import visualize
+
+    if path is None:
+        return
+    visualize.save(visualize.draw(image, trace), path)
+    if missing := visualize.missing_characters(trace):
+        show(
+            f"{path}: no font here has {excerpt(missing, 40)}, so a mark stands in their place. Install one, "
+            "such as Noto Sans CJK for Chinese, Japanese and Korean.",
+            error=True,
+        )
 
 
 def report(trace: Trace) -> str:

@@ -59,7 +59,7 @@ def bench(
         ),
     ] = False,
 ) -> None:
-    """Time, tokens and memory of every engine and of the release's own loop, as ratios to plain inference."""
+    """Time, tokens and memory of every engine. Also of the release's own loop; ratios to plain inference."""
     from dualfocus_lmms.models.bench.benchmark import Plan, bench
     from dualfocus_lmms.models.bench.model import Source
 

@@ -29,7 +29,7 @@ def tiny(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the random weights.")] = 0,
 ) -> None:
-    """Make a random checkpoint: it runs everything, and its answers mean nothing."""
+    """Make a small random checkpoint, to try things. It runs everything, and its answers mean nothing."""
     folder = Path(out)
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise UserError(f"{out} exists already: give a new folder.")
@@ -62,7 +62,7 @@ def convert(
         str | None, typer.Option(help="Version of SRC on the hub.", show_default="newest")
     ] = None,
 ) -> None:
-    """A checkpoint in LLaVA's original format to the Hugging Face format."""
+    """Convert LLaVA's original format to the Hugging Face format."""
     from dualfocus_lmms.models.convert.llava import convert
 
     conversion = convert(source, target, vision_tower, dtype, revision)

@@ -47,13 +47,16 @@ def scenes(
     split: Annotated[str, typer.Option(help="train, validation or test; they share no scene.")] = "train",
     count: Annotated[int, typer.Option(min=1, help="Scenes.")] = 100,
     seed: Annotated[int, typer.Option(help="Another seed, other scenes.")] = 0,
+    layout: Annotated[
+        str, typer.Option(help="shapes; near or apart, with questions about two things; or tiny.")
+    ] = "shapes",
 ) -> None:
     """Drawn scenes with details too small to read at once, for a first try without photographs. The same
     command continues a run."""
-    from dualfocus_lmms.scenes import make_scenes
+    from dualfocus_lmms.scene_layouts import make_layouts
     from dualfocus_lmms.train.data.scene_files import write_visual_genome
 
-    write_visual_genome(out, list(make_scenes(split, seed, count)))
+    write_visual_genome(out, list(make_layouts(layout, split, seed, count)))
     show(f"{out}: {count} scenes. Next: dualfocus data vg --root {out} --out SAMPLES")
 
 

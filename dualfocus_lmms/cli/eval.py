@@ -1,9 +1,10 @@
-"""`dualfocus eval`, which is lmms-eval, `dualfocus arguments` and `dualfocus score`."""
+"""`dualfocus eval`, which is lmms-eval, `dualfocus tasks`, `dualfocus arguments` and `dualfocus score`."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,7 +19,9 @@ def evaluate(context: typer.Context) -> None:
     """Run lmms-eval with --model dualfocus. Takes all of its options; dualfocus eval --help lists them."""
     from dualfocus_lmms.models.host.evaluate import evaluate
 
-    raise typer.Exit(evaluate(context.args, _check_questions))
+    if {"-h", "--help"} & set(context.args):
+        show(_help())
+    raise typer.Exit(evaluate(context.args, _check_questions, _finished))
 
 
 def _check_questions(tasks: Sequence[str], limit: int | None) -> None:
@@ -29,12 +32,50 @@ def _check_questions(tasks: Sequence[str], limit: int | None) -> None:
         check(limit)
 
 
+def _finished(args: Any) -> None:
+    """Show what a run is worth, from its traces, and the next command."""
+    from dualfocus_lmms.results.runs import REPLAY, trace_argument
+    from dualfocus_lmms.results.summary import summary
+
+    if not args.model.startswith("dualfocus") or args.model == REPLAY:
+        return
+    traces = trace_argument({"config": {"model_args": args.model_args}})
+    if traces is None:
+        show("\nNext time: trace=FOLDER in --model_args keeps both answers, for dualfocus report.")
+        return
+    run = shlex.quote(str(args.output_path or traces))
+    show(f"\n{summary(traces)}\n\nNext: dualfocus report {run} --out report")
+
+
+def _help() -> str:
+    """What comes before the host's own help: an example, our model arguments, our tasks."""
+    from dualfocus_lmms.models.host.options import ModelOptions
+    from dualfocus_lmms.models.host.task_list import table
+    from dualfocus_lmms.options import short_list
+
+    return (
+        "Usage: dualfocus eval --tasks TASK --model_args pretrained=PATH,trace=FOLDER \\\n"
+        "           --batch_size 4 --output_path FOLDER --log_samples\n\n"
+        f"Model arguments, in --model_args (`dualfocus arguments` says more):\n{short_list(ModelOptions)}\n\n"
+        f"Tasks:\n{table()}\n\n"
+        "Options, those of lmms-eval, with _ or - between the words:\n"
+    )
+
+
+def tasks() -> None:
+    """Our tasks: what each asks, and in which groups they are."""
+    from dualfocus_lmms.models.host.task_list import table
+
+    show(table())
+    show("\nNext: dualfocus eval --tasks TASK --model_args pretrained=CHECKPOINT --limit 10")
+
+
 def arguments(
     model: Annotated[
         str, typer.Option(help="dualfocus, dualfocus_server or dualfocus_replay.")
     ] = "dualfocus",
 ) -> None:
-    """The model arguments (--model_args of eval), as a Markdown table."""
+    """What --model_args of eval takes, as a Markdown table."""
     from dualfocus_lmms.options import table
 
     show(table(_options(model)))
@@ -67,7 +108,7 @@ def score(
         str | None, typer.Option(help="Folder of more tasks.", show_default="ours alone")
     ] = None,
 ) -> None:
-    """Score answers from elsewhere with the code of a task. No image and no model is needed."""
+    """Score answers of other programs with the code of a task. Needs no image and no model."""
     from dualfocus_lmms.tasks.common.score_group import score_any
 
     warnings_only()

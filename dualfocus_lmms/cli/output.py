@@ -12,6 +12,12 @@ def show(text: object, end: str = "\n", error: bool = False) -> None:
     print(terminal(str(text)), end=end, file=sys.stderr if error else sys.stdout, flush=True)
 
 
+def progress(text: str) -> None:
+    """Say on a terminal what is being done; nothing where standard error goes elsewhere."""
+    if sys.stderr.isatty():
+        show(text, error=True)
+
+
 def warnings_only() -> None:
     """Log warnings and errors alone, to standard error; the host's own command line does the same."""
     from loguru import logger

@@ -44,7 +44,7 @@ def reproduce(
         str | None, typer.Option(help="Of convert.", show_default="the checkpoint's own")
     ] = None,
 ) -> None:
-    """Run the paper's benchmarks under both protocols and compare the scores with the published ones."""
+    """Run the paper's benchmarks, under both protocols. Compares the scores with the published ones."""
     from dualfocus_lmms.results.leaderboard import reproduction
     from dualfocus_lmms.results.leaderboard.records import record
 

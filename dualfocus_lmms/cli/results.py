@@ -30,7 +30,7 @@ def check(
     junit: Annotated[str | None, typer.Option(help="Write JUnit XML.", show_default="none")] = None,
     summary: Annotated[str | None, typer.Option(help="Write Markdown.", show_default="none")] = None,
 ) -> None:
-    """Fail with exit code 1 when a run is worse than the baseline, lacks samples or has other data."""
+    """Compare a run with the baseline, for CI. Exit code 1: worse, samples missing, or other data."""
     from dualfocus_lmms.files import save_text
     from dualfocus_lmms.results.baseline import Baseline
     from dualfocus_lmms.results.gate import check as gate
@@ -61,7 +61,7 @@ def report(
         str | None, typer.Option(help="Traces of a single run.", show_default="the folder that the run names")
     ] = None,
 ) -> None:
-    """Show the results of runs: tables, plots and every sample, on one page that needs no network."""
+    """Runs as one page: tables, plots and every sample. It needs no network."""
     from dualfocus_lmms.results.report.build import report
 
     warnings_only()
@@ -84,7 +84,7 @@ def calibrate(
         str | None, typer.Option(help="Traces of a single run.", show_default="the folder that the run names")
     ] = None,
 ) -> None:
-    """Fit on runs how much more certain micro must be, estimate the gain, and write a selection rule."""
+    """Fit a rule on runs: how much more certain micro must be. Estimates the gain too."""
     from dualfocus_lmms.results.calibration.build import calibrate
 
     warnings_only()
@@ -118,7 +118,7 @@ def leaderboard(
         ),
     ] = None,
 ) -> None:
-    """Published and measured numbers, task by task; --add records a run, --write writes the page."""
+    """Published and measured numbers, task by task. --add records a run, --write writes the page."""
     from dualfocus_lmms.results.leaderboard import records
     from dualfocus_lmms.results.leaderboard import table as board
     from dualfocus_lmms.results.runs import load_run

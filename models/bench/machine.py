@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dualfocus_lmms.conversation import Conversation
 from dualfocus_lmms.files import atomic_write
 from dualfocus_lmms.models.bench.model import Engine, slot_bytes
+from dualfocus_lmms.models.engines.shareable import language_model
 from dualfocus_lmms.types import Prompt, Question, StopCriteria
 
 STEPS = 16  # decoding steps that are timed against the floor
@@ -147,7 +148,7 @@ def _median(device: torch.device, work: Work) -> float:
 
 def _weight_bytes(model: Any) -> int:
     """Bytes of the weights that one decoding step reads: the language model's and the head's."""
-    language_model = getattr(model.model, "language_model", model.model)
+    decoder = language_model(model) or model.model
     table = model.get_input_embeddings().weight
-    read = [weight for weight in language_model.parameters() if weight is not table]
+    read = [weight for weight in decoder.parameters() if weight is not table]
     return sum(weight.nbytes for weight in (*read, model.get_output_embeddings().weight))

@@ -176,7 +176,7 @@ def force_replies(engine: Engine) -> Engine:
             return _BOX
 
     known = engine.box_format
-    engine.box_format = FixedBox(known.template, known.scale, known.frame)
+    engine.box_format = FixedBox(known.template, known.scale, known.frame, known.order)
     engine.eos_ids = frozenset()
     return engine
 

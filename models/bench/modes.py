@@ -109,7 +109,7 @@ def plan_settings(plan: Plan, **chosen: Any) -> Settings:
     return replace(settings, protocol=replace(settings.protocol, locate_tokens=plan.box_tokens))
 
 
-def answer(mode: Mode, questions: Sequence[Question], batch_size: int, plan: Plan) -> list[Trace]:
+def answer(mode: Mode, questions: Sequence[Question], batch_size: int, plan: Plan) -> Sequence[Trace]:
     """The questions' traces, batch by batch."""
     if mode.run:
         limits = StopCriteria(plan.new_tokens)

@@ -15,9 +15,9 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from dualfocus_lmms.conversation import Conversation
 from dualfocus_lmms.errors import UserError, choose
 from dualfocus_lmms.family import Family
+from dualfocus_lmms.reasoning import OPENING, is_open
 from dualfocus_lmms.types import Template, TemplateChoice
 
-_THINKS = "<think>"
 PROBE = Conversation().user("?", Image.new("RGB", (1, 1)))
 _TWO_ROUNDS = PROBE.assistant("!").user("?")
 
@@ -74,11 +74,11 @@ def choose_template(
             f"No chat template of the checkpoint writes an image, and that of its family {family.name!r} is "
             "used. If the model was trained with another, put it beside the weights (chat_template.jinja)."
         )
-    if _render(tokenizer, template).rstrip().endswith(_THINKS):
+    if is_open(_render(tokenizer, template)):
         raise UserError(
-            f"The {used}'s chat template opens every turn with {_THINKS} and has no switch "
-            "(enable_thinking) for it: the answer would be the reasoning. Take the variant of this model "
-            "that answers without it."
+            f"The {used}'s chat template opens every turn with reasoning ({' or '.join(OPENING)}) and has no "
+            "switch (enable_thinking) for it: the few tokens of an answer would not reach its end. Take the "
+            "variant of this model that answers without it, such as Instruct in place of Thinking."
         )
     return ChatTemplate(template, TemplateChoice(asked, used, replaced))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import transformers
 from safetensors import SafetensorError
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
@@ -121,6 +122,15 @@ def model_type(pretrained: str, revision: str | None) -> str:
             f"The checkpoint {pretrained!r} needs its own code (model type {found!r}). {_NO_CODE}"
         )
     return found
+
+
+def check_architecture(type_: str, family: str) -> None:
+    """UserError where this release of transformers lacks the architecture of a family's checkpoint."""
+    if type_ not in CONFIG_MAPPING:
+        raise UserError(
+            f"transformers {transformers.__version__} has no model of type {type_!r} (family {family!r}): "
+            "install a newer release, one that docs/compatibility.md names."
+        )
 
 
 def load_error(error: Exception) -> str:

@@ -233,6 +233,9 @@ def complete_processor(processor: Any, config: Any) -> None:
             "The checkpoint's config.json has vision_feature_select_strategy 'full' with a CLIP tower and "
             "tiles, but a class token has no place among tiles. Set it to 'default' there."
         )
+    images: Any = getattr(processor, "image_processor", None)
+    if _counts_pixels(images):
+        images.patch_size = vision.patch_size
     if hasattr(processor, "patch_size") and processor.patch_size is None:
         processor.patch_size = vision.patch_size
     if hasattr(processor, "vision_feature_select_strategy"):

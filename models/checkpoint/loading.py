@@ -18,19 +18,20 @@ from transformers import (
     ProcessorMixin,
 )
 
-from dualfocus_lmms.errors import UserError, choose
+from dualfocus_lmms.errors import UserError, choose, did_you_mean
 from dualfocus_lmms.family import Family
 from dualfocus_lmms.models.checkpoint.chat_template import check_template_name, read_template
 from dualfocus_lmms.models.checkpoint.folder import (
     LOAD_ERRORS,
     adapter_base,
+    check_architecture,
     check_folder,
     load_error,
     model_type,
     with_adapter,
 )
 from dualfocus_lmms.models.checkpoint.image_inputs import bound_pixels, complete_processor
-from dualfocus_lmms.models.checkpoint.shipped import resolve_path
+from dualfocus_lmms.models.checkpoint.shipped import SHIPPED, resolve_path
 from dualfocus_lmms.models.qwen_vl import QwenVLConfig, load_qwen_image_processor
 from dualfocus_lmms.plugins import family_for, load_family
 
@@ -105,6 +106,7 @@ def load_checkpoint(
     try:
         type_ = model_type(pretrained, revision)
         kind = load_family(family) if family else family_for(type_)
+        check_architecture(type_, kind.name)
         both: Any = AutoModelForImageTextToText.from_pretrained(
             pretrained,
             revision=revision,
@@ -159,11 +161,22 @@ def family_of(pretrained: str, revision: str | None = None, family: str | None =
 
 
 def _unloadable(pretrained: str, error: Exception) -> UserError:
-    looked = "" if Path(pretrained).exists() else "There is no such folder, so the hub was asked. "
+    looked = ""
+    if not Path(pretrained).exists():
+        near = did_you_mean(pretrained, [*SHIPPED, *_folders_beside(Path(pretrained))])
+        looked = f"There is no such folder, so the hub was asked.{near} "
     return UserError(
         f"Cannot load the checkpoint {pretrained!r}: {load_error(error)}\n{looked}"
         "Give a folder or hub name with config.json, weights, tokenizer and preprocessor_config.json."
     )
+
+
+def _folders_beside(path: Path) -> list[str]:
+    """The folders beside a path, as the path is written."""
+    try:
+        return sorted(str(folder) for folder in path.parent.iterdir() if folder.is_dir())
+    except OSError:  # no folder, or one that may not be read: nothing to propose
+        return []
 
 
 def check_placing(device: str | None, device_map: str | Mapping[str, Any] | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,9 +14,9 @@ from dualfocus_lmms.conversation import Conversation, Turn
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.family import Family
 from dualfocus_lmms.models.checkpoint.chat_template import ChatTemplate, apply_template, choose_template
+from dualfocus_lmms.reasoning import is_empty
 
 _ANCHORS = ("\n", "a", "1")
-_NO_REASONING = re.compile(r"<think>\s*</think>\s*")
 
 # How many placeholders stand for an image, or the very ids that do where they are not all the same.
 ImageIds = Callable[[Image.Image], "int | Sequence[int]"]
@@ -81,8 +80,8 @@ class Renderer:
         question, marker = Conversation().user("?"), "\ue000\ue001"
         opened = self._template_text(question, open_turn=True)
         replied = self._template_text(question.assistant(marker), open_turn=False).partition(marker)[0]
-        if opened.startswith(replied) and _NO_REASONING.fullmatch(opened[len(replied) :]):
-            return ""  # only the opened turn switches reasoning off
+        if opened.startswith(replied) and is_empty(opened[len(replied) :]):
+            return ""  # only the turn that is opened says that nothing is to be thought
         if not replied.startswith(opened):
             raise UserError(
                 f"The chat template opens an assistant turn with {opened[-20:]!r} before a reply and with "

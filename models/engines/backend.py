@@ -21,6 +21,7 @@ from dualfocus_lmms.models.checkpoint.loading import Checkpoint
 from dualfocus_lmms.models.checkpoint.tokenize_chat import Rendered
 from dualfocus_lmms.models.compatibility import rope_settings
 from dualfocus_lmms.models.engines.attention import steady_attention
+from dualfocus_lmms.reasoning import CLOSING, OPENING, answer_start
 from dualfocus_lmms.types import Answer, Stage, StopCriteria, TemplateChoice, Usage
 from dualfocus_lmms.zoom import DynamicResolution
 
@@ -53,8 +54,12 @@ class ModelBackend:
         self.template: TemplateChoice | None = self.renderer.template.choice
         self.resolution: DynamicResolution | None = self.image_reader.resolution
         self.counts = Counts()
+        vocabulary = self.tokenizer.get_vocab()
         self._most_tokens = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         self.eos_ids = _eos_ids(self.model, self.tokenizer) | self.renderer.closing_ids
+        self.opens_reasoning, self.closes_reasoning = (
+            frozenset(vocabulary[tag] for tag in tags if tag in vocabulary) for tags in (OPENING, CLOSING)
+        )
         self._token_types = token_types(self.model)
         self._steady_tokens = steady_tokens(self.model.config.get_text_config())
 
@@ -146,8 +151,20 @@ class ModelBackend:
         return after[0] if after and after[0] in self.eos_ids else self.tokenizer.eos_token_id
 
     def stopped(self, tokens: Sequence[int], limits: StopCriteria) -> bool:
-        """Whether the text of `tokens` contains a stop string."""
-        return bool(limits.stop) and _first_stop(self.decode(tokens), limits.stop) is not None
+        """Whether the answer in `tokens` contains a stop string; reasoning before it may."""
+        if not limits.stop:
+            return False
+        start = self._answer_start(tokens)
+        return start is not None and _first_stop(self.decode(tokens[start:]), limits.stop) is not None
+
+    def _answer_start(self, tokens: Sequence[int]) -> int | None:
+        """See `reasoning.answer_start`."""
+        return answer_start(
+            tokens,
+            self.opens_reasoning.__contains__,
+            self.closes_reasoning.__contains__,
+            lambda token: self.decode([token]).isspace(),
+        )
 
     def decode(self, tokens: Sequence[int]) -> str:
         return self.tokenizer.decode(list(tokens), skip_special_tokens=True)
@@ -161,15 +178,24 @@ class ModelBackend:
         limits: StopCriteria,
         usage: Usage,
     ) -> Answer:
-        """The answer made of generated tokens, cut before the first stop string.
+        """The answer made of generated tokens: what comes after reasoning, cut before the first stop string.
 
-        Raises GenerationError when a log-probability is not a finite number.
+        Raises GenerationError when a log-probability is not a finite number, and where the reasoning does not
+        end.
         """
         if not all(math.isfinite(value) for value in logprobs):
             raise GenerationError(
                 f"The model produced logits that are not numbers in the {stage} stage, token {len(tokens)}. "
                 "Try dtype=float32 or bfloat16, and check the checkpoint's weights."
             )
+        start = self._answer_start(tokens)
+        if start is None or (start and start == len(logprobs)):
+            raise GenerationError(
+                f"The model reasons in the {stage} stage, though its prompt closes the reasoning, and "
+                f"{len(tokens)} tokens did not reach an answer. Take the variant of this model that answers "
+                "without it, or give longer replies (max_new_tokens)."
+            )
+        tokens, logprobs = tokens[start:], logprobs[start:]
         text = self.decode(tokens)
         cut = _first_stop(text, limits.stop)
         if cut is not None:

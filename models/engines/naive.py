@@ -18,6 +18,7 @@ from dualfocus_lmms.models.checkpoint.image_inputs import ImageInputs, as_patch
 from dualfocus_lmms.models.checkpoint.loading import Checkpoint
 from dualfocus_lmms.models.engines.attention import steady_attention
 from dualfocus_lmms.models.engines.backend import ModelBackend, own_settings_ignored
+from dualfocus_lmms.models.engines.shareable import language_model
 from dualfocus_lmms.types import Answer, Prompt, Stage, StopCriteria, Usage
 
 
@@ -28,8 +29,8 @@ class NaiveBackend(ModelBackend):
         super().__init__(checkpoint)
         pad = self.tokenizer.pad_token_id
         self._pad_id: int = min(self.eos_ids) if pad is None else pad
-        language_model = getattr(self.model.model, "language_model", self.model)
-        language_model.register_forward_pre_hook(self._count_forward, with_kwargs=True)
+        counted = language_model(self.model) or self.model
+        counted.register_forward_pre_hook(self._count_forward, with_kwargs=True)
 
     def generate(self, prompts: Sequence[Prompt]) -> list[Answer]:
         return [self._row(prompt.stage, prompt.conversation, prompt.limits) for prompt in prompts]

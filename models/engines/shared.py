@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from PIL import Image
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.models.checkpoint.loading import Checkpoint
@@ -31,7 +30,7 @@ from dualfocus_lmms.models.engines.backend import ModelBackend
 from dualfocus_lmms.models.engines.batch_rows import Branches, InputBlock, Row
 from dualfocus_lmms.models.engines.decoding_graphs import DecodingGraphs
 from dualfocus_lmms.models.engines.drafts import Draft
-from dualfocus_lmms.models.engines.image_encoding import ImageEncoder, check_release
+from dualfocus_lmms.models.engines.image_encoding import ImageEncoder
 from dualfocus_lmms.models.engines.kv_cache import (
     SHARED,
     PrefixCache,
@@ -40,6 +39,7 @@ from dualfocus_lmms.models.engines.kv_cache import (
     match_prefixes,
     take_rows,
 )
+from dualfocus_lmms.models.engines.shareable import check_shareable, language_model
 from dualfocus_lmms.types import Answer, Keep, Prompt, Stage, Usage
 
 
@@ -49,7 +49,7 @@ class SharedBackend(ModelBackend):
     def __init__(self, checkpoint: Checkpoint, cuda_graphs: bool = False) -> None:
         super().__init__(checkpoint)
         check_shareable(checkpoint)
-        self._language_model = self.model.model.language_model
+        self._language_model: Any = language_model(self.model)
         divide_long_queries(self._language_model)
         self._cache_argument = cache_argument(self._language_model.forward)
         self._images = ImageEncoder(self)
@@ -330,21 +330,6 @@ class SharedBackend(ModelBackend):
     def _answer(self, stage: Stage, row: Row, seconds: float) -> Answer:
         usage = Usage(row.computed, row.encodes, seconds)
         return self.answer(stage, row.tokens, row.logprobs, row.ended, row.limits, usage)
-
-
-def check_shareable(checkpoint: Checkpoint) -> None:
-    """UserError where this engine cannot run a checkpoint: it needs transformers' usual modules, layers that
-    cache every token, and a release of transformers that has what the model's images need."""
-    model = checkpoint.model
-    parts = getattr(model.model, "language_model", None), getattr(model, "get_image_features", None)
-    layers = {type(layer) for layer in DynamicCache(config=model.config.get_text_config()).layers}
-    if checkpoint.family.engine != "tree" or None in parts or layers - {DynamicLayer}:
-        raise UserError(
-            f"Only the engines batched and naive can run {type(model).__name__} as family "
-            f"{checkpoint.family.name!r}: the others need a language model apart from the vision encoder, "
-            "whose layers all attend to every token. Give engine=batched."
-        )
-    check_release(model)
 
 
 def reserve_second_look(state: PrefixCache, rows: Sequence[Row]) -> None:

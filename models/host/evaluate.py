@@ -12,15 +12,16 @@ import gc
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from traceback import walk_tb
 from typing import Any
 
-from dualfocus_lmms.errors import GenerationError, Interrupted, UserError, choose
+from dualfocus_lmms.errors import GenerationError, Interrupted, UserError, choose, did_you_mean
 from dualfocus_lmms.files import writable
 from dualfocus_lmms.models.host.manifest import ONLY_OUR_TASKS
 from dualfocus_lmms.models.host.requests import GENERATION_SETTINGS, ONLY_GENERATE_UNTIL
+from dualfocus_lmms.models.host.task_list import task_names
 
 OUR_PREFIX = "df_"
 OUR_MODELS = "dualfocus"  # how the names of ours begin
@@ -36,17 +37,22 @@ class _Stop(BaseException):
 
 
 def evaluate(
-    arguments: Sequence[str], check_questions: Callable[[Sequence[str], int | None], None] | None = None
+    arguments: Sequence[str],
+    check_questions: Callable[[Sequence[str], int | None], None] | None = None,
+    finished: Callable[[Any], None] | None = None,
 ) -> int:
     """Run the host with its own command-line `arguments`; the exit code.
 
-    check_questions: called with the tasks and the limit before a model is loaded.
+    check_questions: called with the tasks and the limit before a model is loaded. finished: called with the
+    host's arguments after each run, on the first process alone.
 
     Raises what went wrong, a UserError where one lies beneath it.
     """
     sys.argv = ["lmms-eval", *arguments]
     host = _import_host()
+    sys.argv[1:] = _spelled(host, arguments)
     single = host.cli_evaluate_single
+    done: list[Any] = []
 
     def stop_at_failure(args: Any) -> Any:
         try:
@@ -56,7 +62,9 @@ def evaluate(
                 whole = args.limit is not None and args.limit >= 1
                 check_questions(tasks, int(args.limit) if whole else None)
             with _fewest_tasks(args), _results_written(args.output_path):
-                return single(args)
+                results = single(args)
+            done.append(args)
+            return results
         except KeyboardInterrupt as error:
             raise error if isinstance(error, Interrupted) else Interrupted(_how_to_go_on(args)) from error
         except Exception as error:
@@ -71,7 +79,33 @@ def evaluate(
         raise _user_error(error) from None
     finally:
         host.cli_evaluate_single = single
+    if finished is not None and os.environ.get("RANK", "0") == "0":
+        for args in done:
+            finished(args)
     return 0
+
+
+def _spelled(host: Any, arguments: Sequence[str]) -> list[str]:
+    """The arguments with options as the host spells them: --output_path for --output-path.
+
+    UserError for one that is none of the host's and close to one.
+    """
+    sys.argv[1:] = []
+    parser, _ = host.parse_eval_args()
+    known = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", parser.format_help()))
+    return [_spelling(argument, known) for argument in arguments]
+
+
+def _spelling(argument: str, known: Set[str]) -> str:
+    name, equals, value = argument.partition("=")
+    if not name.startswith("--") or name in known:
+        return argument
+    for other in (name[2:], name[2:].replace("-", "_"), name[2:].replace("_", "-")):
+        if any(option.startswith(f"--{other}") for option in known):  # argparse takes the beginning of one
+            return f"--{other}{equals}{value}"
+    if hint := did_you_mean(name, sorted(known)):
+        raise UserError(f"Unknown option {name}.{hint} (`dualfocus eval --help` lists all options.)")
+    return argument
 
 
 def _how_to_go_on(args: Any) -> str:
@@ -105,8 +139,30 @@ def _check(args: Any) -> None:
             "--limit 0 leaves no question (the host would run them all): give a number of questions "
             "per task, 1 or more, a share below 1, or leave it out."
         )
+    _check_names(args)
     if args.model.startswith(OUR_MODELS):
         _check_generation(args.gen_kwargs)
+
+
+def _check_names(args: Any) -> None:
+    """UserError for a model or a task that is none of those that are known, and close to one of ours."""
+    from lmms_eval.models import list_available_models
+
+    models = list_available_models(include_aliases=True)
+    if args.model not in models and (hint := did_you_mean(args.model, filter(_is_ours, models))):
+        ours = ", ".join(sorted(filter(_is_ours, models)))
+        raise UserError(f"Unknown model {args.model!r}.{hint} Those of DualFocus are {ours}.")
+    if args.include_path is not None:
+        return
+    for task in map(str.strip, args.tasks.split(",")):
+        if task.startswith(OUR_PREFIX) and "*" not in task and task not in task_names():
+            raise UserError(
+                f"Unknown task {task!r}.{did_you_mean(task, task_names())} (`dualfocus tasks` lists ours.)"
+            )
+
+
+def _is_ours(model: str) -> bool:
+    return model.startswith(OUR_MODELS)
 
 
 def _check_generation(given: str) -> None:

@@ -6,7 +6,7 @@ lmms-eval --model dualfocus_server --model_args base_url=http://host:8000/v1,mod
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from typing import Annotated, Any
@@ -183,7 +183,7 @@ class Server(Answering):
             "versions": _versions(),
         }
         writer: TraceWriter | None = None
-        finished: list[Trace] = []
+        finished: Sequence[Trace] = ()
         self._trace_folder = options.trace
         if options.trace is not None:
             claim_folder(options.trace, identity, options.resume)

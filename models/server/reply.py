@@ -13,6 +13,7 @@ from zlib import crc32
 
 from dualfocus_lmms.errors import GenerationError
 from dualfocus_lmms.models.server.spelling import Piece, begins, is_closing, is_special, spells, tail
+from dualfocus_lmms.reasoning import CLOSING, OPENING, answer_start
 from dualfocus_lmms.text_output import excerpt
 from dualfocus_lmms.types import Answer, Stage, StopCriteria, Usage
 
@@ -90,9 +91,31 @@ def read_reply(
                 "no log-probability of the closing token",
                 "that one, for count_eos=True and protocol=release: use vLLM or SGLang, or count_eos=False",
             )
-    return Answer(source.stage, text.strip(), ids[:kept], tuple(logprobs[: kept + ended]), ended, usage)
+    start, text = _after_reasoning(source, pieces[:kept], text, ended)
+    scores = tuple(logprobs[start : kept + ended])
+    return Answer(source.stage, text.strip(), ids[start:kept], scores, ended, usage)
 
 
+def _after_reasoning(source: Source, pieces: Sequence[Piece], text: str, ended: bool) -> tuple[int, str]:
+    """(how many tokens stand before the answer, its text), see `reasoning.answer_start`."""
+    texts = [piece.text.strip() for piece in pieces]
+    start = answer_start(texts, OPENING.__contains__, CLOSING.__contains__, "".__eq__)
+    if start == 0:
+        return 0, text
+    if start is None or (start == len(pieces) and not ended):
+        source.refuse("reasoning that has no answer behind it", _NO_REASONING)
+    behind = min((text.rpartition(tag)[2] for tag in CLOSING if tag in text), key=len, default=None)
+    if behind is None:  # the server leaves tags out of texts
+        behind = "".join(piece.text for piece in pieces[start:])
+        if not text.strip().endswith(behind.strip()):
+            source.refuse(f"reasoning and the text {excerpt(text, 80)!r}", _NO_REASONING)
+    return start, behind
+
+
+_NO_REASONING = (
+    "an answer without reasoning: start the server with "
+    """--default-chat-template-kwargs '{"enable_thinking": false}', or serve the variant without it"""
+)
 _PARSER = "start the server without a reasoning or tool parser"
 
 

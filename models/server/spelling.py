@@ -13,10 +13,10 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-# </s>, <eos>, <|im_end|>, <end_of_turn>, [EOS]; the width of the bars differs.
-_SPECIAL = re.compile(r"<[|\uff5c][^<>]*[|\uff5c]>|</?[A-Za-z_][\w▁-]*>|\[[A-Za-z_]+\]")
+# </s>, <eos>, <|im_end|>, <end_of_turn>, [EOS], <|channel>, <turn|>; the width of the bars differs.
+_SPECIAL = re.compile(r"<[|\uff5c][^<>]*>|<[^<>]*[|\uff5c]>|</?[A-Za-z_][\w▁-]*>|\[[A-Za-z_]+\]")
 # Those that end a reply, in every family that is known.
-_CLOSING = re.compile(r"<[|\uff5c][^<>]*[|\uff5c]>|</s>|<eos>|<end_of_turn>|\[EOS\]", re.IGNORECASE)
+_CLOSING = re.compile(r"<[|\uff5c][^<>]*[|\uff5c]>|<turn\|>|</s>|<eos>|<end_of_turn>|\[EOS\]", re.IGNORECASE)
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _LOST = "\ufffd"  # in the place of what is no whole character
 

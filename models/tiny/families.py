@@ -14,6 +14,15 @@ from typing import Any
 import torch
 from transformers import (
     CLIPVisionConfig,
+    Gemma4Config,
+    Gemma4ForConditionalGeneration,
+    Gemma4Processor,
+    Gemma4TextConfig,
+    Gemma4VideoProcessor,
+    Gemma4VisionConfig,
+    Idefics3Config,
+    Idefics3ForConditionalGeneration,
+    Idefics3Processor,
     InternVLConfig,
     InternVLForConditionalGeneration,
     InternVLProcessor,
@@ -33,6 +42,8 @@ from transformers import (
     Qwen2VLForConditionalGeneration,
     Qwen2VLProcessor,
     Qwen2VLVideoProcessor,
+    Qwen3_5Config,
+    Qwen3_5ForConditionalGeneration,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
     Qwen3VLMoeConfig,
@@ -41,7 +52,10 @@ from transformers import (
     Qwen3VLVideoProcessor,
     SiglipVisionConfig,
 )
+from transformers.models.gemma4.feature_extraction_gemma4 import Gemma4AudioFeatureExtractor
+from transformers.models.gemma4.image_processing_gemma4 import Gemma4ImageProcessor
 from transformers.models.got_ocr2.image_processing_got_ocr2 import GotOcr2ImageProcessor
+from transformers.models.idefics3.image_processing_idefics3 import Idefics3ImageProcessor
 from transformers.models.internvl.video_processing_internvl import InternVLVideoProcessor
 from transformers.models.llava_next.image_processing_llava_next import LlavaNextImageProcessor
 from transformers.models.llava_onevision.image_processing_llava_onevision import LlavaOnevisionImageProcessor
@@ -182,8 +196,62 @@ def _internvl() -> tuple[Any, Any]:
     return InternVLForConditionalGeneration(config), processor
 
 
+def _idefics3() -> tuple[Any, Any]:
+    places = [f"<row_{row}_col_{column}>" for row in range(1, 4) for column in range(1, 4)]
+    named = ["<fake_token_around_image>", "<global-img>", "<end_of_utterance>"]
+    tokenizer = character_tokenizer(specials=[*named, *places], eos_token="<end_of_utterance>")
+    config = Idefics3Config(
+        vision_config={
+            "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+            "image_size": _SIDE, "patch_size": _PATCH,
+        },
+        text_config=LlamaConfig(**_text(tokenizer, bos_token_id=tokenizer.bos_token_id)),
+        image_token_id=_id(tokenizer, "<image>"),
+        scale_factor=2,
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    images = Idefics3ImageProcessor(
+        size={"longest_edge": 2 * _SIDE}, max_image_size={"longest_edge": _SIDE}, do_image_splitting=True
+    )
+    processor = Idefics3Processor(images, tokenizer, image_seq_len=(_SIDE // _PATCH) ** 2 // 4)
+    return Idefics3ForConditionalGeneration(config), processor
+
+
+def _gemma4() -> tuple[Any, Any]:
+    """With a window that a prompt outgrows, image tokens that attend to later ones, embeddings for each layer
+    and layers that share their keys and values: what the published sizes have between them."""
+    named = {
+        "image_token": "<|image|>", "boi_token": "<|image>", "eoi_token": "<image|>",
+        "audio_token": "<|audio|>", "boa_token": "<|audio>", "eoa_token": "<audio|>",
+    }  # fmt: skip
+    specials = ["<|turn>", "<turn|>", *named.values(), "<|video|>"]
+    tokenizer = character_tokenizer(specials=specials, eos_token="<turn|>", extra_special_tokens=named)
+    vocabulary = len(tokenizer)
+    text = Gemma4TextConfig(
+        **_text(tokenizer, bos_token_id=tokenizer.bos_token_id, num_hidden_layers=4, global_head_dim=32),
+        head_dim=16, sliding_window=24, num_kv_shared_layers=2,
+        layer_types=["sliding_attention", "full_attention"] * 2, use_bidirectional_attention="vision",
+        vocab_size_per_layer_input=vocabulary, hidden_size_per_layer_input=8, final_logit_softcapping=30.0,
+    )  # fmt: skip
+    vision = Gemma4VisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, head_dim=16, patch_size=4, position_embedding_size=256,
+    )  # fmt: skip
+    ids: dict[str, Any] = {
+        f"{name}_id": _id(tokenizer, token) for name, token in named.items() if name != "eoa_token"
+    }
+    config = Gemma4Config(
+        text_config=text, vision_config=vision, audio_config=None, video_token_id=_id(tokenizer, "<|video|>"),
+        eoa_token_index=_id(tokenizer, "<audio|>"), **ids,
+    )  # fmt: skip
+    images = Gemma4ImageProcessor(patch_size=4, max_soft_tokens=70)
+    processor = Gemma4Processor(Gemma4AudioFeatureExtractor(), images, tokenizer, Gemma4VideoProcessor())
+    return Gemma4ForConditionalGeneration(config), processor
+
+
 def _qwen(config: Any, model: Any, processor: Any, videos: Any, patch: int, vision: dict, text: dict) -> Any:
-    tokenizer = character_tokenizer(specials=_QWEN, eos_token="<|im_end|>")
+    byte_level = config is Qwen3_5Config  # its tokenizer's class is fixed
+    tokenizer = character_tokenizer(specials=_QWEN, byte_level=byte_level, eos_token="<|im_end|>")
     ids = {
         f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{token}|>")
         for name, token in [
@@ -194,6 +262,7 @@ def _qwen(config: Any, model: Any, processor: Any, videos: Any, patch: int, visi
         ]
     }
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
+    rope |= text.pop("rope", {})
     sides = {"patch_size": patch, "temporal_patch_size": 2, "spatial_merge_size": 2}
     model_config = config(
         vision_config={"depth": 2, "num_heads": 2, **sides, **vision},
@@ -246,12 +315,30 @@ def _qwen3_vl_moe() -> tuple[Any, Any]:
     )  # fmt: skip
 
 
+def _qwen3_5() -> tuple[Any, Any]:
+    """With both kinds of layers; the first one's state is of all earlier tokens."""
+    vision = {name: _DEEPSTACK[name] for name in _DEEPSTACK if name != "deepstack_visual_indexes"}
+    text = {
+        "head_dim": 16, "layer_types": ["linear_attention", "full_attention"],
+        "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+        "linear_key_head_dim": 16, "linear_value_head_dim": 16,
+        "rope": {"partial_rotary_factor": 0.5, "mrope_section": [2, 1, 1], "mrope_interleaved": True},
+    }  # fmt: skip
+    return _qwen(
+        Qwen3_5Config, Qwen3_5ForConditionalGeneration, Qwen3VLProcessor, Qwen3VLVideoProcessor,
+        16, vision, text,
+    )  # fmt: skip
+
+
 MAKERS: dict[str, Callable[[], tuple[Any, Any]]] = {
+    "gemma4": _gemma4,
+    "idefics3": _idefics3,
     "internvl": _internvl,
     "llava_next": _llava_next,
     "llava_onevision": _llava_onevision,
     "qwen2_vl": _qwen2_vl,
     "qwen2_5_vl": _qwen2_5_vl,
+    "qwen3_5": _qwen3_5,
     "qwen3_vl": _qwen3_vl,
     "qwen3_vl_moe": _qwen3_vl_moe,
 }

@@ -200,19 +200,26 @@ def load_tokenizer(source: str) -> Any:
 
 
 def character_tokenizer(
-    phrases: Sequence[str] = _PHRASES, specials: Sequence[str] = (), **named: Any
+    phrases: Sequence[str] = _PHRASES, specials: Sequence[str] = (), byte_level: bool = False, **named: Any
 ) -> PreTrainedTokenizerFast:
     """A tokenizer of single printable ASCII characters and whole phrases, those of prompts by default, with
-    Llama's special tokens and `specials`. Every other character is one unknown token. named: what else
-    transformers' tokenizers take."""
+    Llama's special tokens and `specials`. Every other character is one unknown token. byte_level: with the
+    signs of byte-level BPE for blanks, for families whose tokenizer transformers makes anew from the
+    vocabulary. named: what else transformers' tokenizers take."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
     basic = ["<unk>", "<s>", "</s>", "<pad>", IMAGE_TOKEN]
     characters = ["\n", *(chr(code) for code in range(32, 127))]
+    each: Any = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    decoder: Any = decoders.Fuse()
+    if byte_level:
+        characters = [{"\n": "Ċ", " ": "Ġ"}.get(character, character) for character in characters]
+        signs = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        each, decoder = pre_tokenizers.Sequence([signs, each]), decoders.ByteLevel()
     vocabulary = {token: number for number, token in enumerate([*basic, *characters])}
     characters_only = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    characters_only.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-    characters_only.decoder = decoders.Fuse()
+    characters_only.pre_tokenizer = each
+    characters_only.decoder = decoder
     roles = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=characters_only, **(roles | named))
     tokenizer.add_tokens([IMAGE_TOKEN, *specials], special_tokens=True)

@@ -32,7 +32,7 @@ from dualfocus_lmms.results.report.tables import (
     micro_scores,
 )
 from dualfocus_lmms.results.runs import load_run
-from dualfocus_lmms.scenes import make_scene
+from dualfocus_lmms.scene_layouts import scene_named
 from dualfocus_lmms.tasks.common.scoring import Pair, counts, f1, f1_of
 from dualfocus_lmms.tasks.common.uncertainty import paired_bootstrap_error
 
@@ -57,9 +57,8 @@ def answers(folder: Path) -> pd.DataFrame:
 
 def is_near_miss(doc: Mapping[str, Any]) -> bool:
     """Whether a document of df_nano_exist names what is not there, in a colour or a shape that is."""
-    split, seed, number = doc["image"].split("-")
     color, shape = doc["question"].removeprefix("Is there a ").split()[:2]
-    things = make_scene(split, int(seed), int(number)).things
+    things = scene_named(doc["image"]).things
     return doc["answers"] == ["no"] and any(color == one.color or shape == one.shape for one in things)
 
 
@@ -144,7 +143,7 @@ def kinds_table(run: Mapping[str, Any]) -> str:
     """One run, kind by kind."""
     rows = [
         [kind, f"{row['n']:,}"]
-        + [_within(row[way]) for way in WAYS]
+        + [within(row[way]) for way in WAYS]
         + [
             f"{row['contested']:,}",
             f"{row['AUROC']:.1f}",
@@ -171,10 +170,10 @@ def _claims(run: Mapping[str, Any]) -> dict[tuple[str, str], str]:
     return {
         ("all: selected - macro", "p < 0.01"): gain_text(everything["against macro"]),
         ("all: selected - micro", "p < 0.01"): gain_text(everything["against micro"]),
-        ("counts and relations: macro", "88"): _within(whole["macro"]),
+        ("counts and relations: macro", "88"): within(whole["macro"]),
         ("counts and relations: selected - macro", "above -1"): gain_text(whole["against macro"]),
-        ("digits: micro", "90"): _within(detail["micro"]),
-        ("digits: macro", "10, chance"): _within(detail["macro"]),
+        ("digits: micro", "90"): within(detail["micro"]),
+        ("digits: macro", "10, chance"): within(detail["macro"]),
         ("AUROC, counts and relations", "70"): _auroc(whole),
         ("AUROC, digits", "85"): _auroc(detail),
         ("existence: F1, selected - macro", "p < 0.05"): _gain_of_f1(existing),
@@ -197,7 +196,8 @@ def regions_table(runs: Mapping[str, Mapping[str, Any]]) -> str:
     return markdown(rows, ["run", "n", "macro", "micro", "selected", "selected, against the first"])
 
 
-def _within(share: Mapping[str, float]) -> str:
+def within(share: Mapping[str, float]) -> str:
+    """A share in percent with its interval: "93.1 (91.7-94.2)"."""
     return f"{share['value']:.1f} ({share['low']:.1f}-{share['high']:.1f})"
 
 
@@ -255,7 +255,7 @@ def publish(found: Mapping[str, Any], text: str, mark: str, to_json: Path | None
         atomic_write(to_json, json.dumps(found, indent=1) + "\n")
     if page is not None:
         old = re.compile(rf"(?<=<!-- {mark} -->\n).*?(?=<!-- end -->)", re.DOTALL)
-        atomic_write(page, old.sub(lambda _: text, page.read_text(encoding="utf-8")))
+        atomic_write(page, old.sub(lambda _: text, page.read_text(encoding="utf-8"), count=1))
 
 
 def main() -> None:

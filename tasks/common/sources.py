@@ -6,6 +6,7 @@ their files themselves give it a placeholder, so that no image and no question i
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 Doc = dict[str, Any]
 Row = TypeVar("Row")
 
+_SEPARATORS = {".csv": ",", ".tsv": "\t"}
 FAULTS_SHOWN = 20  # of a file, each by its line
 
 DATA = "DUALFOCUS_DATA"
@@ -114,14 +117,16 @@ def usable(doc: Doc) -> Doc:
 
 
 def read_rows(path: Path, make: Callable[[Doc, str], Row]) -> list[Row]:
-    """What `make` returns of each object of a JSON Lines file and its position, "file:line".
+    """What `make` returns of each object of a file and its position, "file:line".
 
+    The file holds JSON lines, or one JSON array of objects, or is a .csv or .tsv with the names in its first
+    line; a cell that begins with [ is a JSON list, and an empty one is left out.
     UserError that names every line that is damaged, or that `make` refuses, up to FAULTS_SHOWN of them.
     """
     rows, faults = [], []
-    for where, line in _lines(path):
+    for where, read in _objects(path):
         try:
-            rows.append(make(_parse(line, where), where))
+            rows.append(make(read(), where))
         except UserError as error:
             faults.append(str(error))
     refuse(path, faults)
@@ -139,6 +144,57 @@ def refuse(path: Path, faults: Sequence[str]) -> None:
             f"{path} cannot be used, it has {len(faults)} faults:\n{listed}"
             + (f"\n  and {more} more like these" if more > 0 else "")
         )
+
+
+def _objects(path: Path) -> Iterator[tuple[str, Callable[[], Doc]]]:
+    """The position of every object of a file, and what reads it or raises a UserError."""
+    if path.suffix.lower() in _SEPARATORS:
+        yield from _csv_rows(path)
+        return
+    _, first = next(_lines(path), ("", ""))
+    items = _array("\n".join(line for _, line in _lines(path))) if first.lstrip().startswith("[") else None
+    if items is not None:
+        for number, item in enumerate(items, start=1):
+            where = f"{path}, object {number}"
+            yield where, partial(_object, item, where)
+        return
+    for where, line in _lines(path):
+        yield where, partial(_parse, line, where)
+
+
+def _array(text: str) -> list[Any] | None:
+    """The JSON array that is the whole of a text, None for anything else."""
+    try:
+        value = load_json(text)
+    except ValueError:
+        return None
+    return value if isinstance(value, list) and any(isinstance(item, dict) for item in value) else None
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[str, Callable[[], Doc]]]:
+    """The rows of a CSV file by the names in its first line."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        table = csv.DictReader(io.StringIO(text, newline=""), delimiter=_SEPARATORS[path.suffix.lower()])
+        for row in table:
+            where = f"{path}:{table.line_num}"
+            yield where, partial(_of_cells, row, where)
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}): give a UTF-8 file of comma-separated values."
+        ) from error
+
+
+def _of_cells(row: dict[Any, Any], where: str) -> Doc:
+    if None in row or None in row.values():
+        raise UserError(f"{where}: it has not as many cells as the first line. Quote cells with separators.")
+    filled = {name: cell.strip() for name, cell in row.items() if cell.strip()}
+    try:
+        return {name: load_json(cell) if cell.startswith("[") else cell for name, cell in filled.items()}
+    except ValueError as error:
+        raise UserError(
+            f'{where}: a cell begins with [ and is no JSON list ({error}): ["a cat", "a dog"]'
+        ) from error
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
@@ -160,6 +216,10 @@ def _parse(line: str, where: str) -> Doc:
         raise UserError(
             f"{where}: not JSON ({error}). Each line must hold one JSON object in UTF-8."
         ) from error
+    return _object(value, where)
+
+
+def _object(value: Any, where: str) -> Doc:
     if not isinstance(value, dict):
         raise UserError(f"{where}: a JSON object is expected, got {type(value).__name__}.")
     try:

@@ -1,4 +1,4 @@
-"""df_local: questions of the user's own, a JSON Lines file of {image, question, answer[, options]}."""
+"""df_local: questions of the user's own: JSON lines, JSON or CSV of {image, question, answer[, options]}."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dualfocus_lmms.errors import UserError
-from dualfocus_lmms.images import UNREADABLE, open_image, unreadable
+from dualfocus_lmms.images import UNREADABLE, is_address, open_image, unreadable
 from dualfocus_lmms.prompts import SHORT_ANSWER
 from dualfocus_lmms.tasks.common.letters import letters, normalise
 from dualfocus_lmms.tasks.common.prompts import LETTER_ANSWER, option_lines
@@ -48,10 +48,11 @@ def read_questions(file: Path | None) -> list[Doc]:
     if file is None:
         raise UserError(
             f"df_local asks questions of your own: set {LOCAL} to a file with one JSON object a line, "
-            '{"image": ..., "question": ..., "answer": ..., "options": [...]}; the options may be left out.'
+            '{"image": ..., "question": ..., "answer": ..., "options": [...]}, a JSON array of such objects, '
+            "or a .csv with these columns; the options may be left out."
         )
     if not file.is_file():
-        raise UserError(f"{LOCAL} is {str(file)!r}, which is no file: give a JSON Lines file of questions.")
+        raise UserError(f"{LOCAL} is {str(file)!r}, which is no file: give a file of questions.")
     return _not_empty(file, read_rows(file, lambda row, where: _document(row, file.parent, where)))
 
 
@@ -88,6 +89,7 @@ def _not_empty(file: Path, rows: list[Row]) -> list[Row]:
 
 
 def _document(row: Doc, folder: Path, where: str) -> Doc:
+    _no_address(text_field(row, "image", where), where)
     image = folder / Path(text_field(row, "image", where)).expanduser()
     if images_needed() and not os.path.isfile(image):
         raise UserError(f"{where}: the image {image} does not exist (paths start at the file's own folder).")
@@ -101,10 +103,24 @@ def _document(row: Doc, folder: Path, where: str) -> Doc:
     }
 
 
+def _no_address(image: str, where: str) -> None:
+    if is_address(image):
+        raise UserError(f"{where}: the image {image} is a web address, and nothing is fetched: give a file.")
+
+
 def _options(row: Doc, where: str) -> list[str]:
     options = row.get("options", [])
     if options == []:
         return []
+    if isinstance(options, list) and len(options) == 1:
+        raise UserError(
+            f"{where}: the only option, {options[0]!r}, leaves nothing to choose: leave 'options' out."
+        )
+    if isinstance(options, list) and len(options) > MOST_OPTIONS:
+        raise UserError(
+            f"{where}: {len(options)} options, and they are named by letters, A to Z: give {MOST_OPTIONS} or "
+            "fewer, or leave 'options' out and have the answer written."
+        )
     if not isinstance(options, list) or not 2 <= len(options) <= MOST_OPTIONS or not _are_texts(options):
         raise UserError(f"{where}: 'options' must be a list of 2 to {MOST_OPTIONS} texts, got {options!r}.")
     if len({normalise(option) for option in options}) < len(options):

@@ -1,4 +1,4 @@
-"""df_nano_*: questions about drawn scenes, which need no file and no network."""
+"""df_nano*: questions about drawn scenes, which need no file and no network."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from dualfocus_lmms.prompts import SHORT_ANSWER
-from dualfocus_lmms.scenes import VERSION, Kind, make_scene, make_scenes
+from dualfocus_lmms.scene_layouts import VERSION as LAYOUTS_VERSION
+from dualfocus_lmms.scene_layouts import Layout, make_layouts, scene_named
+from dualfocus_lmms.scenes import VERSION, Kind, make_scenes
 from dualfocus_lmms.tasks.common.sources import Doc, build_dataset, placeholder, usable
 
 if TYPE_CHECKING:
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
 SEED = 0
 SCENES = 510  # of a split: 4,051 questions in the test split, 1,501 of them details
+PAIR_SCENES = 450  # of a layout with pairs: 600 questions
+TINY_SCENES = 200  # 600 questions in the test split
 DATASET_KWARGS = placeholder("validation", "test")
 
 
@@ -61,6 +65,43 @@ def questions(split: str, kind: Kind) -> list[Doc]:
     ]
 
 
+def near(dataset: Dataset) -> Dataset:
+    """`process_docs` of df_nano_pairs_near: two things that one region shows well enough."""
+    return build_dataset(lambda: layout_questions(str(dataset.split), "near", PAIR_SCENES))
+
+
+def apart(dataset: Dataset) -> Dataset:
+    """`process_docs` of df_nano_pairs_apart: two things that need a region each."""
+    return build_dataset(lambda: layout_questions(str(dataset.split), "apart", PAIR_SCENES))
+
+
+def tiny(dataset: Dataset) -> Dataset:
+    """`process_docs` of df_nano_tiny: a digit on a thing too small to be located well in the whole scene."""
+    return build_dataset(lambda: layout_questions(str(dataset.split), "tiny", TINY_SCENES))
+
+
+def layout_questions(split: str, layout: Layout, scenes: int) -> list[Doc]:
+    """The questions about the first scenes of a split in a layout, scene after scene.
+
+    As `questions` returns them; kind is of the question, and boxes has the region of each thing that it is
+    about, in the order in which it names them: `box` is around all of them.
+    """
+    return [
+        {
+            "image": scene.name,
+            "question": question.question,
+            "answers": [question.answer],
+            "box": list(question.box.xyxy),
+            "boxes": [list(thing.box.xyxy) for thing in question.things],
+            "kind": question.kind,
+            "scene": scene.number,
+            "version": LAYOUTS_VERSION,
+        }
+        for scene in make_layouts(layout, split, SEED, scenes)
+        for question in scene.questions
+    ]
+
+
 def image(doc: Doc) -> list[Image.Image]:
     """`doc_to_visual`: the scene. Its questions share one image: it must not be changed."""
     return [_draw(doc["image"])]
@@ -68,8 +109,7 @@ def image(doc: Doc) -> list[Image.Image]:
 
 @lru_cache(maxsize=16)  # a scene's questions follow each other
 def _draw(name: str) -> Image.Image:
-    split, seed, number = name.split("-")
-    return make_scene(split, int(seed), int(number)).image()
+    return scene_named(name).image()
 
 
 def prompt(doc: Doc) -> str:

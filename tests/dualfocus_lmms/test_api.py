@@ -77,6 +77,13 @@ def test_ask_many_of_nothing():
     ("ask", "message"),
     [
         (lambda model: model.ask("none.png", "What?"), "No image exists at 'none.png': check the path"),
+        (lambda model: model.ask("https://host.example/a.png", "What?"), "web address"),
+        (lambda model: model.ask(None, "What?"), "NoneType"),
+        (lambda model: model.ask(np.zeros((4, 4, 3)), "What?"), "Image.fromarray"),
+        (lambda model: model.ask(IMAGE, None), "NoneType"),
+        (lambda model: model.ask_many([IMAGE]), "pair of image and question"),
+        (lambda model: DualFocusModel("none", protocl="paper"), "Did you mean protocol"),
+        (lambda model: DualFocusModel(None), "pretrained"),
         (lambda model: model.ask(IMAGE, " "), "Question '0' is empty"),
         (lambda model: model.ask(IMAGE, "What?", max_new_tokens=0), "max_new_tokens must be at least 1"),
         (lambda model: model.ask_many([(IMAGE, "What?")], 0), "batch_size is a number of questions, 1 or mo"),
@@ -155,7 +162,8 @@ def test_the_name_is_public_and_loads_no_torch():
     code = "import sys; from dualfocus_lmms import DualFocusModel; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
-    assert "DualFocusModel" in dualfocus_lmms.__all__
+    assert dir(dualfocus_lmms) == sorted(dualfocus_lmms.__all__)
+    assert {"DualFocusModel", "Trace", "read_traces"} <= set(dir(dualfocus_lmms))
     with pytest.raises(AttributeError, match="has no attribute 'DualFocusModels'"):
         _ = dualfocus_lmms.DualFocusModels
 

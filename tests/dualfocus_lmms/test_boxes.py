@@ -158,6 +158,21 @@ def test_texts_as_written() -> None:
     assert BoxFormat("{:03d} {:03d} {:03d} {:03d}", scale=1000).write(box, SIZE) == "200 410 368 700"
 
 
+def test_y_comes_first_where_the_family_says_so_unless_the_corners_have_names() -> None:
+    gemma = BoxFormat('{{"box_2d": [{:d}, {:d}, {:d}, {:d}]}}', scale=1000, order="yxyx")
+    box = Box(0.2, 0.41, 0.368, 0.7)
+    assert gemma.write(box, SIZE) == '{"box_2d": [410, 200, 700, 368]}'
+    replies = [
+        gemma.write(box, SIZE),
+        '```json\n[{"box_2d": [410, 200, 700, 368], "label": "bike"}]\n```',
+        '{"xmin": 200, "ymin": 410, "xmax": 368, "ymax": 700}',
+    ]
+    for reply in replies:
+        read = gemma.read(reply, SIZE)
+        assert read is not None
+        assert read.xyxy == pytest.approx(box.xyxy)
+
+
 @pytest.mark.parametrize("frame", ["original", "square", "resized"])
 @pytest.mark.parametrize("size", [(640, 480), (480, 640), (336, 336), (1, 9), (9, 1), (1, 1), (4000, 30)])
 @pytest.mark.parametrize("decimals", [0, 2, 3])

@@ -47,7 +47,7 @@ def test_what_is_written_is_read(
 
 def numbers(text: str) -> list[float]:
     """All numbers in the text for a box; 0 for -0."""
-    return [float(number) + 0.0 for number in re.findall(r"-?[\d.]+", text.replace("bbox_2d", ""))]
+    return [float(number) + 0.0 for number in re.findall(r"-?[\d.]+", re.sub("b?box_2d", "", text))]
 
 
 @examples

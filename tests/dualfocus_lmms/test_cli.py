@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
-from dualfocus_lmms import Trace, UserError, __version__
+from dualfocus_lmms import Trace, UserError, __version__, cli
 
 
 def test_tiny_makes_a_checkpoint_that_ask_can_load(run, photo: Path, tmp_path: Path):
@@ -55,15 +56,14 @@ def test_tiny_names_the_sizes(run, tmp_path: Path):
     "arguments",
     [
         [],
-        ["--help"],
-        ["--tasks", "df_pope", "--model_args", "pretrained=a b,trace=c", "--limit", "4", "-h"],
+        ["--tasks", "df_pope", "--model_args", "pretrained=a b,trace=c", "--limit", "4"],
         ["--batch_size=4", "--log_samples", "word", "--version"],
     ],
 )
 def test_eval_passes_everything_to_the_host(run, monkeypatch: pytest.MonkeyPatch, arguments: list[str]):
     received = []
 
-    def evaluate(arguments: list[str], check_questions: object) -> int:
+    def evaluate(arguments: list[str], *_: object) -> int:
         received.append(list(arguments))
         return 3
 
@@ -73,8 +73,50 @@ def test_eval_passes_everything_to_the_host(run, monkeypatch: pytest.MonkeyPatch
     assert received == [arguments]
 
 
+def test_help_of_eval_begins_with_our_arguments_and_tasks(run, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("dualfocus_lmms.models.host.evaluate.evaluate", lambda *_: 0)
+    lines = run("eval", "--help").out.splitlines()
+    shown = [line.split()[0].rstrip(",") for line in lines if line[:2] == "  " and line[2:3].isalpha()]
+    assert shown[0] == "pretrained"
+    assert {"trace", "resume", "batch_size", "df_nano", "df_pope"} <= set(shown)
+    assert max(map(len, lines)) <= 80
+
+
+def test_tasks_are_all_of_ours(run):
+    words = set(re.findall(r"\bdf_\w+", run("tasks").out))
+    files = list((Path(__file__).parents[2] / "tasks").glob("*/df_*.yaml"))
+    assert len(files) > 20
+    assert {file.stem for file in files} == words
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ({"model_args": "pretrained=x,trace=t", "output_path": None}, ["scores of t", "report t "]),
+        (
+            {"model_args": "pretrained=x,trace=t", "output_path": "my out"},
+            ["scores of t", "report 'my out' "],
+        ),
+        ({"model_args": "pretrained=x", "output_path": "o"}, ["trace=FOLDER"]),
+        ({"model": "dualfocus_replay", "model_args": "trace=t", "output_path": None}, []),
+    ],
+)
+def test_eval_ends_with_the_scores_and_the_next_command(
+    run, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], shown: list[str]
+):
+    def evaluate(arguments: list[str], check: object, finished: Callable[[Any], None]) -> int:
+        finished(SimpleNamespace(**{"model": "dualfocus", **given}))
+        return 0
+
+    monkeypatch.setattr("dualfocus_lmms.models.host.evaluate.evaluate", evaluate)
+    monkeypatch.setattr("dualfocus_lmms.results.summary.summary", lambda traces: f"scores of {traces}")
+    out = run("eval").out
+    assert [text for text in shown if text not in out] == []
+    assert bool(out) == bool(shown)
+
+
 def test_eval_shows_the_hosts_user_errors(run, monkeypatch: pytest.MonkeyPatch):
-    def evaluate(arguments: list[str], check_questions: object) -> int:
+    def evaluate(arguments: list[str], *_: object) -> int:
         raise UserError("No task.")
 
     monkeypatch.setattr("dualfocus_lmms.models.host.evaluate.evaluate", evaluate)
@@ -141,7 +183,9 @@ def test_score_prints_the_table_and_writes_the_file(run, monkeypatch: pytest.Mon
 def test_help_lists_the_commands_and_is_light(run):
     done = run("--help")
     assert done.code == 0
-    assert [word for word in ("ask", "tiny", "eval", "bench") if f"\n  {word} " not in done.out] == []
+    listed = re.findall(r"^  (\w+)  ", done.out.partition("Commands:")[2], re.MULTILINE)
+    assert listed == list(cli.ORDER)
+    assert "..." not in done.out.partition("Commands:")[2]  # no line is cut off
     code = (
         "import sys; from dualfocus_lmms import cli; sys.argv = ['dualfocus', 'ask', '--help']\n"
         "try: cli.main()\n"
@@ -154,6 +198,16 @@ def test_help_lists_the_commands_and_is_light(run):
 def test_version(run):
     done = run("--version")
     assert (done.code, done.out) == (0, f"{__version__}\n")
+
+
+def test_an_underscore_in_an_option_or_a_command_is_a_hyphen(run):
+    done = run("bench", "--batch_size", "1", "--new_tokens", "1", "--size", "huge")
+    assert (done.code, "'huge'" in done.err) == (2, True)
+    assert run("data", "gqa_mcq", "--help").code == 0
+
+
+def test_a_command_that_is_mistyped_is_named(run):
+    assert "'eval'" in run("evall").err
 
 
 def test_no_command_is_a_mistake(run):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import re
@@ -178,3 +179,74 @@ def test_a_bug_is_a_plain_traceback_and_exit_code_1():
     assert done.returncode == 1
     assert done.stderr.startswith("Traceback (most recent call last):")
     assert done.stderr.rstrip().endswith("ZeroDivisionError: division by zero")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("b.png", "a.jpg"):
+        Image.new("RGB", (40, 20), "red").save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no image")
+    return tmp_path
+
+
+def test_a_folder_and_several_questions_are_asked_of_one_model(run, scripted, folder: Path):
+    made = scripted()
+    done = run("ask", folder, "What?", "Where?", "--pretrained", "x", "--json", "--save", folder / "out")
+    traces = [Trace.from_json(line) for line in done.out.splitlines()]
+    asked = [(Path(trace.key["image"]).name, trace.prompts["macro"].splitlines()[0]) for trace in traces]
+    assert asked == [("a.jpg", "What?"), ("a.jpg", "Where?"), ("b.png", "What?"), ("b.png", "Where?")]
+    assert [trace.key["id"] for trace in traces] == ["0", "1", "2", "3"]
+    assert len(made) == 1
+    assert sorted(file.name for file in (folder / "out").iterdir()) == [
+        "1-a.png",
+        "2-a.png",
+        "3-b.png",
+        "4-b.png",
+    ]
+
+
+@pytest.mark.parametrize("given", [[], ["-"]])
+def test_questions_come_from_standard_input(run, scripted, photo: Path, monkeypatch, given: list[str]):
+    scripted()
+    monkeypatch.setattr("sys.stdin", io.StringIO("What?\n\n Where? \n"))
+    done = run("ask", photo, *given, "--pretrained", "x")
+    assert re.findall(r"photo\.png: (\w+\?)", done.out) == ["What?", "Where?"]
+    assert done.out.count("micro (chosen)") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [(["photo.png"], "standard input"), (["empty", "What?"], "'empty'"),
+     (["photo.png", "What?", "Where?", "--save", "a.png"], "folder")],
+)  # fmt: skip
+def test_nothing_to_ask_is_a_mistake(run, scripted, photo: Path, monkeypatch, arguments: list, word: str):
+    scripted()
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
+    monkeypatch.chdir(photo.parent)
+    (photo.parent / "empty").mkdir()
+    done = run("ask", *arguments, "--pretrained", "x")
+    assert (done.code, done.out) == (2, "")
+    assert word in done.err.lower()
+
+
+def test_an_interruption_says_how_many_are_answered(run, scripted, photo: Path):
+    asked = []
+
+    def stop(stage: str, conversation: object) -> str:
+        asked.append(stage)
+        if len(asked) > 3:
+            raise KeyboardInterrupt
+        return "red"
+
+    scripted(stop)
+    done = run("ask", photo, "What?", "Where?", "Why?", "--pretrained", "x")
+    assert done.code == 130
+    assert re.search(r"\b1 of 3\b", done.err)
+
+
+def test_progress_is_for_a_terminal(run, scripted, photo: Path, monkeypatch):
+    scripted()
+    monkeypatch.setattr("dualfocus_lmms.cli.output.sys.stderr.isatty", lambda: True, raising=False)
+    lines = run("ask", photo, "What?", "--pretrained", "some/model").err.splitlines()
+    assert len(lines) == 2
+    assert "some/model" in lines[0]

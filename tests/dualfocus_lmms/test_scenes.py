@@ -1,11 +1,13 @@
 """Scenes: the same from the same seed, never shared by splits, true to their own words."""
 
+from hashlib import sha256
+
 import numpy as np
 import pytest
 
 from dualfocus_lmms import UserError
 from dualfocus_lmms.boxes import WHOLE
-from dualfocus_lmms.scenes import COLORS, SIDE, make_scene, make_scenes
+from dualfocus_lmms.scenes import COLORS, SIDE, SPLITS, VERSION, make_scene, make_scenes
 
 
 def test_a_scene_is_the_same_whenever_it_is_made():
@@ -13,6 +15,18 @@ def test_a_scene_is_the_same_whenever_it_is_made():
     assert first == again
     assert first.image().tobytes() == again.image().tobytes()
     assert first.image().size == (SIDE, SIDE)
+
+
+def test_the_questions_of_a_version_stay_the_same():
+    """Images are drawn with Pillow's font, and may differ from release to release; what is asked may not."""
+    said = [
+        (scene.name, asked.kind, asked.question, asked.answer, asked.box.xyxy)
+        for split in SPLITS
+        for scene in make_scenes(split, 0, 20)
+        for asked in scene.questions
+    ]
+    assert VERSION == 2
+    assert sha256(repr(said).encode()).hexdigest()[:16] == "fb07c1edb84f588f"
 
 
 def test_splits_and_seeds_share_no_scene():

@@ -406,3 +406,11 @@ def test_older_traces_without_sizes_are_read() -> None:
     older = json.loads(given.to_json())
     del older["input_size"], older["crop_size"]
     assert Trace.from_json(json.dumps(older)) == trace()
+
+
+def test_a_folder_that_no_run_wrote_is_a_mistake(tmp_path: Path):
+    (tmp_path / "notes.txt").write_text("no trace")
+    with pytest.raises(UserError, match="rank0"):
+        read_traces(tmp_path)
+    claim_folder(tmp_path, {"pretrained": "x"}, resume=False)
+    assert read_traces(tmp_path) == ([], [])  # a run that has no answer yet

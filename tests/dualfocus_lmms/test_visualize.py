@@ -269,9 +269,9 @@ def test_the_image_shows_the_perplexities_that_were_compared(monkeypatch: pytest
     assert lines == [f"perplexity by release {pic.perplexity(trace, way)}" for way in ("macro", "micro")]
 
 
-def test_a_letter_that_pillows_font_lacks_takes_another_font():
-    assert pic._font(24, "red").getname()[0] == "Aileron"
-    assert pic._font(24, "café").getname()[0] == "DejaVu Sans"
+def test_two_rectangles_have_a_legend():
+    one, two = (traced(photo(), **settings) for settings in ({}, {"protocol": "release"}))
+    assert pic.draw(photo(), two).height - pic.draw(photo(), one).height == round(16 * 1.3)
 
 
 def test_save_writes_what_the_ending_says(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from rooms import MAY_IMPORT, PACKAGE, Import, arrows, circle, fault, imports, loaded, project, room, table
 
 
@@ -123,12 +125,33 @@ def test_a_circle_is_named(third: str, circular: bool):
     assert found[start:-1] + found[:start] == ([a, b, c] if circular else [])
 
 
+# Imported where they are used: none of them answers a question.
+UNUSED = ("pandas", "pyarrow", "datasets", "matplotlib", "sklearn", "lmms_eval", "openai", "peft")
+
+
 @pytest.mark.parametrize(
     "module", ["dualfocus_lmms", "dualfocus_lmms.models.host.manifest", "dualfocus_lmms.cli"]
 )
 def test_loading_the_plugin_is_light(module: str, tmp_path: Path):
     """lmms-eval and the command line load these before they know what they are asked for."""
-    code = f"import sys, {module}; print([m for m in ('torch', 'transformers') if m in sys.modules])"
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
+    assert loaded_after(f"import {module}", ("torch", "transformers", "tabulate", *UNUSED), tmp_path) == []
+
+
+@pytest.mark.seconds(8)
+def test_a_question_loads_only_what_answers_it(tmp_path: Path):
+    Image.new("RGB", (40, 20), "red").save(tmp_path / "photo.png")
+    ask = (
+        "from dualfocus_lmms import cli\n"
+        "sys.argv = 'dualfocus ask photo.png What? --pretrained dualfocus-nano --device cpu'.split()\n"
+        "try: cli.main()\n"
+        "except SystemExit as stopped: assert not stopped.code"
+    )
+    assert loaded_after(ask, ("torch", *UNUSED), tmp_path) == ["torch"]
+
+
+def loaded_after(code: str, names: tuple[str, ...], folder: Path) -> list[str]:
+    """Which of the modules `names` a new process has loaded when `code` is done."""
+    command = [sys.executable, "-c", f"import sys\n{code}\nprint([n for n in {names} if n in sys.modules])"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return ast.literal_eval(done.stdout.splitlines()[-1])

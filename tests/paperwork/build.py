@@ -50,7 +50,7 @@ SIZES: dict[str, Sizes] = {
     "smolvlm-256m": _IDEFICS3,
     "granite-docling-258m": _IDEFICS3,
 }
-GENERIC = ("smolvlm-256m", "granite-docling-258m")  # read with family=generic
+GENERIC = ("granite-docling-258m",)  # read with family=generic
 # Whose files, and which of them, a checkpoint has besides its own.
 _WORDS = ("vocab.json", "merges.txt")
 _REST = {

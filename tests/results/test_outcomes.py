@@ -14,6 +14,7 @@ import pytest
 from dualfocus_lmms import Selection, Trace, UserError
 from dualfocus_lmms.results.outcomes import number, outcomes, overlaps, question_key
 from dualfocus_lmms.results.runs import TaskRun, load_run
+from dualfocus_lmms.results.summary import summary
 
 pytest.importorskip("lmms_eval.tasks")
 
@@ -63,6 +64,18 @@ def run(tmp_path: Path, local: Path, trace_of: Make, write_traces: Make) -> Task
         asked(trace_of(1, macro="blue", micro="Red"), f"What colour?\n{short}", "micro"),
     ]
     return load_run(write_traces(tmp_path / "traces", traces)).tasks["df_local"]
+
+
+def test_the_summary_has_the_scores_of_both_answers_and_their_cost(run: TaskRun, tmp_path: Path) -> None:
+    *_, row = summary(tmp_path / "traces").splitlines()
+    assert row.split() == ["df_local", "3", "66.7", "66.7", "100.0", "33", "0.00"]
+
+
+def test_the_summary_says_what_is_not_scored(run: TaskRun, tmp_path: Path, local: Path) -> None:
+    local.unlink()
+    *_, row, note = summary(tmp_path / "traces").splitlines()
+    assert row.split() == ["df_local", "3", "-", "-", "-", "33", "0.00"]
+    assert str(local) in note
 
 
 def test_every_pathway_has_its_score(run: TaskRun) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -84,6 +85,59 @@ def test_an_invalid_line_raises(folder: Path, line: str) -> None:
     file.write_text(good + line + "\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"mine\.jsonl:3"):
         local_docs.read_questions(file)
+
+
+ROWS = [GOOD, {**GOOD, "question": 'A "cat", or\na dog?', "answer": "B", "options": ["a cat", "a dog, or 2"]}]
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_json_array_and_csv_are_read_like_json_lines(folder: Path, indent: int | None) -> None:
+    lines, array, table = folder / "a.jsonl", folder / "a.json", folder / "a.csv"
+    lines.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    array.write_text(json.dumps(ROWS, indent=indent))
+    with table.open("w", newline="", encoding="utf-8-sig") as file:  # as Excel writes it
+        writer = csv.DictWriter(file, ["image", "question", "answer", "options"])
+        writer.writeheader()
+        writer.writerows(
+            {**row, "options": json.dumps(row["options"]) if "options" in row else ""} for row in ROWS
+        )
+    expected = local_docs.read_questions(lines)
+    assert [doc["answers"] for doc in expected] == [["red"], ["B"]]
+    assert local_docs.read_questions(array) == expected
+    assert local_docs.read_questions(table) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "where"),
+    [
+        ("a.json", '[{"image": "red.png", "question": "q", "answer": "a"}, 3]', r"a\.json, object 2"),
+        ("a.json", '[\n{"image": "red.png",\n"question": "q"}]', r"a\.json, object 1"),
+        ("a.json", '[{"image": "red.png"', r"a\.json:1"),
+        ("a.csv", "image,question,answer\nred.png,q,a\nred.png,q\n", r"a\.csv:3"),
+        ("a.csv", "image,question,answer\nred.png,q,a,b\n", r"a\.csv:2"),
+        ("a.csv", "image,question,answer,options\nred.png,q,a,[a\n", r"a\.csv:2"),
+        ("a.csv", "image;question;answer\nred.png;q;a\n", r"a\.csv:2: 'image'"),
+        ("a.tsv", "image\tquestion\tanswer\n\tq\ta\n", r"a\.tsv:2: 'image'"),
+    ],
+)
+def test_a_fault_of_an_array_or_of_csv_has_its_place(folder: Path, name: str, text: str, where: str) -> None:
+    (folder / name).write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=where):
+        local_docs.read_questions(folder / name)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"image": "https://host.example/red.png"}, "address"),
+        ({"options": ["red"]}, "'red'"),
+        ({"options": [f"red {number}" for number in range(27)]}, "27 options"),
+    ],
+)
+def test_what_cannot_be_asked_is_told_why(folder: Path, change: dict[str, Any], word: str) -> None:
+    (folder / "a.jsonl").write_text(json.dumps({**GOOD, **change}))
+    with pytest.raises(UserError, match=word):
+        local_docs.read_questions(folder / "a.jsonl")
 
 
 def test_without_the_variable_the_task_raises(

@@ -12,7 +12,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from dualfocus_lmms import Box, read_traces
+from dualfocus_lmms import Box, read_traces, scene_layouts
 from dualfocus_lmms.scenes import COLORS, SIDE, VERSION, Kind, make_scene
 from dualfocus_lmms.tasks.nano import docs as nano_docs
 
@@ -67,6 +67,37 @@ def test_the_host_loads_the_groups(load_task: Load, group: str, split: str):
         assert list(docs) == nano_docs.questions(split, kind)
         assert task.config.metadata["version"] == docs[0]["version"] == VERSION
         assert task.config.metadata["dualfocus"] == {"question": "question", "box": "box"}
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "scenes", "kinds"),
+    [
+        ("df_nano_pairs_near", "near", nano_docs.PAIR_SCENES, {"larger": 300, "same": 300}),
+        ("df_nano_pairs_apart", "apart", nano_docs.PAIR_SCENES, {"larger": 300, "same": 300}),
+        ("df_nano_tiny", "tiny", nano_docs.TINY_SCENES, {"detail": 600}),
+    ],
+)
+def test_the_host_loads_the_layouts(
+    load_task: Load, name: str, layout: Any, scenes: int, kinds: dict[str, int]
+):
+    task = load_task(name)[name]
+    docs = list(task.test_docs())
+    assert docs == nano_docs.layout_questions("test", layout, scenes)
+    assert Counter(doc["kind"] for doc in docs) == kinds
+    assert set(docs[0]) == COLUMNS | {"boxes"}
+    assert task.config.metadata["version"] == docs[0]["version"] == scene_layouts.VERSION
+    assert task.config.metadata["dualfocus"] == {"question": "question", "box": "box", "boxes": "boxes"}
+    for doc in docs[:40]:
+        assert len(doc["boxes"]) == (1 if layout == "tiny" else 2)
+        assert Box.around(Box(*box) for box in doc["boxes"]).xyxy == tuple(doc["box"])
+    (image,) = task.doc_to_visual(docs[0])
+    assert image.tobytes() == scene_layouts.make_layout(layout, "test", 0, docs[0]["scene"]).image().tobytes()
+
+
+def test_the_pairs_are_one_group(load_task: Load):
+    ((config, tasks),) = load_task("df_nano_pairs").items()
+    assert set(tasks) == {"df_nano_pairs_near", "df_nano_pairs_apart"}
+    assert config.config["metadata"]["version"] == scene_layouts.VERSION
 
 
 def test_a_question_is_asked_and_scored(load_task: Load):

@@ -12,7 +12,8 @@ from tqdm import tqdm
 from dualfocus_lmms.errors import Interrupted, UserError
 from dualfocus_lmms.files import atomic_write, new_folder, replacing
 from dualfocus_lmms.json_text import Kind
-from dualfocus_lmms.scenes import SIDE, VERSION, Scene, Thing
+from dualfocus_lmms.scene_layouts import version_of
+from dualfocus_lmms.scenes import Scene, Thing
 
 _CLAIM: Kind[dict[str, Any]] = Kind(dict[str, Any])
 
@@ -52,14 +53,17 @@ def _claim(folder: Path, numbered: dict[int, Scene]) -> None:
     """Write which scenes the folder is for; UserError where it is for others or holds other images."""
     path = folder / "scenes.json"
     scenes = {str(image_id): scene.name for image_id, scene in numbered.items()}
+    claim = {
+        "versions": {scene.layout: version_of(scene.layout) for scene in numbered.values()},
+        "scenes": scenes,
+    }
     if path.exists():
-        written = _CLAIM.read(path, "Give a new folder.")
-        if written != {"version": VERSION, "scenes": scenes}:
+        if _CLAIM.read(path, "Give a new folder.") != claim:
             raise UserError(f"{str(folder)!r} holds other scenes: give a new folder.")
     elif (folder / "VG_100K").exists():
         raise UserError(f"{str(folder)!r} holds images already: give a new folder.")
     else:
-        atomic_write(path, json.dumps({"version": VERSION, "scenes": scenes}))
+        atomic_write(path, json.dumps(claim))
 
 
 def _draw(folder: Path, numbered: dict[int, Scene]) -> None:
@@ -78,7 +82,7 @@ def _annotate(folder: Path, numbered: dict[int, Scene]) -> None:
     questions: list[dict[str, Any]] = []
     for image_id, scene in numbered.items():
         name = f"VG_100K/{image_id}.jpg"
-        images.append({"image_id": image_id, "width": SIDE, "height": SIDE, "url": name})
+        images.append({"image_id": image_id, "width": scene.side, "height": scene.side, "url": name})
         records = {thing: _record(thing, image_id, index) for index, thing in enumerate(scene.things)}
         objects.append({"image_id": image_id, "objects": list(records.values())})
         questions.append({"id": image_id, "qas": _qas(scene, image_id, records)})

@@ -17,13 +17,13 @@ from tqdm import tqdm
 
 from dualfocus_lmms.files import replacing
 from dualfocus_lmms.models.tiny.nano import IMAGE_MEAN, SIDE
+from dualfocus_lmms.scene_layouts import READABLE
 from dualfocus_lmms.scenes import COLORS, SHAPES, Scene, Thing, make_scene
 from dualfocus_lmms.scenes import SIDE as SCENE_SIDE
 from dualfocus_lmms.zoom import pad_to_square
 
 MOST = 4  # things in an image
 PER_FILE = 500  # scenes
-READABLE = 6.5  # encoder pixels a digit needs
 _PAD: Any = tuple(int(value * 255) for value in IMAGE_MEAN)
 COLOR_NAMES = tuple(COLORS)
 

@@ -18,12 +18,13 @@ from dualfocus_lmms.train.trainer.recipe import Recipe, lora_config
 
 # What connects the parts, where it is a part of the vision encoder.
 _CONNECTORS = r"(?:attn_pool|merger|deepstack_merger_list\.\d+)"
+_TOWERS = r"vision_tower|(?<!vision_tower\.)vision_model"  # CLIP's tower holds a vision_model itself
 
 # The parameters of each part; in brackets the module that LoRA's runs train whole.
 PARTS = {
-    "vision_tower": rf"(?:.*\.)?(vision_tower|\w+\.visual(?!\.{_CONNECTORS}\b))\b.*",
-    "projector": rf"(?:.*\.)?(multi_modal_projector|visual\.{_CONNECTORS})\b.*",
-    "language_model": r"(?:.*\.)?(language_model|lm_head|transformer\.(?:wte|h|ln_f))\b.*",
+    "vision_tower": rf"(?:.*\.)?({_TOWERS}|\w+\.visual(?!\.{_CONNECTORS}\b))\b.*",
+    "projector": rf"(?:.*\.)?(multi_modal_projector|connector|embed_vision|visual\.{_CONNECTORS})\b.*",
+    "language_model": r"(?:.*\.)?(language_model|text_model|lm_head|transformer\.(?:wte|h|ln_f))\b.*",
 }
 
 

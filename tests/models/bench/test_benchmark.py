@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from random_models import SHARING
 from transformers import CLIPImageProcessorPil, LlavaForConditionalGeneration
 from typer.testing import CliRunner
 
@@ -31,7 +32,6 @@ from dualfocus_lmms.models.bench.modes import DUAL, MACRO, RELEASE, SKIPPING, Pl
 from dualfocus_lmms.models.checkpoint.loading import Checkpoint
 from dualfocus_lmms.models.engines.registry import ENGINES, make_engine
 from dualfocus_lmms.models.families.llava import LLAVA
-from dualfocus_lmms.models.tiny.families import MAKERS
 from dualfocus_lmms.models.tiny.llava import character_tokenizer, llava_config
 from dualfocus_lmms.types import Prompt
 
@@ -236,7 +236,7 @@ def test_the_release_generates_three_times_and_scores_both_answers_in_the_micro_
     assert [answer.tokens for answer in slow.answers] == [answer.tokens for answer in trace.answers]
 
 
-@pytest.mark.parametrize("family", sorted(MAKERS))
+@pytest.mark.parametrize("family", SHARING)
 def test_every_family_can_be_measured(family: str):
     checkpoint = Source(family=family, device="cpu").load()
     engines = forced_engines(checkpoint, FEW)

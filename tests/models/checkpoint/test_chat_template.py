@@ -33,6 +33,7 @@ SWITCHED = (
     + "{% if add_generation_prompt %}assistant: {% if enable_thinking is false %}<think>\n\n</think>\n\n"
     "{% else %}<think>\n{% endif %}{% endif %}"
 )
+GEMMAS = SWITCHED.replace("<think>\n\n</think>\n\n", "<|channel>thought\n<channel|>")
 IMAGE = Image.new("RGB", (8, 8))
 
 
@@ -135,9 +136,10 @@ def test_a_template_is_found_among_the_tokenizers_settings(tmp_path: Path):
     assert read_template(str(tmp_path)) == HUBS
 
 
-def test_a_template_that_cannot_leave_reasoning_out_is_refused():
-    with pytest.raises(UserError, match="think"):
-        chosen(THINKS)
+@pytest.mark.parametrize("tag", ["<think>", "<|channel>thought"])
+def test_a_template_that_cannot_leave_reasoning_out_is_refused(tag: str):
+    with pytest.raises(UserError, match="enable_thinking"):
+        chosen(THINKS.replace("<think>", tag))
 
 
 def test_without_a_template_for_images_the_message_names_the_placeholder():
@@ -147,10 +149,14 @@ def test_without_a_template_for_images_the_message_names_the_placeholder():
         choose_template(words, LLAVA, ["<picture>", IMAGE_TOKEN + "!"], asked="family")
 
 
-def test_a_reply_stands_where_it_would_be_generated_without_reasoning():
+@pytest.mark.parametrize(
+    ("template", "empty"),
+    [(SWITCHED, "<think>\n\n</think>\n\n"), (GEMMAS, "<|channel>thought\n<channel|>")],
+)
+def test_a_reply_stands_where_it_would_be_generated_without_reasoning(template: str, empty: str):
     """The empty reasoning belongs to the turn that is opened; a reply follows it without a blank."""
     words: Any = character_tokenizer()
-    words.chat_template = SWITCHED
+    words.chat_template = template
     renderer = Renderer(words, LLAVA, words.convert_tokens_to_ids(IMAGE_TOKEN))
     conversation = Conversation().user("where?", IMAGE)
     opened = renderer.render(conversation, lambda _: 1).ids
@@ -158,7 +164,7 @@ def test_a_reply_stands_where_it_would_be_generated_without_reasoning():
     start, length = replied.replies[0]
     assert replied.ids[:start] == opened
     assert words.decode(replied.ids[start : start + length]) == "here"
-    assert words.decode(opened).endswith("assistant: <think>\n\n</think>\n\n")
+    assert words.decode(opened).endswith("assistant: " + empty)
 
 
 def test_the_template_of_a_published_family_opens_no_reasoning(shared_data: Path):

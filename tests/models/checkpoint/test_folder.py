@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from peft import LoraConfig, get_peft_model
 
 from dualfocus_lmms import UserError
+from dualfocus_lmms.models.checkpoint import folder
 from dualfocus_lmms.models.checkpoint.folder import load_error
 from dualfocus_lmms.models.checkpoint.loading import load_checkpoint
 from dualfocus_lmms.models.convert.weight_files import open_weights
@@ -60,7 +62,7 @@ def test_a_pointer_of_git_lfs_is_named(copy: Path, part: str):
 @pytest.mark.parametrize(
     ("kind", "remedy"),
     [
-        ("idefics3", "family=generic"),
+        ("paligemma", "family=generic"),
         ("internvl_chat", "-hf"),
         ("", "model_type"),
         ("gpt9", "family=generic"),
@@ -73,6 +75,16 @@ def test_a_type_that_is_not_handled_says_what_is(copy: Path, kind: str, remedy: 
         load_checkpoint(str(copy), device="cpu")
 
 
+def test_an_older_transformers_that_lacks_the_architecture_is_named(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(folder, "CONFIG_MAPPING", {})
+    with pytest.raises(
+        UserError, match=rf"transformers {transformers.__version__}.*'llava'.*compatibility.md"
+    ):
+        load_checkpoint(str(copy), device="cpu")
+
+
 def test_a_tokenizer_without_a_vocabulary_is_refused(copy: Path):
     (copy / "tokenizer.json").unlink()
     (copy / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer"}))
@@ -80,7 +92,7 @@ def test_a_tokenizer_without_a_vocabulary_is_refused(copy: Path):
         load_checkpoint(str(copy), device="cpu")
 
 
-@pytest.mark.parametrize("name", ["smolvlm-256m", "granite-docling-258m", "internvl2-8b-remote-code"])
+@pytest.mark.parametrize("name", ["llava-next-video-7b-hf", "internvl2-8b-remote-code"])
 def test_published_checkpoints_that_no_family_handles_say_what_to_do(name: str, shared_data: Path):
     with pytest.raises(UserError, match=r"family=generic|-hf"):
         load_checkpoint(str(shared_data / "checkpoints" / name), device="cpu")

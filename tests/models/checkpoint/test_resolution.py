@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from PIL import Image
-from transformers import AutoImageProcessor, AutoProcessor
+from transformers import AutoConfig, AutoImageProcessor, AutoProcessor
+from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
 
 from dualfocus_lmms import Family, UserError
-from dualfocus_lmms.models.checkpoint.image_inputs import bound_pixels, resolution_of
+from dualfocus_lmms.models.checkpoint.image_inputs import bound_pixels, complete_processor, resolution_of
 from dualfocus_lmms.models.checkpoint.image_text_inputs import reader
 from dualfocus_lmms.models.checkpoint.loading import Checkpoint, load_checkpoint
 from dualfocus_lmms.models.tiny.families import MAKERS, save_tiny_family
@@ -21,17 +23,19 @@ from dualfocus_lmms.zoom import DynamicResolution, zoomed
 IMAGE = (1500, 1000)
 SIDES = (20, 60, 200, 1000)  # of square crops
 DOCS = Path(__file__).parents[3] / "docs" / "families.md"
-DYNAMIC = {"qwen2_vl", "qwen2_5_vl", "qwen3_vl"}
+DYNAMIC = {"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5"}
 # Folders of real processors: their family, and tokens of the whole image and of the crops before and after.
 REAL = {
     "qwen2-vl-processor-new-format": ("qwen2_vl", 1944, (4, 4, 49, 1296), (1936, 1936, 1936, 1936)),
     "qwen2.5-vl-7b-instruct": ("qwen2_5_vl", 1944, (4, 4, 49, 1296), (1936, 1936, 1936, 1936)),
     "qwen3-vl-4b-instruct": ("qwen3_vl", 1457, (64, 64, 64, 961), (1444, 1444, 1444, 1444)),
+    "qwen3.5-family-partial": ("qwen3_5", 1457, (64, 64, 64, 961), (1444, 1444, 1444, 1444)),
     "qwen3-vl-embedding": ("qwen3_vl", 1247, (4, 4, 36, 961), (1225, 1225, 1225, 1225)),
 }
 OF_ONE_SIZE = {
     "llava-1.5-7b-hf": ("llava", 576, (576, 576, 576, 576)),
     "llava-next-video-7b-hf": ("llava_next", 2144, (1176, 1176, 1176, 2928)),
+    "smolvlm-256m": ("idefics3", 862, (1127, 1127, 1127, 1127)),
 }
 
 
@@ -43,7 +47,10 @@ def blank(side: int) -> Image.Image:
 def test_crops_are_enlarged_by_real_processors_of_dynamic_resolution(name: str, shared_data: Path):
     family_name, whole, before, after = REAL[name]
     family = load_family(family_name)
-    images = AutoImageProcessor.from_pretrained(shared_data / "checkpoints" / name, backend="pil")
+    folder = shared_data / "checkpoints" / name
+    images = AutoImageProcessor.from_pretrained(folder, backend="pil")
+    if name == "qwen3.5-family-partial":  # one of its two files of settings leaves out the patches' size
+        complete_processor(SimpleNamespace(image_processor=images), AutoConfig.from_pretrained(folder))
     resolution = resolution_of(family, images)
     assert resolution is not None
     assert resolution == family.resolution or name == "qwen3-vl-embedding"  # which is another model's
@@ -62,6 +69,17 @@ def test_crops_are_enlarged_by_real_processors_of_dynamic_resolution(name: str, 
     assert [resolution.fit(crop.size) for crop in crops] == [crop.size for crop in crops]
 
 
+def test_gemma_4_scales_every_image_to_its_budget_of_tokens():
+    images = Gemma4ImageProcessorPil()
+    sizes = [IMAGE, *((side, side) for side in SIDES)]
+    counts = [
+        images(images=[Image.new("RGB", size)], return_tensors="pt")["num_soft_tokens_per_image"].item()
+        for size in sizes
+    ]
+    assert counts == list(GEMMA4)
+    assert max(counts) <= images.max_soft_tokens == 280
+
+
 @pytest.mark.parametrize("name", OF_ONE_SIZE)
 def test_real_processors_of_one_size_enlarge_by_themselves(name: str, shared_data: Path):
     family_name, whole, before = OF_ONE_SIZE[name]
@@ -73,6 +91,9 @@ def test_real_processors_of_one_size_enlarge_by_themselves(name: str, shared_dat
         made = processor(images=[image], text=["<image>"], add_special_tokens=False, return_tensors="pt")
         counts.append(made["input_ids"].shape[1])
     assert (counts[0], tuple(counts[1:])) == (whole, before)
+
+
+GEMMA4 = (260, 256, 256, 256, 256)  # of the whole image, of the crops
 
 
 @pytest.fixture(scope="module", params=sorted(MAKERS))
@@ -152,3 +173,4 @@ def test_the_docs_have_these_numbers():
         assert shown[name] == [*(f"{a} → {b}" for a, b in zip(before, after, strict=True)), str(whole)]
     for name, whole, crops in OF_ONE_SIZE.values():
         assert shown[name] == [*map(str, crops), str(whole)]
+    assert shown["gemma4"] == [*map(str, GEMMA4[1:]), str(GEMMA4[0])]

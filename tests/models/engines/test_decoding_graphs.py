@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from random_models import SHARING
 
 from dualfocus_lmms import Settings, UserError, answer_batch
 from dualfocus_lmms.models.checkpoint.loading import load_checkpoint
 from dualfocus_lmms.models.engines import decoding_graphs
 from dualfocus_lmms.models.engines.registry import make_engine
 from dualfocus_lmms.models.engines.shared import SharedBackend
-from dualfocus_lmms.models.tiny.families import MAKERS, save_tiny_family
+from dualfocus_lmms.models.tiny.families import save_tiny_family
 
 pytestmark = pytest.mark.seconds(20)
 
@@ -73,11 +74,9 @@ def test_steps_of_a_fixed_size_equal_the_usual_ones(
     assert usual.counts == fixed.counts
 
 
-@pytest.mark.parametrize("family", sorted(MAKERS))
+@pytest.mark.parametrize("family", SHARING)
 def test_every_family_that_a_fast_engine_runs_can_take_them(family: str, tmp_path: Any, ragged: Ragged):
     loaded = load_checkpoint(str(save_tiny_family(tmp_path, family)), device="cpu")
-    if loaded.family.engine == "naive":
-        pytest.skip("no fast engine runs it")
     questions, limits = ragged(4)
     wanted = answers(make_engine(None, loaded), questions, limits, 4)
     assert_same(answers(make_engine(None, loaded, cuda_graphs=True), questions, limits, 4), wanted)

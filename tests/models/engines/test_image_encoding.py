@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from random_models import SHARING
 
 from dualfocus_lmms import Conversation, StopCriteria, UserError
 from dualfocus_lmms.models.checkpoint.image_text_inputs import token_types
@@ -15,13 +16,13 @@ from dualfocus_lmms.models.checkpoint.loading import Checkpoint, load_checkpoint
 from dualfocus_lmms.models.engines.backend import ModelBackend
 from dualfocus_lmms.models.engines.image_encoding import ImageEncoder, check_release
 from dualfocus_lmms.models.engines.registry import make_engine
-from dualfocus_lmms.models.tiny.families import MAKERS, save_tiny_family
+from dualfocus_lmms.models.tiny.families import save_tiny_family
 from dualfocus_lmms.types import Prompt
 
 FAST = ("shared", "template", "tree")
 
 
-@pytest.fixture(scope="module", params=sorted(MAKERS))
+@pytest.fixture(scope="module", params=SHARING)
 def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     folder = save_tiny_family(tmp_path_factory.mktemp(request.param), request.param)
     return load_checkpoint(str(folder), device="cpu")

@@ -68,7 +68,7 @@ def test_a_second_crop_costs_its_own_tokens_one_encode_and_no_forward(engine):
             (two.prompts["micro"], one.prompts["micro"]),  # "three images" instead of "two images"
         )
     )
-    image = len(backend.pictures.ids(Image.new("RGB", (9, 9))))
+    image = len(backend.image_reader.ids(Image.new("RGB", (9, 9))))
     assert more == image + 1 + boxes + words  # 1: the line break after the image
     assert (two.micro.usage.encodes, one.micro.usage.encodes) == (2, 1)
     assert backend.counts.encodes == union.counts.encodes + 1 == 3

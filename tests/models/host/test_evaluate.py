@@ -63,6 +63,47 @@ def test_a_model_that_does_not_exist_is_a_mistake(host) -> None:
         evaluate([*ASKED, "--model", "dualfocuss"])
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        (["--tasks", "df_nanno"], "df_nano"),
+        (["--tasks", "df_nano,df_poope"], "df_pope"),
+        (["--model", "dualfocs"], "dualfocus"),
+        (["--output_pth", "x"], "--output_path"),
+        (["--trust-remote", "--outptu-path=x"], "--output_path"),
+    ],
+)
+def test_a_name_that_is_mistyped_is_named(host, given: list[str], meant: str) -> None:
+    with pytest.raises(UserError, match=f"Did you mean {meant}\\?"):
+        evaluate([*ASKED, *given])
+
+
+def test_options_have_underscores_or_hyphens(host, tmp_path: Path) -> None:
+    asked: list[Namespace] = []
+    host(asked.append)
+    words = ["--output-path", str(tmp_path / "a-b"), "--batch-size=2", "--effect_size=0.5", "--log-samples"]
+    assert evaluate([*ASKED, *words, "--gen-kwargs", "until=--model-x"]) == 0
+    (args,) = asked
+    assert (args.output_path, args.batch_size, args.effect_size) == (str(tmp_path / "a-b"), "2", 0.5)
+    assert (args.gen_kwargs, args.log_samples) == ("until=--model-x", True)
+
+
+def test_a_task_of_another_folder_is_not_ours_to_judge(host) -> None:
+    assert evaluate([*ASKED, "--tasks", "df_nanno", "--include_path", "mine"]) == 0
+    assert evaluate([*ASKED, "--tasks", "df_*"]) == 0
+    assert evaluate([*ASKED, "--model", "llava"]) == 0
+
+
+def test_what_follows_a_run_is_told_its_arguments(host) -> None:
+    told: list[Namespace] = []
+    assert evaluate([*ASKED, "--limit", "7"], None, told.append) == 0
+    assert [args.limit for args in told] == [7]
+    host(lambda args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        evaluate(ASKED, None, told.append)
+    assert len(told) == 1
+
+
 def test_no_question_is_asked_where_no_result_can_be_written(host, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     asked = []

@@ -138,3 +138,24 @@ def test_usage_leaves_out_what_the_server_had_cached():
     assert read(reply).usage.tokens == 7 + 1
     reply["usage"]["prompt_tokens_details"] = {"cached_tokens": 5}
     assert (read(reply).usage.tokens, read(reply).usage.encodes, read(reply).usage.seconds) == (3, 1, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "text"),
+    [
+        (["<think>", "Hm", "</think>", "\n\n", "Yes", "</s>"], "<think>Hm</think>\n\nYes"),
+        (["Hm", "</think>", "\n\n", "Yes", "</s>"], "Hm</think>\n\nYes"),  # the prompt had opened it
+        (["<|channel>", "thought", "\n", "<channel|>", "Yes", "<turn|>"], "thought\nYes"),
+    ],
+)
+def test_an_answer_begins_after_its_reasoning(pieces, text):
+    values = [-0.1 * number for number, _ in enumerate(pieces)]
+    answer = read(completion(pieces, text, values=values))
+    assert (answer.text, len(answer.tokens), answer.ended) == ("Yes", 1, True)
+    assert answer.logprobs == tuple(values[-2:])
+
+
+@pytest.mark.parametrize("pieces", [["<think>", "Hm"], ["<think>", "Hm", "</think>"]])
+def test_reasoning_without_an_answer_is_a_failure(pieces):
+    with pytest.raises(GenerationError, match="enable_thinking"):
+        read(completion(pieces, finish="length"))

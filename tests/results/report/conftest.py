@@ -23,7 +23,7 @@ from dualfocus_lmms import Answer, Selection, Trace
 from dualfocus_lmms.boxes import Box
 from dualfocus_lmms.images import image_hash
 from dualfocus_lmms.integrity import write_data
-from dualfocus_lmms.tasks.nano.docs import image, questions
+from dualfocus_lmms.tasks.nano.docs import PAIR_SCENES, TINY_SCENES, image, layout_questions, questions
 from dualfocus_lmms.trace import TraceWriter, claim_folder
 from dualfocus_lmms.types import Usage
 from dualfocus_lmms.zoom import paper_rectangle
@@ -126,7 +126,7 @@ def write_nano_run(
     settings: dict[str, Any] | None = None,
     finished: bool = True,
 ) -> Path:
-    """A run on the first questions of df_nano_detail, df_nano_exist and df_nano_global, a script for each.
+    """A run on the first questions of df_nano_detail, of df_nano_tiny and so on, by kind; a script for each.
 
     A run that is not finished leaves nothing but traces.
     """
@@ -134,7 +134,7 @@ def write_nano_run(
     writer = TraceWriter(folder / "traces")
     documents = {}
     for kind, scripted in scripts.items():
-        task, docs = f"df_nano_{kind}", questions("test", kind)  # type: ignore[arg-type]
+        task, docs = f"df_nano_{kind}", documents_of(kind)
         writer.write(make_trace(task, n, docs[n], script, drawn) for n, script in enumerate(scripted))
         documents[f"{task}/test"] = docs
     writer.close()
@@ -150,6 +150,11 @@ def write_nano_run(
         results = {"n-samples": sizes, "configs": {}, "config": {}, "date": "20261122_000000"}
         (folder / "20261122_000000_results.json").write_text(json.dumps(results), encoding="utf-8")
     return folder
+
+
+def documents_of(kind: str) -> list[dict[str, Any]]:
+    layouts: Any = {"pairs_near": ("near", PAIR_SCENES), "tiny": ("tiny", TINY_SCENES)}
+    return layout_questions("test", *layouts[kind]) if kind in layouts else questions("test", kind)  # type: ignore[arg-type]
 
 
 # --- a browser ---------------------------------------------------------------------------------------------

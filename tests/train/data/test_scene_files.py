@@ -9,6 +9,7 @@ from PIL import Image
 
 from dualfocus_lmms import UserError
 from dualfocus_lmms.errors import Interrupted
+from dualfocus_lmms.scene_layouts import make_layouts
 from dualfocus_lmms.scenes import SIDE, Scene, make_scenes
 from dualfocus_lmms.train.data.scene_files import write_visual_genome
 
@@ -85,3 +86,15 @@ def test_ctrl_c_says_what_is_kept(tmp_path, monkeypatch):
     whole = content(tmp_path / "whole")
     shutil.rmtree(tmp_path / "whole")
     assert content(tmp_path) == whole
+
+
+@pytest.mark.parametrize("layout", ["apart", "tiny"])
+def test_other_layouts_have_their_own_size_and_the_things_of_a_question(tmp_path, layout):
+    (scene,) = make_layouts(layout, "train", 0, 1)
+    write_visual_genome(tmp_path, [scene])
+    (image,), (qas,) = (
+        json.loads((tmp_path / f"{name}.json").read_text()) for name in ("image_data", "question_answers")
+    )
+    assert (image["width"], image["height"]) == (scene.side, scene.side)
+    for qa, question in zip(qas["qas"], scene.questions, strict=True):
+        assert [record["names"] for record in qa["q_objects"]] == [[thing.name] for thing in question.things]
