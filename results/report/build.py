@@ -23,7 +23,16 @@ from dualfocus_lmms.images import open_image, set_up_pillow
 from dualfocus_lmms.integrity import each_doc
 from dualfocus_lmms.results.outcomes import Outcomes, outcomes
 from dualfocus_lmms.results.report import accuracy as right
-from dualfocus_lmms.results.report import box_tables, comparison, confidence, gallery, page, plots, tables
+from dualfocus_lmms.results.report import (
+    box_tables,
+    budgets,
+    comparison,
+    confidence,
+    gallery,
+    page,
+    plots,
+    tables,
+)
 from dualfocus_lmms.results.report.tables import Table
 from dualfocus_lmms.results.runs import Run, load_run
 from dualfocus_lmms.text_output import csv_parts, csv_text, markdown
@@ -101,17 +110,17 @@ def report(
     folder = writable(out, "--out")
     runs = [load_run(path, traces) for path in folders]
     shown = [_shown(run, name) for run, name in zip(runs, _names(folders, runs), strict=True)]
-    compared = _comparison(shown)
+    compared, curve = _comparison(shown)
     total = sum(len(one.samples) for one in shown)
     rows, kept = gallery.collect(_listed(shown), images, _openers(shown))
     title = " · ".join(one.name for one in shown)
     pages = [_run_page(one) for one in shown]
     notices = _notices(total, rows, kept, images)
-    text = page.render(title, pages, compared, rows, kept, notices)
+    text = page.render(title, pages, compared, rows, kept, notices, curve)
     try:
         atomic_write(folder / "report.html", text)
-        _write_tables(folder, shown, pages, compared)
-        atomic_write(folder / "report.md", _markdown(folder, title, pages, compared))
+        _write_tables(folder, shown, pages, compared, curve)
+        atomic_write(folder / "report.md", _markdown(folder, title, pages, compared, curve))
     except OSError as error:
         raise UserError(
             f"Cannot write the report to {folder}: {error}. Give another folder with --out."
@@ -214,15 +223,17 @@ def _image(task: ConfigurableTask, doc_id: int) -> Image.Image:
 # --- their descriptions -------------------------------------------------------------------------------------
 
 
-def _comparison(shown: Sequence[Shown]) -> list[Table]:
+def _comparison(shown: Sequence[Shown]) -> tuple[list[Table], str | None]:
+    """The tables of several runs, and the plot of their accuracy against tokens where there is one."""
     if len(shown) == 1:
-        return []
+        return [], None
     samples = {one.name: one.samples for one in shown}
     settings = {one.name: _settings(one.run) for one in shown}
     found = [comparison.by_run(samples, settings)]
     if any(one.samples["task"].nunique() > 1 for one in shown):
         found.append(comparison.by_task(samples))
-    return found
+    spent = budgets.by_budget(samples, settings)
+    return [*found, *([spent] if len(spent.frame) else [])], plots.tokens(spent.frame)
 
 
 def _settings(run: Run) -> dict[str, Any]:
@@ -335,6 +346,7 @@ def _sections(shown: Shown) -> list[page.Section]:
                 box_tables.located(samples),
                 box_tables.boxes(samples),
                 box_tables.overlaps(samples),
+                box_tables.by_coverage(samples),
             ],
             plots.areas(samples),
         ),
@@ -387,8 +399,14 @@ def _notices(total: int, rows: dict[str, Any], kept: gallery.PageImages, wanted:
 
 
 def _write_tables(
-    folder: Path, shown: Sequence[Shown], pages: Sequence[page.RunPage], compared: Sequence[Table]
+    folder: Path,
+    shown: Sequence[Shown],
+    pages: Sequence[page.RunPage],
+    compared: Sequence[Table],
+    curve: str | None,
 ) -> None:
+    if curve is not None:
+        atomic_write(folder / "budgets.svg", _alone(curve))
     for table in compared:
         atomic_write(folder / f"{table.name}.csv", csv_text(table.frame))
     for number, (one, its_page) in enumerate(zip(shown, pages, strict=True)):
@@ -415,8 +433,15 @@ def _alone(svg: str) -> str:
     return f'<?xml version="1.0" encoding="utf-8"?>\n{svg}'
 
 
-def _markdown(folder: Path, title: str, pages: Sequence[page.RunPage], compared: Sequence[Table]) -> str:
+def _markdown(
+    folder: Path,
+    title: str,
+    pages: Sequence[page.RunPage],
+    compared: Sequence[Table],
+    curve: str | None,
+) -> str:
     lines = [f"# {markdown(title)}", ""]
+    lines += [] if curve is None else ["![Accuracy against tokens](budgets.svg)", ""]
     for table in compared:
         lines += _table_lines(table, "##")
     for number, one in enumerate(pages):
