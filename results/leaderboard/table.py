@@ -53,7 +53,7 @@ for each paper, and in `{data}runs/`, one for each run of ours.
 - **measured, ...** was computed by this package: value, standard error, number of questions, hardware and
   commit, with all settings in the linked file. {measured}
 - `IoU` (0 to 1) and `coverage` (percent) say where a run of ours looked, where the task annotates regions:
-  the overlap of the located box with the annotated one, and the share of the annotated regions that was shown.
+  the overlap of the located box with the annotated one, and the share of the annotated regions shown.
 
 Scores of one task can differ in prompt, image size, decoding and scoring; that two rows are in one table does
 not make them comparable. `n` is the number of questions, of how many where it was not all.
