@@ -16,7 +16,7 @@ from PIL import Image
 
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.flow import answer_batch
-from dualfocus_lmms.grounding import MODEL_GROUNDINGS
+from dualfocus_lmms.grounding import ATTENTION, ATTENTIONS, MODEL_GROUNDINGS
 from dualfocus_lmms.images import UNREADABLE, is_address, open_image, unreadable
 from dualfocus_lmms.notebook import remember
 from dualfocus_lmms.options import Keywords, SettingOptions, keywords
@@ -127,6 +127,19 @@ class DualFocusModel:
         pathways; None requests a single word or phrase, "" adds nothing.
         """
         return self.ask_many([(image, question)], 1, instruction, max_new_tokens)[0]
+
+    def heat_map(self, image: Source, question: str) -> Image.Image | None:
+        """What the model attends to in `image` for the bare question, a grey image of its shape.
+
+        It is the attention from which `grounding=attention` or `attention_plain` takes the region; None with
+        any other grounding.
+        """
+        if self.settings.grounding not in ATTENTIONS:
+            return None
+        from dualfocus_lmms.models.grounding.attention import heat_map
+
+        relative = self.settings.grounding == ATTENTION
+        return heat_map(self.backend, load_image(image), question, relative)
 
     def ask_many(
         self,

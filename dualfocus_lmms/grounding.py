@@ -19,6 +19,7 @@ SEED = 0
 
 # Groundings that need a model.
 DINO, ATTENTION, PLAIN_ATTENTION = MODEL_GROUNDINGS = ("dino", "attention", "attention_plain")
+ATTENTIONS = (ATTENTION, PLAIN_ATTENTION)
 DINO_CHECKPOINT = "IDEA-Research/grounding-dino-base"
 
 # A region, or several with regions=separate; None or no box where it finds nothing: the answer is macro then.

@@ -27,6 +27,7 @@ from dualfocus_lmms.zoom import Rectangle
 # Blue and vermilion of Okabe and Ito's palette, which colour-blind people tell apart.
 MACRO_COLOR, MICRO_COLOR = "#0072B2", "#D55E00"
 MACRO_TINT, MICRO_TINT = "#E6F1F8", "#FCEFE5"
+HEAT = ("#1B1040", "#FCE97A", "#C43C4E")  # the lowest attention, the highest, half of it
 PAPER, MATTE, LINE, INK, MUTED = "#FAFAF8", "#EFEFEC", "#DADAD6", "#1B1B1B", "#62625E"
 
 MARGIN, GAP, PADDING = 36, 28, 20
@@ -47,8 +48,10 @@ WHY: dict[str, str] = {
 }
 
 
-def draw(image: Image.Image, trace: Trace) -> Image.Image:
+def draw(image: Image.Image, trace: Trace, heat: Image.Image | None = None) -> Image.Image:
     """The drawing of one trace; `image` is the one of its question, upright (`api.load_image`).
+
+    heat: a grey image of the same shape that is laid over it, bright where a model attends to.
 
     Blue is the macro pathway, vermilion the micro one. On the image: the box that the model returned, and a
     thinner rectangle where the crop differs from it. ValueError when `image` is not of the trace's size.
@@ -57,6 +60,9 @@ def draw(image: Image.Image, trace: Trace) -> Image.Image:
         raise ValueError(f"The trace is of an image of {trace.image_size} pixels, this one has {image.size}.")
     image = rgb(image)
     photo = _fit(image, PHOTO)
+    if heat is not None:
+        glow = ImageOps.colorize(heat.resize(photo.size, Image.Resampling.BILINEAR), *HEAT)
+        photo = Image.blend(photo, glow, 0.5)
     height = max(photo.height, LOWEST)
     crop = _crops(image, trace, (CROP[0], height)) if trace.micro else None
     left, right = max(photo.width, NARROWEST), max(crop.width if crop else 0, NARROWEST)

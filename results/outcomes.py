@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.integrity import FINGERPRINT, each_doc, questions_fingerprint
+from dualfocus_lmms.results.coverage import annotated_regions, coverage
 from dualfocus_lmms.results.runs import TaskRun
 from dualfocus_lmms.tasks.common.score import Metric, aggregate, load_task, process_results
 from dualfocus_lmms.trace import Look, Trace
@@ -57,8 +58,9 @@ class Outcomes:
     oracle is macro's then. ppl_*, nll_* (nats per token), confidence_macro (1/PPL). pathway: the chosen one.
     fallback: why there is no micro answer, else None. question_key: the same for all samples of one question,
     which is asked with its options in several orders; else the doc_id. annotated: whether the document has a
-    box. iou: of the located and the annotated box, nan without either. question, answers, text_macro,
-    text_micro (None where there is none).
+    box. iou: of the located and the annotated box, nan without either. coverage: the
+    share of the annotated regions inside the crops, see `coverage`. question, answers, text_macro, text_micro
+    (None where there is none).
 
     costs: the columns COSTS, a row for each of the table's: what each stage cost, in all looks together, nan
     where it did not run; the box's share of the image in percent and the crop's size in pixels, nan without
@@ -175,6 +177,7 @@ class _Row(NamedTuple):
     answers: Any
     box: Any
     annotated_box: Any
+    coverage: float
     question_key: str
     macro: float
     micro: float
@@ -189,7 +192,7 @@ def _columns(loaded: ConfigurableTask) -> dict[str, str]:
 def _rows(loaded: ConfigurableTask, metric: str, traces: Traces, docs: Dataset) -> Iterator[_Row]:
     """The samples, each trace and each document read once."""
     columns = _columns(loaded)
-    question, box = columns.get("question"), columns.get("box")
+    question = columns.get("question")
     same = _Shared()
     for trace, doc in zip(traces, each_doc(docs), strict=True):
         texts = trace.macro.text, None if trace.micro is None else trace.micro.text
@@ -199,6 +202,7 @@ def _rows(loaded: ConfigurableTask, metric: str, traces: Traces, docs: Dataset) 
             micro = np.nan
         elif texts[1] != texts[0]:
             micro = _score(process_results(loaded, doc, texts[1])[metric])
+        box, regions = annotated_regions(doc, columns)
         yield _Row(
             doc_id=trace.key["doc_id"],
             pathway=same(trace.selection.pathway),
@@ -210,7 +214,8 @@ def _rows(loaded: ConfigurableTask, metric: str, traces: Traces, docs: Dataset) 
             question=trace.prompts.get("macro", "") if question is None else doc[question],
             answers=same(loaded.doc_to_target(doc)),
             box=trace.box,
-            annotated_box=None if box is None else doc[box],
+            annotated_box=box,
+            coverage=coverage(trace.shown, trace.image_size, regions),
             question_key=question_key(value, trace.key["doc_id"]),
             macro=macro,
             micro=micro,
@@ -255,6 +260,7 @@ def _frames(rows: Sequence[_Row]) -> tuple[pd.DataFrame, pd.DataFrame]:
             "answers": list(column["answers"]),
             "annotated": [box is not None for box in column["annotated_box"]],
             "iou": overlaps(column["box"], column["annotated_box"]),
+            "coverage": np.array(column["coverage"], dtype=float),
             "question_key": list(column["question_key"]),
             "macro": np.array(column["macro"], dtype=float),
             "micro": np.array(column["micro"], dtype=float),

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -29,6 +30,8 @@ from dualfocus_lmms.types import Backend, Question
 GENERIC = "Write a general description of the image."
 QWEN_SIDE = 224  # pixels that stand for the side of an encoder's input where it may have any size
 ZOOMS = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0)  # sides of a window, in sides of the encoder's input
+
+HEAT_SIDE = 1024  # pixels
 
 _LEAST = 1e-8  # attention is at least this, so that nothing is divided by zero
 
@@ -52,21 +55,42 @@ def attention_grounder(backend: Backend, relative: bool = True) -> Grounder:
 
     UserError where the backend is no model in this process, or its image tokens have no known layout.
     """
-    if not isinstance(backend, ModelBackend):
-        raise UserError(
-            "A grounding by attention reads that of a model in this process, and there is none behind "
-            f"{type(backend).__name__}. Use --model dualfocus with a checkpoint, or another grounding."
-        )
-    _check(backend)
+    backend = _readable(backend)
 
     def attended_region(question: Question) -> Box:
-        (image_inputs,) = backend.image_reader([question.image])
-        weights = attention(backend, question.image, image_inputs, question.text)
-        if relative:
-            weights = weights / attention(backend, question.image, image_inputs, GENERIC)
-        return region(weights, grid(backend, image_inputs), question.image.size)
+        weights, cells = _attended(backend, question.image, question.text, relative)
+        return region(weights, cells, question.image.size)
 
     return attended_region
+
+
+def heat_map(backend: Backend, image: Image.Image, text: str, relative: bool = True) -> Image.Image:
+    """The attention from which `attention_grounder` chooses the region for the question `text`.
+
+    Of the shape of `image`, at most HEAT_SIDE pixels a side, grey: 0 where it is lowest, 255 where it is
+    highest. UserError as for `attention_grounder`.
+    """
+    weights, cells = _attended(_readable(backend), image, text, relative)
+    scale = min(1.0, HEAT_SIDE / max(image.size))
+    size = max(round(image.width * scale), 1), max(round(image.height * scale), 1)
+    left, top, width, height = _frame(cells.frame, size)
+    whole = Image.fromarray(weights.numpy()).resize((round(width), round(height)), Image.Resampling.BILINEAR)
+    corner = round(-left), round(-top)
+    values = np.asarray(whole.crop((*corner, corner[0] + size[0], corner[1] + size[1])))
+    spread = values.max() - values.min()
+    grey = np.zeros_like(values) if spread == 0 else (values - values.min()) / spread
+    return Image.fromarray((255 * grey).round().astype(np.uint8))
+
+
+def _attended(
+    backend: ModelBackend, image: Image.Image, text: str, relative: bool
+) -> tuple[torch.Tensor, Grid]:
+    """(rows, columns) the attention to each cell of the image, relative to GENERIC or not, and the cells."""
+    (image_inputs,) = backend.image_reader([image])
+    weights = attention(backend, image, image_inputs, text)
+    if relative:
+        weights = weights / attention(backend, image, image_inputs, GENERIC)
+    return weights, grid(backend, image_inputs)
 
 
 # --- where the tokens of an image lie ---------------------------------------------------------------------
@@ -77,8 +101,14 @@ def grid(backend: ModelBackend, image_inputs: ImageInputs) -> Grid:
     return GRIDS[backend.model.config.model_type](backend, image_inputs)
 
 
-def _check(backend: ModelBackend) -> None:
-    """UserError for a model whose image tokens have no known layout."""
+def _readable(backend: Backend) -> ModelBackend:
+    """The backend; UserError where it is no model in this process, or its image tokens have no known
+    layout."""
+    if not isinstance(backend, ModelBackend):
+        raise UserError(
+            "A grounding by attention reads that of a model in this process, and there is none behind "
+            f"{type(backend).__name__}. Use --model dualfocus with a checkpoint, or another grounding."
+        )
     kind, family = backend.model.config.model_type, backend.checkpoint.family
     if kind not in GRIDS:
         raise UserError(
@@ -90,6 +120,7 @@ def _check(backend: ModelBackend) -> None:
             f"A grounding by attention needs images padded to a square, and family {family.name!r} hands "
             "them to the checkpoint's own image processor, which may cut them. Choose another grounding."
         )
+    return backend
 
 
 def _squared(backend: ModelBackend, image_inputs: ImageInputs) -> Grid:

@@ -112,11 +112,21 @@ class Score(_Strict):
     error: float | None = Field(None, ge=0)
 
 
+class Located(_Strict):
+    """Where a run looked, against the annotated regions: means over `n` samples that had a second look, or
+    should have; without a crop both are 0. iou: 0 to 1. coverage: the share of the regions shown, in percent.
+    """
+
+    n: int = Field(gt=0)
+    iou: float = Field(ge=0, le=1)
+    coverage: float = Field(ge=0, le=100)
+
+
 class MeasuredTask(_Strict):
     """n: questions that were answered. questions: those of the task, with those whose image was missing.
 
     version: of the task. fingerprints: see `integrity`. scores: by pathway and metric; "selected" is what the
-    run itself scored.
+    run itself scored. located: None where no region is annotated, or it was not computed.
     """
 
     n: int = Field(gt=0)
@@ -124,6 +134,7 @@ class MeasuredTask(_Strict):
     version: str
     fingerprints: dict[str, str]
     scores: dict[Pathway, dict[str, Score]]
+    located: Located | None = None
 
     @model_validator(mode="after")
     def _in_range(self) -> MeasuredTask:
@@ -174,7 +185,7 @@ def record(run: Run, hardware: str, pathways: bool = False) -> Measured:
     found = {name: task for name, task in scored.tasks.items() if task.metrics}
     if not found:
         raise UserError(f"The results of {run.name} have no score: give a run whose tasks were scored.")
-    both = _pathway_scores(run) if pathways else {}
+    both, located = _pathway_scores(run) if pathways else ({}, {})
     groups = run.results.get("group_subtasks", {})
     inside = {name for group, members in groups.items() if group in found for name in members}
     try:
@@ -186,7 +197,10 @@ def record(run: Run, hardware: str, pathways: bool = False) -> Measured:
             method=method(scored.settings),
             versions=scored.versions,
             settings=scored.settings,
-            tasks={name: _task(name, task, run.results, both.get(name, {})) for name, task in found.items()},
+            tasks={
+                name: _task(name, task, run.results, both.get(name, {}), located.get(name))
+                for name, task in found.items()
+            },
             headline=[name for name in found if name not in inside],
         )
     except ValidationError as error:
@@ -217,7 +231,11 @@ def method(settings: Mapping[str, Any]) -> str:
 
 
 def _task(
-    name: str, task: TaskScores, results: Mapping[str, Any], others: Mapping[Pathway, dict[str, Score]]
+    name: str,
+    task: TaskScores,
+    results: Mapping[str, Any],
+    others: Mapping[Pathway, dict[str, Score]],
+    located: Located | None,
 ) -> MeasuredTask:
     members = list(_members(name, results))
     known = results.get("n-samples", {})
@@ -234,6 +252,7 @@ def _task(
         version=str(results.get("versions", {}).get(name)),
         fingerprints={key: task.data[key] for key in FINGERPRINTS if key in task.data},
         scores={"selected": _scores(task.metrics), **others},
+        located=located,
     )
 
 
@@ -255,8 +274,10 @@ def _missing(task: str, results: Mapping[str, Any]) -> int:
     return int(value) if isinstance(value, (int, float)) else 0
 
 
-def _pathway_scores(run: Run) -> dict[str, dict[Pathway, dict[str, Score]]]:
-    """By task: what its macro and its micro answers are worth. UserError without a second look."""
+def _pathway_scores(run: Run) -> tuple[dict[str, dict[Pathway, dict[str, Score]]], dict[str, Located]]:
+    """By task: what its macro and its micro answers are worth, and where it looked, if regions are annotated.
+    UserError without a second look."""
+    from dualfocus_lmms.results.coverage import should_have_looked
     from dualfocus_lmms.results.outcomes import outcomes
 
     if run.settings.get("pathway") == "macro" or not any(task.traces for task in run.tasks.values()):
@@ -265,6 +286,7 @@ def _pathway_scores(run: Run) -> dict[str, dict[Pathway, dict[str, Score]]]:
             "pathway=both. Leave --pathways out."
         )
     found: dict[str, dict[Pathway, dict[str, Score]]] = {}
+    located: dict[str, Located] = {}
     for name, task in run.tasks.items():
         if task.traces:
             answers = outcomes(task)
@@ -276,7 +298,11 @@ def _pathway_scores(run: Run) -> dict[str, dict[Pathway, dict[str, Score]]]:
                 }
                 for way in ways
             }
-    return found
+            looked = should_have_looked(answers.table)
+            if len(looked):
+                iou, shown = (float(looked[column].fillna(0).mean()) for column in ("iou", "coverage"))
+                located[name] = Located(n=len(looked), iou=iou, coverage=100 * shown)
+    return found, located
 
 
 def _finished(results: Mapping[str, Any]) -> datetime.datetime:

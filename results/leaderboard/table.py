@@ -21,6 +21,7 @@ from dualfocus_lmms.results.leaderboard.records import (
     COUNTS,
     FOLDER,
     Measured,
+    MeasuredTask,
     Pathway,
     Published,
     Score,
@@ -51,6 +52,8 @@ for each paper, and in `{data}runs/`, one for each run of ours.
   readable. `... gain` is a difference that the text gives, in points.
 - **measured, ...** was computed by this package: value, standard error, number of questions, hardware and
   commit, with all settings in the linked file. {measured}
+- `IoU` (0 to 1) and `coverage` (percent) say where a run of ours looked, where the task annotates regions:
+  the overlap of the located box with the annotated one, and the share of the annotated regions shown.
 
 Scores of one task can differ in prompt, image size, decoding and scoring; that two rows are in one table does
 not make them comparable. `n` is the number of questions, of how many where it was not all.
@@ -130,6 +133,7 @@ def _measured_rows(file: str, run: Measured) -> Iterator[Row]:
     """One for each task and pathway of a run."""
     for name, task in run.tasks.items():
         for pathway, scores in task.scores.items():
+            where = _located(task) if pathway == "selected" else {}
             yield Row(
                 task=name,
                 model=run.model,
@@ -137,10 +141,17 @@ def _measured_rows(file: str, run: Measured) -> Iterator[Row]:
                 source=f"measured, {run.finished:%Y-%m-%d}",
                 reference=f"{run.hardware}, commit {run.commit or 'unknown'}",
                 link=file,
-                scores={metric: score for metric, score in scores.items() if metric not in COUNTS},
+                scores={metric: score for metric, score in scores.items() if metric not in COUNTS} | where,
                 n=task.n,
                 questions=task.questions,
             )
+
+
+def _located(task: MeasuredTask) -> dict[str, Score]:
+    """Where a run looked, as columns of its row; nothing where that is unknown."""
+    if task.located is None:
+        return {}
+    return {"IoU": Score(value=task.located.iou), "coverage": Score(value=task.located.coverage)}
 
 
 def _sorted(rows: Sequence[Row]) -> pd.DataFrame:

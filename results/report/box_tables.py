@@ -8,10 +8,12 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
+from dualfocus_lmms.results.coverage import should_have_looked
 from dualfocus_lmms.results.report.tables import Table, micro_scores, parts
-from dualfocus_lmms.types import Fallback
 
 AREAS = (0.0, 1.0, 4.0, 10.0, 25.0, 50.0, 100.0)  # of a box, in percent of the image
+ALL_OF_IT = 0.999  # of an annotated region: crops are whole pixels
+COVERAGES = ("0", "0-50%", "50-100%", "100%")
 IOUS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -34,9 +36,6 @@ def overlaps(samples: pd.DataFrame) -> Table:
 
 def located(samples: pd.DataFrame) -> Table:
     """How well boxes fit the annotated ones, task by task; empty where no box is annotated."""
-    looked = samples[
-        samples["annotated"] & ~samples["fallback"].isin([Fallback.SKIPPED, Fallback.MACRO_ONLY])
-    ]
     rows = [
         {
             "task": name,
@@ -44,12 +43,34 @@ def located(samples: pd.DataFrame) -> Table:
             "with a box": 100 * some["iou"].notna().mean(),
             "IoU": some["iou"].fillna(0).mean(),
             "IoU above 0.5": 100 * (some["iou"] > 0.5).mean(),
+            "coverage": 100 * some["coverage"].fillna(0).mean(),
+            "all of it shown": 100 * (some["coverage"] >= ALL_OF_IT).mean(),
         }
-        for name, some in parts(looked)
+        for name, some in parts(should_have_looked(samples))
     ]
-    note = "Samples with an annotated box that had a second look, or should have; without a box IoU is 0."
-    style = {"with a box": "{:.1f}%", "IoU above 0.5": "{:.1f}%"} | _BOX_STYLE
+    note = (
+        "Samples with an annotated box that had a second look, or should have; without a box IoU and "
+        "coverage are 0. Coverage: the share of the annotated region, or regions, inside what was shown."
+    )
+    style = dict.fromkeys(("with a box", "IoU above 0.5", "coverage", "all of it shown"), "{:.1f}%")
+    style |= _BOX_STYLE
     return Table("located", "Boxes against the annotated ones", pd.DataFrame(rows), note, style)
+
+
+def by_coverage(samples: pd.DataFrame) -> Table:
+    """Scores by how much of the annotated regions the crops show; empty where none is annotated."""
+    known = samples[samples["coverage"].notna()]
+    places = np.select(
+        [known["coverage"] <= 0, known["coverage"] < 0.5, known["coverage"] < ALL_OF_IT], [0, 1, 2], 3
+    )
+    bins = [(name, known[places == place]) for place, name in enumerate(COVERAGES)]
+    bins = [(name, some) for name, some in bins if len(some)] + ([("all", known)] if len(known) else [])
+    note = (
+        "Coverage: the share of the annotated region, or regions, inside the crop, or crops. Samples with an "
+        "annotated region and a crop."
+    )
+    frame = _box_rows("coverage", bins)
+    return Table("coverage", "Scores by coverage", frame, note, {"side": "{:.0f}"} | _BOX_STYLE)
 
 
 _BOX_STYLE = {"IoU": "{:.3f}", "micro chosen": "{:.1f}%"}

@@ -26,6 +26,7 @@ from dualfocus_lmms.results.outcomes import Outcomes, outcomes
 from dualfocus_lmms.results.report import accuracy as right
 from dualfocus_lmms.results.report import (
     box_tables,
+    budgets,
     comparison,
     confidence,
     gallery,
@@ -110,17 +111,17 @@ def report(
     folder = writable(out, "--out")
     runs = [load_run(path, traces) for path in folders]
     shown = [_shown(run, name) for run, name in zip(runs, _names(folders, runs), strict=True)]
-    compared = _comparison(shown)
+    compared, curve = _comparison(shown)
     total = sum(len(one.samples) for one in shown)
     rows, kept = gallery.collect(_listed(shown), images, _openers(shown))
     title = " · ".join(one.name for one in shown)
     pages = [_run_page(one) for one in shown]
     notices = _notices(total, rows, kept, images)
-    text = page.render(title, pages, compared, rows, kept, notices)
+    text = page.render(title, pages, compared, rows, kept, notices, curve)
     try:
         atomic_write(folder / "report.html", text)
-        report_files.write_tables(folder, pages, compared, [one.samples for one in shown])
-        atomic_write(folder / "report.md", report_files.report_markdown(title, pages, compared))
+        report_files.write_tables(folder, pages, compared, [one.samples for one in shown], curve)
+        atomic_write(folder / "report.md", report_files.report_markdown(title, pages, compared, curve))
     except OSError as error:
         raise UserError(
             f"Cannot write the report to {folder}: {error}. Give another folder with --out."
@@ -229,15 +230,17 @@ def _image(task: ConfigurableTask, doc_id: int) -> Image.Image:
 # --- their descriptions -------------------------------------------------------------------------------------
 
 
-def _comparison(shown: Sequence[Shown]) -> list[Table]:
+def _comparison(shown: Sequence[Shown]) -> tuple[list[Table], str | None]:
+    """The tables of several runs, and the plot of their accuracy against tokens where there is one."""
     if len(shown) == 1:
-        return []
+        return [], None
     samples = {one.name: one.samples for one in shown}
     settings = {one.name: _settings(one.run) for one in shown}
     found = [comparison.by_run(samples, settings)]
     if any(one.samples["task"].nunique() > 1 for one in shown):
         found += [comparison.by_task(samples), comparison.differences(samples)]
-    return found
+    spent = budgets.by_budget(samples, settings)
+    return [*found, *([spent] if len(spent.frame) else [])], plots.tokens(spent.frame)
 
 
 def _settings(run: Run) -> dict[str, Any]:
@@ -358,6 +361,7 @@ def _sections(shown: Shown) -> list[page.Section]:
                 box_tables.located(samples),
                 box_tables.boxes(samples),
                 box_tables.overlaps(samples),
+                box_tables.by_coverage(samples),
             ],
             plots.areas(samples),
         ),

@@ -62,8 +62,10 @@ def render(
     rows: dict[str, Any],
     images: PageImages,
     notices: Sequence[str],
+    plot: str | None = None,
 ) -> str:
-    """The page. rows: of `gallery.collect`. notices: about the samples and their images."""
+    """The page. rows: of `gallery.collect`. notices: about the samples and their images. plot: an `<svg>`
+    element of the comparison, or None."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     templates = Environment(
@@ -77,6 +79,7 @@ def render(
         title=title,
         runs=runs,
         comparison=comparison,
+        plot=plot,
         notices=notices,
         samples=len(rows["id"]),
         style=_part("report.css"),

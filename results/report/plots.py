@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from dualfocus_lmms.results.report import confidence, tables
+from dualfocus_lmms.results.report import budgets, confidence, tables
 from dualfocus_lmms.visualize import MACRO_COLOR, MICRO_COLOR
 
 if TYPE_CHECKING:
@@ -194,6 +194,25 @@ def areas(samples: pd.DataFrame) -> str | None:
         axis.set(xlabel="area of the box, % of the image", ylabel="boxes, %", xlim=(0, 100))
         axis.grid(axis="y")
         return _svg(figure, "areas")
+
+
+def tokens(spent: pd.DataFrame) -> str | None:
+    """The score over the tokens of a question, a line for macro only and one for DualFocus; None where the
+    frame of `budgets.by_budget` is empty."""
+    if spent.empty:
+        return None
+    with _style():
+        figure, (axis,) = _figure((7.6, 3.2), 1)
+        for line, color, mark in ((budgets.MACRO, MACRO_COLOR, "o"), (budgets.BOTH, INK, "D")):
+            some = spent[spent["answers"] == line]
+            axis.plot(
+                some["tokens per question"], some["score"], mark, linestyle="-", color=color, label=line
+            )
+        axis.set(xlabel="tokens read per question, mean", ylabel="score")
+        axis.margins(x=0.06, y=0.15)
+        axis.grid()
+        axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0)
+        return _svg(figure, "budgets")
 
 
 def _style() -> Any:

@@ -16,9 +16,15 @@ NOT_IN_CSV = ["run"]
 
 
 def write_tables(
-    folder: Path, pages: Sequence[RunPage], compared: Sequence[Table], samples: Sequence[pd.DataFrame]
+    folder: Path,
+    pages: Sequence[RunPage],
+    compared: Sequence[Table],
+    samples: Sequence[pd.DataFrame],
+    curve: str | None = None,
 ) -> None:
-    """Write the tables of the comparison; and of each run its tables, its plots and its samples."""
+    """Write the tables of the comparison and its plot; and of each run its tables, its plots and its samples."""
+    if curve is not None:
+        atomic_write(folder / "budgets.svg", _alone(curve))
     for table in compared:
         atomic_write(folder / f"{table.name}.csv", csv_text(table.frame))
     for number, (one, its_page) in enumerate(zip(samples, pages, strict=True)):
@@ -45,9 +51,12 @@ def _alone(svg: str) -> str:
     return f'<?xml version="1.0" encoding="utf-8"?>\n{svg}'
 
 
-def report_markdown(title: str, pages: Sequence[RunPage], compared: Sequence[Table]) -> str:
+def report_markdown(
+    title: str, pages: Sequence[RunPage], compared: Sequence[Table], curve: str | None = None
+) -> str:
     """The whole report as Markdown, beside its plots."""
     lines = [f"# {markdown(title)}", ""]
+    lines += [] if curve is None else ["![Accuracy against tokens](budgets.svg)", ""]
     for table in compared:
         lines += _table_lines(table, "##")
     for number, one in enumerate(pages):

@@ -52,6 +52,15 @@ def test_the_page_holds_the_photo_the_crop_and_both_cards():
     assert page.getpixel((pic.MARGIN - 1, TOP)) == ImageColor.getrgb(pic.PAPER)
 
 
+def test_attention_is_laid_over_the_image():
+    heat = Image.new("L", (4, 2))
+    heat.paste(255, (2, 0, 4, 2))
+    page = pic.draw(photo(), traced(photo()), heat)
+    for x, color in ((pic.MARGIN, pic.HEAT[0]), (pic.MARGIN + 759, pic.HEAT[1])):
+        mixed = [(a + b) // 2 for a, b in zip(GREY, ImageColor.getrgb(color), strict=True)]
+        assert list(page.getpixel((x, TOP + 519))) == pytest.approx(mixed, abs=1)
+
+
 def test_the_box_is_drawn_in_the_micro_colour_between_white_lines():
     page = pic.draw(photo(), traced(photo()))
     x, y = pic.MARGIN + 190, TOP + 130  # the box's upper left corner

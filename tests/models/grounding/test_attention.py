@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageStat
 from transformers import AutoModelForImageTextToText
 
 from dualfocus_lmms import Box, DualFocusModel, Question, Settings, StopCriteria, UserError, answer_batch
@@ -18,7 +18,7 @@ from dualfocus_lmms.conversation import Conversation
 from dualfocus_lmms.grounding import GROUNDINGS
 from dualfocus_lmms.models.checkpoint.loading import load_checkpoint
 from dualfocus_lmms.models.engines.registry import make_engine
-from dualfocus_lmms.models.grounding.attention import GENERIC, Grid, attention, grid, region
+from dualfocus_lmms.models.grounding.attention import GENERIC, Grid, attention, grid, heat_map, region
 from dualfocus_lmms.models.grounding.bind import bind_grounding
 from dualfocus_lmms.prompts import SHORT_ANSWER
 from dualfocus_lmms.scenes import make_scene
@@ -214,6 +214,28 @@ def test_the_small_model_attends_to_the_thing_in_the_question() -> None:
     }
     assert overlap["attended"] > 0.3
     assert overlap["attended"] > 3 * max(overlap["center"], overlap["random"])
+
+
+def test_the_map_is_brightest_at_the_thing_in_the_question() -> None:
+    model = DualFocusModel("dualfocus-nano", device="cpu", grounding="attention_plain")
+    scene = make_scene("test", 0, 0)
+    item = next(item for item in scene.questions if item.kind == "detail")
+    found = model.heat_map(scene.image(), item.question)
+    assert found is not None
+    assert (found.mode, found.size, found.getextrema()) == ("L", scene.image().size, (0, 255))
+    inside = found.crop(
+        [round(value * side) for value, side in zip(item.box.xyxy, found.size * 2, strict=True)]
+    )
+    assert ImageStat.Stat(inside).mean[0] > 3 * ImageStat.Stat(found).mean[0]
+    assert DualFocusModel.on(model.backend).heat_map(scene.image(), item.question) is None
+
+
+def test_a_map_has_the_shape_of_its_image_without_the_padding(
+    engine: Callable[[str], Any], noise: Noise
+) -> None:
+    backend = engine("shared")
+    assert heat_map(backend, noise(200, 150), "what is it?").size == (200, 150)
+    assert heat_map(backend, noise(3000, 20), "what is it?").size == (1024, 7)
 
 
 # --- where it is impossible --------------------------------------------------------------------------------

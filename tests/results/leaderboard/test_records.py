@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 from pydantic import ValidationError
 
@@ -17,6 +18,7 @@ from dualfocus_lmms.results import outcomes
 from dualfocus_lmms.results.leaderboard import records
 from dualfocus_lmms.results.leaderboard.records import (
     FOLDER,
+    Located,
     Measured,
     Published,
     Score,
@@ -26,6 +28,7 @@ from dualfocus_lmms.results.leaderboard.records import (
     read_published,
     record,
 )
+from dualfocus_lmms.results.leaderboard.table import leaderboard
 from dualfocus_lmms.results.runs import load_run
 from dualfocus_lmms.tasks.common.score import Metric
 
@@ -258,12 +261,29 @@ def test_macro_and_micro_answers_by_themselves(
     worth = {"macro": 60.0, "micro": 70.0}
 
     def scored(task: object) -> SimpleNamespace:
-        return SimpleNamespace(aggregates=lambda way: (Metric("accuracy", worth[way], 5.0, 4),))
+        return SimpleNamespace(
+            aggregates=lambda way: (Metric("accuracy", worth[way], 5.0, 4),),
+            table=pd.DataFrame(
+                {
+                    "annotated": [True, True, False],
+                    "fallback": [None, "no_box", None],
+                    "iou": [0.5, float("nan"), float("nan")],
+                    "coverage": [0.8, float("nan"), float("nan")],
+                }
+            ),
+        )
 
     monkeypatch.setattr(outcomes, "outcomes", scored)
     run = load_run(write_run(tmp_path / "run", RIGHT_AND_WRONG))
-    scores = record(run, "a test machine", pathways=True).tasks["df_local"].scores
-    assert {way: of["accuracy"].value for way, of in scores.items()} == {"selected": 75.0, **worth}
+    measured = record(run, "a test machine", pathways=True)
+    task = measured.tasks["df_local"]
+    assert {way: of["accuracy"].value for way, of in task.scores.items()} == {"selected": 75.0, **worth}
+    assert task.located == Located(n=2, iou=0.25, coverage=40.0)
+    add(measured, tmp_path / "own")
+    rows = leaderboard(tmp_path / "own").set_index("method")
+    assert rows["coverage"].dropna().tolist() == [40.0]  # of the run's own answers
+    assert rows["IoU"].dropna().tolist() == [0.25]
+    assert record(run, "a test machine").tasks["df_local"].located is None
 
 
 def test_what_cannot_be_recorded(tmp_path: Path, write_run: WriteRun):

@@ -28,6 +28,7 @@ def samples(*rows: dict[str, Any]) -> pd.DataFrame:
         "fallback": None,
         "annotated": False,
         "iou": NAN,
+        "coverage": NAN,
     } | dict.fromkeys(COSTS, NAN)
     made = []
     for number, row in enumerate(rows):
@@ -191,8 +192,8 @@ def test_boxes_by_area_and_overlap():
 def test_boxes_against_the_annotated_ones():
     box = {"annotated": True}
     some = samples(
-        RESCUED | box | {"iou": 0.8},
-        RESCUED | box | {"iou": 0.5},
+        RESCUED | box | {"iou": 0.8, "coverage": 1.0},
+        RESCUED | box | {"iou": 0.5, "coverage": 0.5},
         ONE_LOOK | box,  # it found none
         ONE_LOOK | box | {"fallback": "skip_confidence"},  # it was not asked for one
         ONE_LOOK | box | {"fallback": "pathway_macro"},
@@ -203,7 +204,26 @@ def test_boxes_against_the_annotated_ones():
     assert row["with a box"] == pytest.approx(200 / 3)
     assert row["IoU"] == pytest.approx(1.3 / 3)
     assert row["IoU above 0.5"] == pytest.approx(100 / 3)
+    assert row["coverage"] == pytest.approx(150 / 3)
+    assert row["all of it shown"] == pytest.approx(100 / 3)
     assert box_tables.located(samples(RESCUED)).frame.empty
+
+
+def test_scores_by_coverage():
+    some = samples(
+        RESCUED | {"coverage": 1.0},
+        RESCUED | {"coverage": 0.9995},  # a crop is whole pixels
+        SPOILED | {"coverage": 0.5},
+        KEPT | {"coverage": 0.49},
+        KEPT | {"coverage": 0.0},
+        ONE_LOOK,
+    )
+    frame = box_tables.by_coverage(some).frame.set_index("coverage")
+    assert frame["samples"].to_dict() == {"0": 1, "0-50%": 1, "50-100%": 1, "100%": 2, "all": 5}
+    assert frame["micro"].tolist() == [0, 0, 0, 100, 40]
+    assert frame["macro"].tolist() == [100, 100, 100, 0, 60]
+    assert frame.loc["100%", "micro chosen"] == 100
+    assert box_tables.by_coverage(samples(RESCUED)).frame.empty
 
 
 def test_kinds_of_questions():
