@@ -69,6 +69,9 @@ def test_the_figures_are_those_of_the_script(two: tuple[Report, Path]):
     assert right.loc[("df_nano_detail", "micro"), ["right", "only selected right"]].tolist() == [80, 1]
     located = pd.read_csv(two[1] / "run1_located.csv").set_index("task")
     assert located.loc["df_nano_exist", ["samples", "with a box"]].tolist() == [10, 90]
+    shown = pd.read_csv(two[1] / "run1_coverage.csv").set_index("coverage")
+    assert shown.loc["all", ["samples", "macro"]].tolist() == [19, pytest.approx(100 * 8 / 19)]
+    assert samples["coverage"].min() > 0.95  # the boxes are the annotated ones, with three digits
     assert samples.groupby("task")["iou"].mean()["df_nano_exist"] == pytest.approx(1, abs=0.02)
 
 
@@ -77,6 +80,7 @@ def test_runs_are_compared(two: tuple[Report, Path]):
     assert frame["box_shift"].to_dict() == {"whole": 0, "killed": 25}
     assert frame.loc["killed", "in both"] == 6
     assert frame.loc["killed", "difference"] == 0
+    assert not (two[1] / "budgets.csv").exists()  # moved boxes are no budget
 
 
 def test_the_page_says_what_is_missing(two: tuple[Report, Path]):
