@@ -151,7 +151,10 @@ def _located(task: MeasuredTask) -> dict[str, Score]:
     """Where a run looked, as columns of its row; nothing where that is unknown."""
     if task.located is None:
         return {}
-    return {"IoU": Score(value=task.located.iou), "coverage": Score(value=task.located.coverage)}
+    return {
+        "IoU": Score(value=task.located.iou, error=None),
+        "coverage": Score(value=task.located.coverage, error=None),
+    }
 
 
 def _sorted(rows: Sequence[Row]) -> pd.DataFrame:
