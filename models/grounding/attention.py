@@ -55,10 +55,10 @@ def attention_grounder(backend: Backend, relative: bool = True) -> Grounder:
 
     UserError where the backend is no model in this process, or its image tokens have no known layout.
     """
-    backend = _readable(backend)
+    model = _readable(backend)
 
     def attended_region(question: Question) -> Box:
-        weights, cells = _attended(backend, question.image, question.text, relative)
+        weights, cells = _attended(model, question.image, question.text, relative)
         return region(weights, cells, question.image.size)
 
     return attended_region

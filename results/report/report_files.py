@@ -22,7 +22,7 @@ def write_tables(
     samples: Sequence[pd.DataFrame],
     curve: str | None = None,
 ) -> None:
-    """Write the tables of the comparison and its plot; and of each run its tables, its plots and its samples."""
+    """Write the tables and the plot of the comparison, and the tables, plots and samples of each run."""
     if curve is not None:
         atomic_write(folder / "budgets.svg", _alone(curve))
     for table in compared:

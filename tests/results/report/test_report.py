@@ -81,13 +81,10 @@ def test_runs_are_compared(two: tuple[Report, Path]):
     assert frame["box_shift"].to_dict() == {"whole": 0, "killed": 25}
     assert frame.loc["killed", "in both"] == 6
     assert frame.loc["killed", "difference"] == 0
-<<<<<<< HEAD
     paired = pd.read_csv(two[1] / "comparison_paired.csv").set_index("task")
     assert paired["in both"].to_dict() == {"df_nano_detail": 3, "df_nano_exist": 3, "all questions": 6}
     assert set(paired["run"]) == {"killed"}
-=======
     assert not (two[1] / "budgets.csv").exists()  # moved boxes are no budget
->>>>>>> b2a8808436da5f1d36553cad7b266e2d6c0c1c1b
 
 
 def test_the_page_says_what_is_missing(two: tuple[Report, Path]):
