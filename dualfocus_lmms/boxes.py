@@ -85,8 +85,8 @@ class Box:
     def within(self, outer: Box) -> Box:
         """A box in fractions of a region `outer`, cut to it: in fractions of what `outer` is a region of.
 
-        >>> Box(0.5, 0.5, 1.0, 2.0).within(Box(0.2, 0.0, 0.4, 0.5))
-        Box(x0=0.3, y0=0.25, x1=0.4, y1=0.5)
+        >>> Box(0.5, 0.5, 1.0, 2.0).within(Box(0.25, 0.0, 0.5, 0.5))
+        Box(x0=0.375, y0=0.25, x1=0.5, y1=0.5)
         """
         inside, width, height = self.clip(), outer.x1 - outer.x0, outer.y1 - outer.y0
         x0, x1 = (outer.x0 + value * width for value in (inside.x0, inside.x1))

@@ -126,6 +126,9 @@ class AlwaysABox:
     def write(self, *given: Any) -> str:
         return self._format.write(*given)
 
+    def write_all(self, *given: Any) -> str:
+        return self._format.write_all(*given)
+
     def read(self, text: str, image_size: Any, input_size: Any = None) -> Box:
         written = self._format.write(Box(0.2, 0.25, 0.75, 0.9), image_size, input_size)
         return self._format.read(written, image_size, input_size)

@@ -197,6 +197,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory, noise: Any) -> Path:
     ]
     plain = TrainingSample("s2", png(64, 64), "Is it red?", "No")
     folder = tmp_path_factory.mktemp("samples") / "data"
+    folder.mkdir()
     write_shard([*boxed, plain], shard_path(folder, 0))
     return folder
 

@@ -21,7 +21,7 @@ POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 1\n
     ("name", "family", "remedy"),
     [
         ("llava-next-video-7b-hf", None, "family=generic"),
-        ("logics-thinking", None, "code of its own"),
+        ("logics-thinking", None, "its own code"),
         ("logics-thinking", "generic", "logics"),
         ("qwen3.5-family-partial", None, "qwen3.5-family-partial"),
         ("internvl2-8b-remote-code", "generic", "-hf"),
