@@ -40,7 +40,7 @@ def app(
     min_pixels: Annotated[int | None, flag("min_pixels")] = None,
     max_pixels: Annotated[int | None, flag("max_pixels")] = None,
 ) -> None:
-    """Try a checkpoint on a page of this machine: drop an image, ask, see each step."""
+    """Try a checkpoint on a page: drop an image, ask."""
     gradio = _gradio()
     import socket
 

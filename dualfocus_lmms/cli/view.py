@@ -20,7 +20,7 @@ def view(
         str | None, typer.Option(help="The run's traces.", show_default="the folder that the run names")
     ] = None,
 ) -> None:
-    """Show the report of a run while it is going: a page of this machine that follows the traces."""
+    """Show the report of a run while it is going."""
     from dualfocus_lmms.results.report.live import view
 
     warnings_only()
