@@ -12,14 +12,15 @@ import typer
 import typer.core
 
 from dualfocus_lmms._version import __version__
-from dualfocus_lmms.cli import ask, bench, checkpoints, data, reproduce, results, train
+from dualfocus_lmms.cli import app as try_out
+from dualfocus_lmms.cli import ask, bench, checkpoints, data, reproduce, results, train, view
 from dualfocus_lmms.cli import eval as evaluation
 from dualfocus_lmms.cli.output import show
 from dualfocus_lmms.errors import GenerationError, Interrupted, UserError
 
 # In the order of a person's day: ask, evaluate, look at the results, then models of one's own.
 ORDER = (
-    "ask", "tasks", "arguments", "families", "eval", "report", "score", "check", "calibrate",
+    "ask", "app", "tasks", "arguments", "families", "eval", "report", "view", "score", "check", "calibrate",
     "leaderboard", "reproduce", "data", "train", "convert", "tiny", "bench",
 )  # fmt: skip
 
@@ -55,6 +56,7 @@ PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_optio
 
 
 app.command()(ask.ask)
+app.command("app")(try_out.app)
 app.command("eval", context_settings=PASS_ON)(evaluation.evaluate)
 app.command()(evaluation.tasks)
 app.command()(evaluation.arguments)
@@ -64,6 +66,7 @@ app.command()(results.calibrate)
 app.command()(results.check)
 app.command()(results.leaderboard)
 app.command()(results.report)
+app.command()(view.view)
 app.command()(checkpoints.tiny)
 app.command()(checkpoints.convert)
 app.command()(checkpoints.families)
