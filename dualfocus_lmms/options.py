@@ -121,9 +121,9 @@ def option(
 ) -> Any:
     """One option, for the body of a class of `Options`; without a default it is required.
 
-    help: what it means, in Markdown; links are those of the README. unset: what None stands for. decides:
-    whether it can change an answer. checkpoint: whether it names a folder or a model of the hub. secret:
-    whether it is left out where options are shown.
+    help: what it means, in Markdown; links are those of docs/reference.md. unset: what None stands for.
+    decides: whether it can change an answer. checkpoint: whether it names a folder or a model of the hub.
+    secret: whether it is left out where options are shown.
     """
     extra: dict[str, Any] = {"unset": unset, "decides": decides, "checkpoint": checkpoint}
     return Field(default, description=help, json_schema_extra=extra, repr=not secret)
@@ -212,9 +212,9 @@ class FlowChoices(Options):
         None,
         unset="the protocol's",
         help="rule that picks the answer: `ppl`, `ppl_tie_macro`, `release`, `micro_context`, `macro`, "
-        "`micro`, one of another package, or `calibrated:FILE`, [fitted on a run](docs/calibration.md). "
+        "`micro`, one of another package, or `calibrated:FILE`, [fitted on a run](calibration.md). "
         "`release` and `micro_context` [score both answers under one "
-        "context](docs/tasks.md#both-answers-under-one-context)",
+        "context](tasks.md#both-answers-under-one-context)",
     )
     prompts: Annotated[Text, one_of((*PROMPTS, NATIVE))] | None = option(
         None,
@@ -237,7 +237,7 @@ class FlowChoices(Options):
         None,
         unset="the protocol's",
         help="pixels to which a crop is enlarged, for families with [dynamic "
-        "resolution](docs/families.md#zoom): `auto`, as many as the whole image has in the model, "
+        "resolution](families.md#zoom): `auto`, as many as the whole image has in the model, "
         "`original`, as it is, or a number",
     )
     count_eos: Bool | None = option(
@@ -249,7 +249,7 @@ class FlowChoices(Options):
         "`whole`, all of the image; `center`, its middle half in both directions; `random`, a quarter "
         "of its area, seeded by the question; `dino`, GroundingDINO; `attention` and `attention_plain`, "
         "the model's own attention. Only `model` requests the region; any other box appears in the "
-        "conversation as if the model had generated it: [docs/grounding.md](docs/grounding.md)",
+        "conversation as if the model had generated it: [docs/grounding.md](grounding.md)",
     )
     grounding_checkpoint: Folder | None = option(
         None,
@@ -268,12 +268,12 @@ class FlowChoices(Options):
         "union",
         help="`union`, one region: the first box of the reply, or the one around all that a detector or the "
         f"data have; `separate`, each of them in a crop of its own, {MOST_REGIONS} at most: "
-        "[docs/regions.md](docs/regions.md)",
+        "[docs/regions.md](regions.md)",
     )
     looks: LookCount = option(
         1,
         help="looks after the macro answer, at most: after each, the model may locate again inside the crop, "
-        "while [the perplexity falls](docs/regions.md#several-looks)",
+        "while [the perplexity falls](regions.md#several-looks)",
     )
 
     def settings(self) -> Settings:
@@ -329,7 +329,7 @@ class LoadingOptions(Options):
         None,
         decides=False,
         help="`auto` spreads a model that is too large for one GPU [over all of "
-        "them](docs/scaling.md#one-model-on-several-gpus), instead of `device`",
+        "them](scaling.md#one-model-on-several-gpus), instead of `device`",
     )
     attn_implementation: Text | None = option(
         None, unset="transformers' choice", decides=False, help="`eager`, `sdpa`, ..."
@@ -337,25 +337,25 @@ class LoadingOptions(Options):
     family: FamilyName | None = option(
         None,
         unset="by the checkpoint's type",
-        help="model family, [docs/families.md](docs/families.md); `generic` for models that none handles",
+        help="model family, [docs/families.md](families.md); `generic` for models that none handles",
     )
     chat_template: Annotated[Text, one_of(get_args(Template))] = option(
         "auto",
         help="whose template writes the prompts: `checkpoint`, `family` or `auto`, the one of them that the "
-        "model was trained with: [docs/families.md](docs/families.md#chat-templates)",
+        "model was trained with: [docs/families.md](families.md#chat-templates)",
     )
     engine: Annotated[Text, one_of(get_args(EngineName))] | None = option(
         None,
         unset="the family's fastest",
         decides=False,
         help="`tree`, `template`, `shared`, `batched` or `naive`: the same answers at [different "
-        "speeds](docs/architecture.md#engines)",
+        "speeds](architecture.md#engines)",
     )
     cuda_graphs: Switch = option(
         False,
         decides=False,
         help="`True` records decoding steps of small batches on a GPU: [half the "
-        "time](docs/speed.md#on-a-gpu) at batch size 1",
+        "time](speed.md#on-a-gpu) at batch size 1",
     )
 
 

@@ -1,4 +1,4 @@
-"""The README's marked blocks run, in order, in one folder; its tables are complete.
+"""The marked blocks of the README and the reference run, in order, in one folder; the tables are complete.
 
 A block is marked by `<!-- test -->` on the line before. It runs with a tiny model in place of the real one.
 """
@@ -25,8 +25,9 @@ pytestmark = pytest.mark.seconds(30)
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+REFERENCE = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
 CHECKPOINT = "llava-hf/llava-1.5-7b-hf"
-BLOCKS = re.findall(r"<!-- test -->\n```(bash|python)\n(.*?)```", README, re.DOTALL)
+BLOCKS = re.findall(r"<!-- test -->\n```(bash|python)\n(.*?)```", README + REFERENCE, re.DOTALL)
 FEW_TASKS = {"DUALFOCUS_ONLY_OUR_TASKS": "1", "OMP_NUM_THREADS": "1"}  # what makes the host start sooner
 
 
@@ -73,7 +74,7 @@ def python(code: str, folder: Path) -> str:
 
 def test_every_block_runs(printed: list[str], folder: Path):
     assert [language for language, _ in BLOCKS] == ["bash", "bash", "python", "python", "python"]
-    asked, evaluated, counted, answered, _ = printed
+    asked, evaluated, answered, counted, _ = printed
     assert re.search(r"^(macro|micro) \(chosen\) +\S.* +\d", asked, re.MULTILINE)
     assert (folder / "answer.png").stat().st_size > 1000
     assert "|df_local|" in evaluated
@@ -86,13 +87,14 @@ def test_the_evaluation_left_results_samples_and_traces(printed: list[str], fold
     (results,) = (folder / "results").rglob("*_results.json")
     assert 0 <= json.loads(results.read_text(encoding="utf-8"))["results"]["df_local"]["accuracy,none"] <= 100
     (samples,) = (folder / "results").rglob("*_samples_df_local.jsonl")
+    assert (folder / "report" / "report.html").is_file()
     assert len(samples.read_text(encoding="utf-8").splitlines()) == 9
     assert len((folder / "traces" / "first" / "rank0.jsonl").read_text(encoding="utf-8").splitlines()) == 9
 
 
 def rows(heading: str) -> dict[str, list[str]]:
     """The table below a heading: the name in the first column, without its marks, to the other columns."""
-    section = README.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    section = REFERENCE.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
     cells = [line.strip("| \n").split(" | ") for line in section.splitlines() if line.startswith("| `")]
     return {first.strip("`"): rest for first, *rest in cells}
 
@@ -102,14 +104,14 @@ def test_the_table_of_model_arguments_is_the_declaration():
     from dualfocus_lmms.models.host.options import ModelOptions
     from dualfocus_lmms.options import table
 
-    shown = README.partition("<!-- dualfocus arguments -->\n")[2].partition("\n<!-- end -->")[0]
+    shown = REFERENCE.partition("<!-- dualfocus arguments -->\n")[2].partition("\n<!-- end -->")[0]
     assert shown == table(ModelOptions)
 
 
 def test_the_rules_and_protocols_are_named():
     table = rows("Model arguments")
     assert [rule for rule in names(RULES) if f"`{rule}`" not in table["select"][1]] == []
-    section = README.partition("\n## Protocols\n")[2].partition("\n## ")[0]
+    section = REFERENCE.partition("\n## Protocols\n")[2].partition("\n## ")[0]
     for protocol in PROTOCOLS.values():
         assert f"`{protocol.name}`" in section
         assert f"{protocol.locate_tokens} tokens" in section

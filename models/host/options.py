@@ -68,7 +68,7 @@ class ModelOptions(FlowOptions, Keywords):
         1,
         decides=False,
         help="questions answered together; lmms-eval's `--batch_size` sets it too. `auto`: as many as memory "
-        "holds, [docs/scaling.md](docs/scaling.md)",
+        "holds, [docs/scaling.md](scaling.md)",
     )
     max_batch_size: _Questions = option(
         LARGEST_SIZE,
