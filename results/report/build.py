@@ -347,7 +347,7 @@ def _sections(shown: Shown) -> list[page.Section]:
         ),
         page.Section(
             "bias",
-            "How much more certain micro must be",
+            "Threshold b",
             [confidence.by_b(samples, fitted)],
             plots.by_b(samples, confidence.own_b(fitted)),
         ),
