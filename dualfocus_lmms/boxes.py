@@ -23,6 +23,7 @@ _FOUR = re.compile(rf"{_PAIR}[\s,;()\[\]\"']+{_PAIR}")  # x, y, x, y with any br
 _NAMED = re.compile(
     rf"\b([xy]_?(?:0|1|2|min|max)|left|top|right|bottom)\b[\"']?\s*[:=]\s*[\"']?{_NUMBER}", re.IGNORECASE
 )
+PADDING = 0.1  # shares of its width and height by which each of several regions grows on each side
 MOST_SHARED = 0.5  # intersection over union up to which two boxes are two regions
 _LARGEST = 1e9  # no coordinate is larger: an endless run of digits is not a box
 _NAMED_ORDERS = (

@@ -7,7 +7,6 @@ are asked again, unless its name says so: `select=calibrated_in_sample:FILE`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -58,7 +57,11 @@ class Bias:
     def compare(self, case: Case) -> tuple[float, float]:
         """ln PPL(macro) and ln PPL(micro) + b."""
         macro, micro = case.nlls
-        return macro, micro + self.b
+        return self.costs({"nll_macro": macro, "nll_micro": micro})
+
+    def costs(self, values: Mapping[str, Any]) -> tuple[Any, Any]:
+        """`compare` of FEATURES: numbers, or arrays of one shape."""
+        return values["nll_macro"], values["nll_micro"] + self.b
 
 
 def features(case: Case) -> dict[str, float]:
@@ -111,16 +114,17 @@ class Logistic:
 
     def compare(self, case: Case) -> tuple[float, float]:
         """-ln P(macro is the correct one) and -ln P(micro is the correct one); the two P add up to 1."""
-        values = features(case)
+        macro, micro = self.costs(features(case))
+        return float(macro), float(micro)
+
+    def costs(self, values: Mapping[str, Any]) -> tuple[Any, Any]:
+        """`compare` of FEATURES: numbers, or arrays of one shape."""
+        import numpy as np  # here, as the package is loaded without it
+
         odds = self.intercept + sum(
             one.weight * (values[name] - one.mean) / one.scale for name, one in self.features.items()
         )
-        return _softplus(odds), _softplus(-odds)
-
-
-def _softplus(value: float) -> float:
-    """ln(1 + e^value)."""
-    return max(value, 0.0) + math.log1p(math.exp(-abs(value)))
+        return np.logaddexp(0.0, odds), np.logaddexp(0.0, -odds)  # ln(1 + e^odds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from PIL import Image
 
-from dualfocus_lmms.boxes import Box, BoxFormat, distinct, in_reading_order
+from dualfocus_lmms.boxes import PADDING, Box, BoxFormat, distinct, in_reading_order
 from dualfocus_lmms.conversation import Conversation
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.grounding import shifted
@@ -35,8 +35,6 @@ from dualfocus_lmms.types import (
     StopCriteria,
 )
 from dualfocus_lmms.zoom import DynamicResolution, Rectangle, check_crops, zoomed
-
-PADDING = 0.1  # shares of its width and height by which each of several regions grows on each side
 
 
 def answer_batch(
@@ -122,11 +120,12 @@ def _look_further(backend: Backend, samples: Sequence[Sample], settings: Setting
         for look, reply in zip(looks, _locate(backend, looks, settings), strict=True):
             look.locate = reply
             _zoom(backend, look, settings)
-        zoomed = [(look, look.outcome) for look in looks if isinstance(look.outcome, Region)]
         zoomed = [
-            (look, region)
-            for look, region in zoomed
-            if look.before and region.crops != look.before.region.crops
+            (look, look.outcome)
+            for look in looks
+            if isinstance(look.outcome, Region)
+            and look.before
+            and look.outcome.crops != look.before.region.crops
         ]
         for (look, _), (answer, _) in zip(zoomed, _micro(backend, zoomed, settings), strict=True):
             look.micro = answer

@@ -21,7 +21,7 @@ from dataclasses import replace
 from typing import Literal, get_args
 
 from dualfocus_lmms import scenes
-from dualfocus_lmms.boxes import Box
+from dualfocus_lmms.boxes import PADDING, Box
 from dualfocus_lmms.errors import choose
 from dualfocus_lmms.scenes import (
     DIGITS,
@@ -46,7 +46,6 @@ TINY_SIDE = 2 * SIDE
 ENCODER_SIDE = 96  # pixels of the encoder that the scenes are made for
 READABLE = 6.5  # encoder pixels a digit needs
 UNREADABLE = 5.5  # so few are too few
-PADDING = 0.1  # of a region's width on its left and right, of its height above and below
 # Asked about a scene with the number n: KINDS_OF[n % 3]. The digits are the same only where the larger one is
 # not requested, so that half of the answers about "same" are yes.
 KINDS_OF: tuple[tuple[PairKind, ...], ...] = (("same",), ("larger", "same"), ("larger",))
@@ -95,12 +94,6 @@ def seen_height(thing: Thing, region: Box) -> float:
     return thing.digit_height * ENCODER_SIDE / side
 
 
-def padded(box: Box) -> Box:
-    """A box with PADDING around it."""
-    dx, dy = PADDING * (box.x1 - box.x0), PADDING * (box.y1 - box.y0)
-    return Box(box.x0 - dx, box.y0 - dy, box.x1 + dx, box.y1 + dy)
-
-
 def _pair(rng: random.Random, names: list[tuple[str, str]], layout: str, same: bool) -> tuple[Thing, ...]:
     """Two things, near or apart, whose digits are the same or differ."""
     digits = rng.sample(DIGITS, 1) * 2 if same else rng.sample(DIGITS, 2)
@@ -108,7 +101,7 @@ def _pair(rng: random.Random, names: list[tuple[str, str]], layout: str, same: b
         things = place(rng, names)
         around = Box.around(thing.box for thing in things)
         if layout == "near":
-            fits = all(seen_height(thing, padded(around)) >= READABLE for thing in things)
+            fits = all(seen_height(thing, around.grown(PADDING)) >= READABLE for thing in things)
         else:
             fits = all(seen_height(thing, around) <= UNREADABLE for thing in things)
         if fits:

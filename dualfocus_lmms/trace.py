@@ -138,6 +138,11 @@ class Trace:
         return self.crops or (() if self.crop is None else (self.crop,))
 
     @property
+    def seconds(self) -> float:
+        """What all answers took together."""
+        return sum(answer.usage.seconds for answer in self.answers)
+
+    @property
     def answers(self) -> list[Answer]:
         """All answers in order, those of every look."""
         looks = self.looks or (self,)

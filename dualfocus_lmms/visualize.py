@@ -157,13 +157,8 @@ def verdict(trace: Trace) -> str:
             f"{answer}, chosen by the rule {chosen.rule}; it compares {macro:.3f} (macro) with {micro:.3f} "
             "(micro): the lower wins"
         )
-    comparison = (
-        "micro is more certain"
-        if chosen.margin < 0
-        else "macro is more certain"
-        if chosen.margin > 0
-        else "a tie"
-    )
+    certain = "micro" if chosen.margin < 0 else "macro"
+    comparison = f"{certain} is more certain" if chosen.margin else "a tie"
     return (
         f"{answer}, chosen by the rule {chosen.rule}; "
         f"ln PPL(micro) - ln PPL(macro) = {chosen.margin:+.3f}: {comparison}"

@@ -51,5 +51,5 @@ def _costs(task: TaskRun) -> list[str]:
     zoomed, seconds = 0, 0.0
     for trace in task.traces:
         zoomed += trace.selection.pathway == "micro"
-        seconds += sum(answer.usage.seconds for answer in trace.answers)
+        seconds += trace.seconds
     return [f"{100 * zoomed / len(task.traces):.0f}", f"{seconds / len(task.traces):.2f}"]

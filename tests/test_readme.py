@@ -102,7 +102,7 @@ def rows(heading: str) -> dict[str, list[str]]:
 def test_the_table_of_model_arguments_is_the_declaration():
     """`dualfocus arguments` prints it."""
     from dualfocus_lmms.models.host.options import ModelOptions
-    from dualfocus_lmms.options import table
+    from dualfocus_lmms.options_text import table
 
     shown = REFERENCE.partition("<!-- dualfocus arguments -->\n")[2].partition("\n<!-- end -->")[0]
     assert shown == table(ModelOptions)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dualfocus_lmms.cli.output import show
-from dualfocus_lmms.cli.shared import flag
+from dualfocus_lmms.cli.shared import flag, pixels
 from dualfocus_lmms.errors import GenerationError, UserError
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def page(gradio: Any, backend: Backend, name: str, folder: Path) -> Any:
                     protocol = gradio.Dropdown(list(PROTOCOLS), value="paper", label="protocol")
                     select = gradio.Dropdown([OWN, *names(RULES)], value=OWN, label="select")
                     grounding = gradio.Dropdown(list(GROUNDINGS), value="model", label="grounding")
-                    pixels = gradio.Textbox(label="crop_pixels", placeholder="auto, original or a number")
+                    budget = gradio.Textbox(label="crop_pixels", placeholder="auto, original or a number")
             with gradio.Column():
                 status = gradio.Textbox(label="Answer", lines=2)
                 with gradio.Row():
@@ -140,7 +140,7 @@ def page(gradio: Any, backend: Backend, name: str, folder: Path) -> Any:
                         gradio.Textbox(label="Micro"),
                         gradio.Textbox(label="Perplexity, micro"),
                     )
-        given = [image, question, protocol, select, grounding, pixels]
+        given = [image, question, protocol, select, grounding, budget]
         outputs = [status, marked, crop, macro, macro_ppl, micro, micro_ppl]
         question.submit(answer, given, outputs, show_progress="hidden")
         gradio.Examples(_examples(folder), [image, question], label="Drawn scenes")
@@ -148,19 +148,18 @@ def page(gradio: Any, backend: Backend, name: str, folder: Path) -> Any:
 
 
 def _outputs(
-    backend: Backend, image: Any, question: str, protocol: str, select: str, grounding: str, pixels: str
+    backend: Backend, image: Any, question: str, protocol: str, select: str, grounding: str, budget: str
 ) -> Iterator[tuple[Any, ...]]:
     """What the controls give, as what the page shows, a state at a time."""
     from dualfocus_lmms.cli.steps import steps
 
     if image is None:
         raise UserError("No image: drop one, or choose an example.")
-    budget = pixels.strip() or None
     settings = {
         "protocol": protocol,
         "select": None if select == OWN else select,
         "grounding": grounding,
-        "crop_pixels": int(budget) if budget and budget.isdecimal() else budget,
+        "crop_pixels": pixels(budget),
     }
     for shown in steps(backend, image, question, **settings):
         yield (shown.status, shown.image, shown.crop, *shown.macro, *shown.micro)

@@ -13,7 +13,7 @@ import typer
 from PIL import Image
 
 from dualfocus_lmms.cli.output import progress, show
-from dualfocus_lmms.cli.shared import flag
+from dualfocus_lmms.cli.shared import flag, pixels
 from dualfocus_lmms.errors import Interrupted, UserError
 from dualfocus_lmms.text_output import excerpt, json_text
 
@@ -81,7 +81,7 @@ def ask(
         select=select,
         skip_confidence=skip_confidence,
         box_margin=box_margin,
-        crop_pixels=int(crop_pixels) if crop_pixels and crop_pixels.isdecimal() else crop_pixels,
+        crop_pixels=pixels(crop_pixels),
         regions=regions,
         looks=looks,
         min_pixels=min_pixels,

@@ -51,7 +51,7 @@ def _help() -> str:
     """What comes before the host's own help: an example, our model arguments, our tasks."""
     from dualfocus_lmms.models.host.options import ModelOptions
     from dualfocus_lmms.models.host.task_list import table
-    from dualfocus_lmms.options import short_list
+    from dualfocus_lmms.options_text import short_list
 
     return (
         "Usage: dualfocus eval --tasks TASK --model_args pretrained=PATH,trace=FOLDER \\\n"
@@ -76,7 +76,7 @@ def arguments(
     ] = "dualfocus",
 ) -> None:
     """What --model_args of eval takes, as a Markdown table."""
-    from dualfocus_lmms.options import table
+    from dualfocus_lmms.options_text import table
 
     show(table(_options(model)))
 

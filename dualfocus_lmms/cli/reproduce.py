@@ -6,7 +6,7 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +18,6 @@ from dualfocus_lmms.errors import UserError
 if TYPE_CHECKING:
     from dualfocus_lmms.results.runs import Run
 
-PROTOCOLS = ("release", "paper")
 PAGE, FIGURES, SETTINGS = "reproduction.md", "reproduction.csv", "reproduce.json"
 
 
@@ -53,8 +52,8 @@ def reproduce(
     model = reproduction.model_of(checkpoint, published)
     _claim(folder, {"checkpoint": checkpoint, "tasks": tasks, "limit": limit, "model_args": model_args})
     pretrained = _converted(checkpoint, folder / "checkpoint", vision_tower)
-    runs = {}
-    for protocol in PROTOCOLS:
+    runs, hardware = {}, _hardware()
+    for protocol in reproduction.TABLES:
         where = folder / protocol
         given = [f"pretrained={pretrained}", f"protocol={protocol}", f"trace={where / 'traces'}"]
         options = [
@@ -63,9 +62,9 @@ def reproduce(
             *("--output_path", str(where), "--log_samples"),
             *(("--limit", str(limit)) if limit is not None else ()),
         ]
-        runs[protocol] = record(_finished(where, options, num_processes), _hardware(), pathways=True)
+        runs[protocol] = record(_finished(where, options, num_processes), hardware, pathways=True)
     rows = reproduction.compare(runs, model)
-    _write(folder, reproduction.page(rows, model, runs), reproduction.csv(rows))
+    _write(folder, runs, reproduction.page(rows, model, runs), reproduction.csv(rows))
 
 
 def _claim(folder: Path, settings: dict[str, Any]) -> None:
@@ -121,11 +120,11 @@ def _hardware() -> str:
     return hardware(torch_device(None))
 
 
-def _write(folder: Path, page: str, figures: str) -> None:
+def _write(folder: Path, runs: Iterable[str], page: str, figures: str) -> None:
     from dualfocus_lmms.files import save_text
 
     save_text(folder / PAGE, page, "table")
     save_text(folder / FIGURES, figures, "figures")
-    runs = " ".join(shlex.quote(str(folder / name)) for name in PROTOCOLS)
+    folders = " ".join(shlex.quote(str(folder / name)) for name in runs)
     show(f"\n{page}\nWritten to {folder / PAGE} and {folder / FIGURES}.")
-    show(f"Next: dualfocus report {runs} --out REPORT")
+    show(f"Next: dualfocus report {folders} --out REPORT")

@@ -6,7 +6,14 @@ from typing import Any
 
 import typer
 
-from dualfocus_lmms.options import Keywords, plain, unset
+from dualfocus_lmms.options import Keywords, unset
+from dualfocus_lmms.options_text import plain
+
+
+def pixels(text: str | None) -> str | int | None:
+    """`crop_pixels` as it is typed: a number where it is one. None where nothing is."""
+    given = (text or "").strip()
+    return int(given) if given.isdecimal() else given or None
 
 
 def flag(name: str) -> Any:

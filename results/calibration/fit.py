@@ -97,14 +97,8 @@ def scores(answers: Answers, choice: Choice, rows: Rows | None = None) -> NDArra
 
 def _chooses_micro(choice: Choice, inputs: NDArray[np.float64]) -> NDArray[np.bool_]:
     """(n,): where micro wins, as `choice.compare` says it of one sample."""
-    if isinstance(choice, Bias):
-        return inputs[:, _NLL_MACRO] >= inputs[:, _NLL_MICRO] + choice.b
-    odds = np.full(len(inputs), choice.intercept)
-    for place, name in enumerate(FEATURES):
-        one = choice.features[name]
-        odds += one.weight * (inputs[:, place] - one.mean) / one.scale
-    rest = np.log1p(np.exp(-np.abs(odds)))
-    return ~(np.maximum(odds, 0) + rest < np.maximum(-odds, 0) + rest)
+    macro, micro = choice.costs(dict(zip(FEATURES, inputs.T, strict=True)))
+    return ~(macro < micro)
 
 
 def held_out_scores(fit: Fit, answers: Answers, folds: int = FOLDS) -> NDArray[np.float64] | None:

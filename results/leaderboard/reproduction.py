@@ -118,10 +118,11 @@ def model_of(checkpoint: str, given: str | None = None, folder: Path = FOLDER) -
 
 def compare(runs: Mapping[str, Measured], model: str, folder: Path = FOLDER) -> list[Reproduced]:
     """The figures of runs, by protocol, that the paper has a column for, beside what it prints of a model."""
-    columns = {(column.task, column.metric) for table in _tables(folder) for column in table.columns}
+    tables = _tables(folder)
+    columns = {(column.task, column.metric) for table in tables for column in table.columns}
     rows = []
     for protocol, run in runs.items():
-        printed = _printed(protocol, model, folder)
+        printed = _printed(protocol, model, tables)
         for key, score, n, questions in _scores(run):
             task, metric, answers = key
             if key in printed or (answers == "selected" and (task, metric) in columns):
@@ -149,10 +150,10 @@ def _tables(folder: Path) -> list[PublishedTable]:
     ]
 
 
-def _printed(protocol: str, model: str, folder: Path) -> dict[Key, tuple[float, str]]:
+def _printed(protocol: str, model: str, tables: Sequence[PublishedTable]) -> dict[Key, tuple[float, str]]:
     """(figure, table) of what a protocol is compared with; of equal keys the first table's."""
     found: dict[Key, tuple[float, str]] = {}
-    for table in _tables(folder):
+    for table in tables:
         for row in table.rows:
             if table.table in TABLES[protocol] and row.model == model and row.method in ANSWERS:
                 for column, value in zip(table.columns, row.values, strict=True):

@@ -322,7 +322,7 @@ def _sections(shown: Shown) -> list[page.Section]:
         page.Section(
             "pathways",
             "Pathways",
-            [tables.ablation(samples), right.right_answers(samples), _metrics(shown)],
+            [tables.ablation(samples), right.right_answers(samples), tables.metrics(shown.outcomes)],
         ),
         page.Section(
             "adaptive",
@@ -371,24 +371,6 @@ def _sections(shown: Shown) -> list[page.Section]:
         for one in found
     ]
     return [one for one in filled if one.tables]
-
-
-def _metrics(shown: Shown) -> Table:
-    """Every score of tasks that have more than one, aggregated by the host; those of a part of a run too."""
-    rows = []
-    for task, outcome in shown.outcomes.items():
-        if len(outcome.loaded.aggregation()) == 1:
-            continue
-        ways = {way: outcome.aggregates(way) for way in ("macro", "micro", "selected")}  # type: ignore[arg-type]
-        for macro, micro, selected in zip(*ways.values(), strict=True):
-            values = {way: one.value for way, one in zip(ways, (macro, micro, selected), strict=True)}
-            rows.append(
-                {"task": task, "metric": selected.name}
-                | values
-                | {"gain": selected.value - macro.value, "standard error": selected.error}
-            )
-    note = "As lmms-eval prints them; gain: selected - macro, standard error: of selected."
-    return Table("metrics", "All metrics", pd.DataFrame(rows), note, tables.SIGNED)
 
 
 def _notices(total: int, rows: dict[str, Any], kept: gallery.PageImages, wanted: int) -> list[str]:

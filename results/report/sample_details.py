@@ -44,7 +44,7 @@ def _reply(answer: Answer) -> dict[str, Any]:
 
 def seconds(trace: Trace) -> float:
     """What all replies took together; nan where the run measured nothing."""
-    return sum(answer.usage.seconds for answer in trace.answers) or math.nan
+    return trace.seconds or math.nan
 
 
 def box_of(value: Any) -> list[float] | None:

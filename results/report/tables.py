@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from tabulate import tabulate
 
+from dualfocus_lmms.results.outcomes import Outcomes
 from dualfocus_lmms.results.report import by_question
 from dualfocus_lmms.text_output import markdown
 from dualfocus_lmms.types import Fallback
@@ -298,3 +299,21 @@ def fallbacks(samples: pd.DataFrame) -> Table:
     frame = pd.DataFrame(rows)
     frame = frame.sort_values("samples", ascending=False, kind="stable") if len(frame) else frame
     return Table("fallbacks", "Second looks", frame, "", {"share": "{:.1f}%"})
+
+
+def metrics(found: Mapping[str, Outcomes]) -> Table:
+    """Every score of tasks that have more than one, aggregated by the host; those of a part of a run too."""
+    rows = []
+    for task, outcome in found.items():
+        if len(outcome.loaded.aggregation()) == 1:
+            continue
+        ways = {way: outcome.aggregates(way) for way in ("macro", "micro", "selected")}  # type: ignore[arg-type]
+        for macro, micro, selected in zip(*ways.values(), strict=True):
+            values = {way: one.value for way, one in zip(ways, (macro, micro, selected), strict=True)}
+            rows.append(
+                {"task": task, "metric": selected.name}
+                | values
+                | {"gain": selected.value - macro.value, "standard error": selected.error}
+            )
+    note = "As lmms-eval prints them; gain: selected - macro, standard error: of selected."
+    return Table("metrics", "All metrics", pd.DataFrame(rows), note, SIGNED)

@@ -241,6 +241,15 @@ def text_field(row: Doc, name: str, where: str) -> str:
     return value.strip()
 
 
+def texts_field(row: Doc, name: str, where: str) -> list[str]:
+    """The texts in a field, which holds one or a list of them; UserError when there is none."""
+    value = row.get(name)
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+        raise UserError(f"{where}: {name!r} must be a text or a list of texts, got {value!r}.")
+    return texts
+
+
 def images(doc: Doc) -> list[Image.Image]:
     """The document's one image, upright and RGB. doc["image"]: an image (from the hub) or a path."""
     image = doc["image"]

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.integrity import FINGERPRINT
 from dualfocus_lmms.prompts import SHORT_ANSWER
 from dualfocus_lmms.tasks.common import official
 from dualfocus_lmms.tasks.common.scoring import NoAnswer
-from dualfocus_lmms.tasks.common.sources import Doc, text_field, usable
+from dualfocus_lmms.tasks.common.sources import Doc, text_field, texts_field, usable
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -95,17 +94,10 @@ def _read(folder: Path, files: Files) -> list[Doc]:
                 "question_id": str(row.get("questionId", "")),
                 "image": str(images / name),
                 "question": text_field(row, "question", where),
-                "answers": _answers(row, where),
+                "answers": texts_field(row, "answers", where),
             }
         )
     return official.with_images(files.task, docs, images)
-
-
-def _answers(row: Doc, where: str) -> list[str]:
-    answers = row.get("answers")
-    if not isinstance(answers, list) or not answers or not all(isinstance(one, str) for one in answers):
-        raise UserError(f"{where}: 'answers' must be a list of texts that is not empty, got {answers!r}.")
-    return answers
 
 
 def prompt(doc: Doc) -> str:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dualfocus_lmms.errors import UserError, choose
+from dualfocus_lmms.errors import choose
 from dualfocus_lmms.integrity import FINGERPRINT
 from dualfocus_lmms.tasks.common import official
 from dualfocus_lmms.tasks.common.options import score
 from dualfocus_lmms.tasks.common.scoring import NoAnswer
-from dualfocus_lmms.tasks.common.sources import Doc, text_field, usable
+from dualfocus_lmms.tasks.common.sources import Doc, text_field, texts_field, usable
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -67,19 +67,12 @@ def read_questions(folder: Path) -> list[Doc]:
             {
                 "image": str(images / text_field(row, "image_path", where)),
                 "question": text_field(row, "question", where),
-                "answer": _answers(row.get("answers"), where),
+                "answer": texts_field(row, "answers", where),
                 "dataset": text_field(row, "dataset_name", where),
                 "question_type": kind,
             }
         )
     return official.with_images(TASK, docs, images)
-
-
-def _answers(value: Any, where: str) -> list[str]:
-    answers = [value] if isinstance(value, str) else value
-    if not isinstance(answers, list) or not answers or not all(isinstance(one, str) for one in answers):
-        raise UserError(f"{where}: 'answers' must be a text or a list of texts, got {value!r}.")
-    return answers
 
 
 def prompt(doc: Doc) -> str:

@@ -88,7 +88,8 @@ def _question(row: Doc, where: str, image: Doc) -> Doc:
         **image,
     }
     boxes = read_boxes(row.get("target_instances"), image_tsv.image_size(doc), where)
-    return {**doc, "boxes": [list(box.xyxy) for box in boxes], "box": _around(boxes)}
+    around = list(Box.around(boxes).xyxy) if boxes else None
+    return {**doc, "boxes": [list(box.xyxy) for box in boxes], "box": around}
 
 
 def read_boxes(value: Any, size: tuple[int, int], where: str) -> list[Box]:
@@ -102,13 +103,6 @@ def read_boxes(value: Any, size: tuple[int, int], where: str) -> list[Box]:
             f"{where}: 'target_instances' must be a list of boxes [x0, y0, x1, y1] in pixels, got {value!r}."
         ) from error
     return [box for box in (box.clip() for box in found) if box.area > 0]
-
-
-def _around(boxes: Sequence[Box]) -> list[float] | None:
-    if not boxes:
-        return None
-    lefts, tops, rights, bottoms = zip(*(box.xyxy for box in boxes), strict=True)
-    return [min(lefts), min(tops), max(rights), max(bottoms)]
 
 
 def prompt(doc: Doc) -> str:

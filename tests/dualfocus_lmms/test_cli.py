@@ -153,7 +153,7 @@ def test_arguments_are_those_of_a_model_class(run):
     from dualfocus_lmms.models.host.options import ModelOptions
     from dualfocus_lmms.models.host.replay import ReplayOptions
     from dualfocus_lmms.models.server.host import ServerOptions
-    from dualfocus_lmms.options import table
+    from dualfocus_lmms.options_text import table
 
     assert run("arguments").out == f"{table(ModelOptions)}\n"
     assert run("arguments", "--model", "dualfocus_server").out == f"{table(ServerOptions)}\n"

@@ -14,7 +14,8 @@ import typer
 from dualfocus_lmms import DualFocusModel, Settings, UserError
 from dualfocus_lmms.cli import app
 from dualfocus_lmms.errors import choose
-from dualfocus_lmms.options import Keywords, Options, SettingOptions, plain, table, unset
+from dualfocus_lmms.options import Keywords, Options, SettingOptions, unset
+from dualfocus_lmms.options_text import plain, table
 from dualfocus_lmms.testing import FakeBackend
 
 OTHERS = {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dualfocus_lmms import UserError
-from dualfocus_lmms.boxes import Box
+from dualfocus_lmms.boxes import PADDING, Box
 from dualfocus_lmms.models.tiny.nano import PATCH
 from dualfocus_lmms.models.tiny.nano import SIDE as ENCODER
 from dualfocus_lmms.scene_layouts import (
@@ -18,7 +18,6 @@ from dualfocus_lmms.scene_layouts import (
     UNREADABLE,
     make_layout,
     make_layouts,
-    padded,
     scene_named,
     seen_height,
 )
@@ -76,9 +75,9 @@ def test_one_region_shows_both_digits_of_things_that_are_near_and_no_region_of_t
             for asked in scene.questions:
                 assert asked.box == Box.around(thing.box for thing in asked.things)
                 for thing in asked.things:
-                    assert seen_height(thing, padded(thing.box)) >= READABLE
+                    assert seen_height(thing, thing.box.grown(PADDING)) >= READABLE
                     if layout == "near":
-                        assert seen_height(thing, padded(asked.box)) >= READABLE
+                        assert seen_height(thing, asked.box.grown(PADDING)) >= READABLE
                     else:
                         assert seen_height(thing, asked.box) <= UNREADABLE
 
@@ -90,7 +89,7 @@ def test_tiny_things_are_narrower_than_a_patch_and_lie_where_their_colour_is():
             (thing,) = asked.things
             assert asked.answer == thing.digit
             assert 2 * thing.radius * ENCODER / scene.side < PATCH
-            assert seen_height(thing, padded(thing.box)) >= READABLE
+            assert seen_height(thing, thing.box.grown(PADDING)) >= READABLE
             left, top, right, bottom = (round(value * scene.side) for value in thing.box.xyxy)
             same = np.all(pixels == COLORS[thing.color], axis=2)
             assert same[top:bottom, left:right].mean() > 0.35
@@ -99,4 +98,4 @@ def test_tiny_things_are_narrower_than_a_patch_and_lie_where_their_colour_is():
 def test_the_height_of_a_digit_is_that_of_its_crop():
     thing = make_scene("test", 0, 0).things[0]
     assert seen_height(thing, Box(0, 0, 1, 0.5)) == pytest.approx(thing.digit_height * 96 / 512)
-    assert padded(Box(0.4, 0.2, 0.6, 0.7)).xyxy == pytest.approx((0.38, 0.15, 0.62, 0.75))
+    assert Box(0.4, 0.2, 0.6, 0.7).grown(PADDING).xyxy == pytest.approx((0.38, 0.15, 0.62, 0.75))

@@ -14,7 +14,8 @@ from PIL import Image
 from dualfocus_lmms import Trace, UserError, read_traces
 from dualfocus_lmms.models.host.options import parse_model_args
 from dualfocus_lmms.models.server.host import Server, ServerOptions, served
-from dualfocus_lmms.options import FlowChoices, SettingOptions, table
+from dualfocus_lmms.options import FlowChoices, SettingOptions
+from dualfocus_lmms.options_text import table
 from dualfocus_lmms.trace import read_settings, trace_key
 
 ROOT = Path(__file__).resolve().parents[3]
