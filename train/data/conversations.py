@@ -6,19 +6,21 @@ Prompts, boxes and ids are those of inference: `flow.locate_prompt`, `flow.micro
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from random import Random
 from typing import Any
 
 from PIL import Image
 
-from dualfocus_lmms.boxes import BoxFormat
+from dualfocus_lmms.boxes import Box, BoxFormat
 from dualfocus_lmms.conversation import Conversation
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.flow import locate_prompt, micro_prompt
 from dualfocus_lmms.models.checkpoint.tokenize_chat import ImageIds, Renderer
 from dualfocus_lmms.protocol import Protocol
-from dualfocus_lmms.train.data.samples import TrainingSample
+from dualfocus_lmms.train.data.samples import SampleImage, TrainingSample
 from dualfocus_lmms.types import Question
 from dualfocus_lmms.zoom import DynamicResolution, zoomed
 
@@ -97,6 +99,27 @@ def from_sample(
         .assistant(sample.answer)
     )
     return Example(sample.id, conversation, boxes=1)
+
+
+def jittered(sample: TrainingSample, share: float, protocol: Protocol) -> TrainingSample:
+    """The sample with a crop that is not quite its box, as a box that the model locates is not quite the
+    annotated one: each edge is moved by up to `share` (0 to below 0.5) of the box's side, evenly drawn.
+
+    The box to learn stays. The moves depend on the sample's id alone, so that a run can be repeated.
+    """
+    if share == 0 or sample.box is None:
+        return sample
+    x0, y0, x1, y1 = sample.box.xyxy
+    chance = Random(f"jitter {sample.id}")  # seeded by text: the same in every process, on every machine
+    dx0, dy0, dx1, dy1 = (
+        chance.uniform(-share, share) * side for side in (x1 - x0, y1 - y0, x1 - x0, y1 - y0)
+    )
+    image = sample.image.decode()
+    moved = Box(x0 + dx0, y0 + dy0, x1 + dx1, y1 + dy1)
+    rectangle = protocol.geometry(moved, image.size, protocol.margin) or (0, 0, *image.size)
+    file = io.BytesIO()
+    image.crop(rectangle).save(file, "PNG", compress_level=1)
+    return replace(sample, crop=SampleImage(file.getvalue(), f"{sample.id}.png"))
 
 
 def enlarged_crop(

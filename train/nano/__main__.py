@@ -34,7 +34,7 @@ from dualfocus_lmms.train.trainer.trainer import train
 from dualfocus_lmms.train.vg.visual_genome import build
 
 TOWER_SCENES = 16_000  # scenes of the first two stages
-SCENES, HELD_OUT = 2400, 40  # scenes of the last one, and of its evaluation
+SCENES, HELD_OUT = 8000, 40  # scenes of the last one, and of its evaluation
 SEE_STEPS = (2800, 1600)  # the schedule runs twice: small details are learned late
 BASE_STEPS = 1400
 MINUTES = 5.0  # of stage 2 on a GPU

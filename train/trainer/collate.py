@@ -36,6 +36,7 @@ from dualfocus_lmms.train.data.conversations import (
     check_llava,
     from_llava,
     from_sample,
+    jittered,
     rounds,
 )
 from dualfocus_lmms.train.data.samples import TrainingSample, read_samples
@@ -61,12 +62,21 @@ def sample_source(
     macro_only: bool = False,
     input_size: InputSize | None = None,
     resolution: DynamicResolution | None = None,
+    box_jitter: float = 0.0,
 ) -> Source:
-    """The DualFocus samples of a Parquet file or folder; with macro_only, without the zoom. The others: see
-    `from_sample`."""
+    """The DualFocus samples of a Parquet file or folder; with macro_only, without the zoom. box_jitter: see
+    `jittered`. The others: see `from_sample`."""
     samples = read_samples(path)
     example = partial(
-        _sample_example, samples, protocol, box_format, instruction, macro_only, input_size, resolution
+        _sample_example,
+        samples,
+        protocol,
+        box_format,
+        instruction,
+        macro_only,
+        input_size,
+        resolution,
+        box_jitter,
     )
     return Source(Path(path).name, len(samples), example, share)
 
@@ -79,9 +89,11 @@ def _sample_example(
     macro_only: bool,
     input_size: InputSize | None,
     resolution: DynamicResolution | None,
+    box_jitter: float,
     number: int,
 ) -> Example:
-    return from_sample(samples[number], protocol, box_format, instruction, macro_only, input_size, resolution)
+    sample = samples[number] if macro_only else jittered(samples[number], box_jitter, protocol)
+    return from_sample(sample, protocol, box_format, instruction, macro_only, input_size, resolution)
 
 
 def llava_source(path: str, images: str | None, share: float | None = None) -> Source:

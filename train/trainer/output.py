@@ -14,6 +14,7 @@ from dualfocus_lmms.train.trainer.recipe import Recipe
 from dualfocus_lmms.zoom import crop_pixels_done
 
 _ADDED = {"chat_template": "auto"}  # keys that older recipes do not have
+_ADDED_DATA = {"box_jitter": 0.0}  # the same, of a source
 _FREE = ("micro_batch_size", "evaluation")  # may change when a run is continued: they decide no weight
 _RECIPE: Kind[dict[str, Any]] = Kind(dict[str, Any])
 
@@ -24,7 +25,7 @@ def claim(recipe: Recipe, arguments: Any) -> None:
     note = Path(recipe.output) / "recipe.json"
     mine = json.loads(json.dumps(recipe.to_dict()))
     with arguments.main_process_first(local=False):
-        theirs = _ADDED | (_recipe_of(note) if _begun(note.parent) and note.exists() else mine)
+        theirs = _recipe_of(note) if _begun(note.parent) and note.exists() else mine
         differing = [key for key in mine if key not in _FREE and theirs.get(key) != mine[key]]
         if "crop_pixels" not in theirs and _enlarges(recipe):  # older runs showed crops as they are
             differing.append("crop_pixels")
@@ -48,11 +49,15 @@ def _enlarges(recipe: Recipe) -> bool:
 
 def _recipe_of(note: Path) -> dict[str, Any]:
     """The recipe that a folder's run was started with."""
-    return _RECIPE.read(
+    recipe = _RECIPE.read(
         note,
         "Give another output. Where the checkpoints beside it are of this very recipe, delete the file: the "
         "same command resumes.",
     )
+    sources = recipe.get("data")
+    if isinstance(sources, list):
+        recipe["data"] = [_ADDED_DATA | source if isinstance(source, dict) else source for source in sources]
+    return _ADDED | recipe
 
 
 def _begun(output: Path) -> bool:

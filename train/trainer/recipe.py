@@ -55,12 +55,14 @@ _TAKEN_LORA = {"modules_to_save": "train", "task_type": "nothing"}
 class Data:
     """One source of data. kind: "samples" (a Parquet file or folder, see train/data/samples.py), "macro"
     (these, with only the whole image and the question of each) or "llava" (LLaVA's JSON, with images in the
-    folder `images`). share: its part of the mixture; without shares an epoch is everything once."""
+    folder `images`). share: its part of the mixture; without shares an epoch is everything once. box_jitter:
+    by up to which share of its box's sides the edges of a sample's crop are moved."""
 
     path: str
     kind: Literal["samples", "macro", "llava"] = "samples"
     images: str | None = None
     share: Annotated[float, Field(gt=0)] | None = None
+    box_jitter: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
@@ -266,6 +268,9 @@ def _broken_rules(recipe: Recipe) -> Iterator[str]:
         yield f"batch_size: {recipe.batch_size} is no multiple of micro_batch_size {recipe.micro_batch_size}"
     if len({source.share is None for source in recipe.data}) > 1:
         yield "data: give a share to every source or to none"
+    for number, source in enumerate(recipe.data):
+        if source.box_jitter and source.kind != "samples":
+            yield f"data.{number}.box_jitter: only examples of kind samples have crops, not {source.kind}"
     if recipe.lora is None and not recipe.train:
         yield "train: nothing would be trained; give parts of the model, or lora"
     if recipe.lora is not None and "language_model" in recipe.train:

@@ -276,6 +276,7 @@ def _sources(
             source.kind == "macro",
             image_reader.input_size,
             image_reader.resolution,
+            source.box_jitter,
         )
         for source in recipe.data
     ]

@@ -23,6 +23,7 @@ from dualfocus_lmms.train.data.conversations import (
     check_llava,
     from_llava,
     from_sample,
+    jittered,
     question_of,
 )
 from dualfocus_lmms.train.data.samples import SampleImage, TrainingSample
@@ -246,6 +247,33 @@ def test_whole_rounds_are_kept_and_no_image_is_cut(llama, record):
             assert encoded.labels == whole.labels[: fitting[-1]]
             assert encoded.ids.count(image) == LENGTH * len(encoded.images)
             assert list(encoded.images) == list(whole.images[: len(encoded.images)])
+
+
+@pytest.mark.parametrize("share", [0.1, 0.4])
+def test_a_jittered_crop_stays_near_the_box_that_is_learned(share):
+    """Each edge within its share of the side, not all where they were; the same at every call."""
+    image = Image.effect_noise((200, 100), 80).convert("RGB")
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    protocol, box = load_protocol("paper"), Box(0.3, 0.2, 0.8, 0.7)  # 100 x 50 pixels
+    found = set()
+    for number in range(20):
+        sample = TrainingSample(
+            str(number), SampleImage(file.getvalue()), Q, "blue", box, solid_image(100, 50, "red")
+        )
+        moved = jittered(sample, share, protocol)
+        assert moved.crop.decode().tobytes() == jittered(sample, share, protocol).crop.decode().tobytes()
+        assert (moved.box, moved.image, moved.answer) == (box, sample.image, "blue")
+        width, height = moved.crop.decode().size
+        assert abs(width - 100) <= 200 * share + 1 and abs(height - 50) <= 100 * share + 1
+        learned = from_sample(moved, protocol, LLAVA.box_format).conversation
+        assert learned.turns[1].text == LLAVA.box_format.write(box, (200, 100))
+        assert learned.images[-1].size == (width, height)
+        found.add((width, height))
+    assert len(found) > 10
+    assert jittered(sample, 0.0, protocol) is sample
+    plain = a_sample(box=False)
+    assert jittered(plain, share, protocol) is plain
 
 
 def test_box_tokens_have_their_own_weight(llama):

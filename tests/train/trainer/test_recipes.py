@@ -225,6 +225,8 @@ def test_all_faults_are_named_in_one_message(tmp_path, monkeypatch):
         ({"train": ["projector"], "lora": {"r": 4}, "training": {"fsdp": True}}, "lora"),
         ({"dtype": "bfloat16", "training": {"bf16": True}}, "dtype"),
         ({"dtype": "float16"}, "dtype"),
+        ({"data": [{"path": "here", "box_jitter": 0.5}]}, "data.0.box_jitter"),
+        ({"data": [{"path": "here", "kind": "macro", "box_jitter": 0.1}]}, "data.0.box_jitter"),
         ({"box_weight": 0}, "box_weight"),
         ({"training": {"learning_rate": 0}}, "training.learning_rate"),
         ({"training": {"learning_rate": ".nan"}}, "training.learning_rate"),

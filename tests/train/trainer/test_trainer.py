@@ -112,6 +112,12 @@ def test_the_checkpoint_works_in_plain_transformers(whole_run, sample_folders):
 
 def test_a_finished_run_is_left_alone_and_another_one_is_refused(common, whole_run):
     written = (whole_run / "model" / "model.safetensors").stat().st_mtime_ns
+    note = whole_run / "recipe.json"
+    older = json.loads(note.read_text())  # as before these keys were there
+    del older["chat_template"]
+    for source in older["data"]:
+        del source["box_jitter"]
+    note.write_text(json.dumps(older))
     assert train("tiny_cpu", [*common, f"output={whole_run}"]) == whole_run / "model"
     assert (whole_run / "model" / "model.safetensors").stat().st_mtime_ns == written
     with pytest.raises(UserError, match="seed"):
