@@ -18,7 +18,7 @@ from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.flow import locate_prompt, micro_prompt
 from dualfocus_lmms.models.checkpoint.tokenize_chat import ImageIds, Renderer
 from dualfocus_lmms.protocol import Protocol
-from dualfocus_lmms.train.data.samples import TrainingSample
+from dualfocus_lmms.train.data.samples import SampleImage, TrainingSample
 from dualfocus_lmms.types import Question
 from dualfocus_lmms.zoom import DynamicResolution, zoomed
 
@@ -76,43 +76,37 @@ def from_sample(
     macro_only: bool = False,
     input_size: InputSize | None = None,
     resolution: DynamicResolution | None = None,
+    separate: bool = False,
 ) -> Example:
     """Two rounds (section 3.2, format 1): image and Q1, the box; crop and Q2, the answer.
 
     A sample without a box is one macro round, and so is any with macro_only. instruction: how to answer, as
     the macro and Q2 prompts of an evaluation carry it; "" for nothing. input_size: needed by a box format in
     the frame of the resized image. resolution: of the model that learns, as `flow` has it: the crop is
-    enlarged as at inference.
+    enlarged as at inference. separate: with a box and a crop for each region, as regions=separate has them.
     """
     question = question_of(sample, instruction)
-    if macro_only or sample.box is None or sample.crop is None:
+    boxes, crops = ((), ()) if macro_only else sample.regions(separate)
+    if not boxes:
         macro = Conversation().user(question.prompt, question.image)
         return Example(sample.id, macro.assistant(sample.answer))
     resized = input_size(question.image) if input_size and box_format.frame == "resized" else None
+    shown = [enlarged_crop(crop, question.image.size, protocol, resolution) for crop in crops]
     conversation = (
         Conversation()
         .user(locate_prompt(question, protocol), question.image)
-        .assistant(box_format.write(sample.box, question.image.size, resized))
-        .user(micro_prompt(question, protocol), enlarged_crop(sample, protocol, resolution, question.image))
+        .assistant(box_format.write_all(boxes, question.image.size, resized))
+        .user(micro_prompt(question, protocol, len(shown)), *shown)
         .assistant(sample.answer)
     )
     return Example(sample.id, conversation, boxes=1)
 
 
 def enlarged_crop(
-    sample: TrainingSample,
-    protocol: Protocol,
-    resolution: DynamicResolution | None,
-    image: Image.Image | None = None,
+    crop: SampleImage, whole: tuple[int, int], protocol: Protocol, resolution: DynamicResolution | None
 ) -> Image.Image:
-    """The crop of a sample with a box as the micro pathway shows it. image: the sample's, where it is decoded
-    already."""
-    assert sample.crop is not None
-    crop = sample.crop.decode()
-    if resolution is None or protocol.crop_pixels == "original":
-        return crop
-    size = (sample.image.decode() if image is None else image).size
-    return zoomed(crop, size, protocol.crop_pixels, resolution)
+    """A sample's crop as the micro pathway shows it. whole: (width, height) of its image."""
+    return zoomed(crop.decode(), whole, protocol.crop_pixels, resolution)
 
 
 def from_llava(record: Mapping[str, Any], open_image: Callable[[str], Image.Image]) -> Example:

@@ -61,12 +61,21 @@ def sample_source(
     macro_only: bool = False,
     input_size: InputSize | None = None,
     resolution: DynamicResolution | None = None,
+    separate: bool = False,
 ) -> Source:
     """The DualFocus samples of a Parquet file or folder; with macro_only, without the zoom. The others: see
     `from_sample`."""
-    samples = read_samples(path)
+    samples = read_samples(path, separate and not macro_only)
     example = partial(
-        _sample_example, samples, protocol, box_format, instruction, macro_only, input_size, resolution
+        _sample_example,
+        samples,
+        protocol,
+        box_format,
+        instruction,
+        macro_only,
+        input_size,
+        resolution,
+        separate,
     )
     return Source(Path(path).name, len(samples), example, share)
 
@@ -79,9 +88,12 @@ def _sample_example(
     macro_only: bool,
     input_size: InputSize | None,
     resolution: DynamicResolution | None,
+    separate: bool,
     number: int,
 ) -> Example:
-    return from_sample(samples[number], protocol, box_format, instruction, macro_only, input_size, resolution)
+    return from_sample(
+        samples[number], protocol, box_format, instruction, macro_only, input_size, resolution, separate
+    )
 
 
 def llava_source(path: str, images: str | None, share: float | None = None) -> Source:

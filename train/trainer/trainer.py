@@ -276,6 +276,7 @@ def _sources(
             source.kind == "macro",
             image_reader.input_size,
             image_reader.resolution,
+            recipe.regions == "separate",
         )
         for source in recipe.data
     ]
@@ -307,7 +308,7 @@ def _answer_held_out(
         scored = evaluate(
             backend,
             samples[rank::world],
-            Settings.of(recipe.protocol, crop_pixels=recipe.crop_pixels),
+            Settings.of(recipe.protocol, crop_pixels=recipe.crop_pixels, regions=recipe.regions),
             recipe.instruction,
             recipe.evaluation.batch_size,
             recipe.evaluation.max_new_tokens,
