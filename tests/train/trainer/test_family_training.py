@@ -69,7 +69,11 @@ def test_a_padded_batch_gives_each_reply_the_log_probabilities_of_inference(
     checkpoint.model.eval()
     rows = read_samples(samples)[:3]
     protocol, form = load_protocol("paper"), checkpoint.family.box_format
-    examples = [from_sample(row, protocol, form, "", input_size=engine.input_size) for row in rows]
+    rows.append(replace(rows[0], boxes=(rows[0].box,) * 2, crops=(rows[0].crop,) * 2))
+    examples = [
+        from_sample(row, protocol, form, "", input_size=engine.input_size, separate=bool(row.boxes))
+        for row in rows
+    ]
     encoder = run.mixture.encoder
     batch = run.trainer.data_collator([encoder.encode(example) for example in examples])
     labels = batch.pop("labels")
