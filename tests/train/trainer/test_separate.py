@@ -26,7 +26,15 @@ def separate(common, untrained, make_samples, tmp_path: Path) -> list[str]:
     (tmp_path / "samples").mkdir()
     write_shard(map(with_two_regions, make_samples(8)), shard_path(tmp_path / "samples", 0), separate=True)
     data = f"data=[{{path: {tmp_path / 'samples'}}}]"
-    return [*common, f"model={untrained}", data, f"output={tmp_path / 'run'}", "regions=separate", "steps=1"]
+    return [
+        *common,
+        f"model={untrained}",
+        data,
+        f"output={tmp_path / 'run'}",
+        "regions=separate",
+        "steps=1",
+        "evaluation.samples=1",
+    ]
 
 
 def test_each_region_is_learned_and_held_out_samples_are_answered_so(separate, monkeypatch):
