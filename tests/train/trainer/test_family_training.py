@@ -88,6 +88,8 @@ def test_a_padded_batch_gives_each_reply_the_log_probabilities_of_inference(
 
 @pytest.mark.parametrize("lora", [False, True])
 def test_two_steps_and_the_checkpoint_answers(folder: Path, sample_folders: Any, tmp_path: Path, lora: bool):
+    if not lora and folder.name.startswith("qwen3_5_moe"):
+        pytest.skip("tried with qwen3_vl_moe")
     parts = ("train=[projector]", "lora={r: 4}") if lora else ("train=[projector, language_model]",)
     samples = str(sample_folders[0])
     made = train("tiny_cpu", overrides(folder, samples, tmp_path / "run", *parts))
