@@ -9,9 +9,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
 from dualfocus_lmms import Box, Settings, StopCriteria, UserError, answer_batch
 from dualfocus_lmms.boxes import WHOLE, BoxFormat
+from dualfocus_lmms.cli import app
 from dualfocus_lmms.plugins import FAMILIES, load_family, names
 from dualfocus_lmms.prompts import SHORT_ANSWER
 from dualfocus_lmms.scene_layouts import make_layouts
@@ -150,6 +152,20 @@ def test_only_separate_regions_add_columns(genome: Path, tmp_path: Path):
     make(genome, tmp_path / "rows", limit=1, regions="separate", annotations_only=True)
     (line, *_) = (tmp_path / "rows" / "samples-00000.jsonl").read_text().splitlines()
     assert json.loads(line)["boxes"] == separate["boxes"][0].as_py()
+
+
+def test_the_commands_from_drawn_scenes_to_an_export(tmp_path: Path):
+    scenes, made, out = (str(tmp_path / name) for name in ("scenes", "samples", "out"))
+    runner = CliRunner()
+    done = runner.invoke(app, ["data", "scenes", scenes, "--layout", "near", "--count", "1"])
+    assert "--protocol paper --regions separate" in done.output
+    chosen = ["--protocol", "paper", "--regions", "separate"]
+    done = runner.invoke(app, ["data", "vg", "--root", scenes, "--out", made, "--workers", "1", *chosen])
+    assert done.exit_code == 0, done.output
+    done = runner.invoke(app, ["data", "export", made, out, *chosen])
+    assert done.exit_code == 0, done.output
+    rows = json.loads((tmp_path / "out" / "dualfocus_llava.json").read_text())
+    assert [len(row["image"]) for row in rows] == [3] * len(rows)
 
 
 @pytest.mark.parametrize(
