@@ -1,6 +1,6 @@
 """What several regions and a second look show, gain and cost on drawn scenes, a question at a time.
 
-python examples/region_costs.py --questions 100     # the table of docs/regions.md#what-one-question-costs
+python examples/region_costs.py --questions 40     # the table of docs/regions.md#what-one-question-costs
 
 `dualfocus-nano` with the engine `tree`: coverage (the share of the things a question is about that the crops
 show), accuracy, and for each question the tokens, encoded images and forwards of the whole flow.
@@ -57,7 +57,7 @@ def one_by_one(backend: Any, asked: list[Question], settings: Settings) -> tuple
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--questions", type=int, default=100)
+    parser.add_argument("--questions", type=int, default=40)
     number = parser.parse_args().questions
     backend = DualFocusModel("dualfocus-nano", device="cpu").backend
     rows = []
