@@ -26,7 +26,11 @@ from dualfocus_lmms.trace_folder import find_traces
 DATA_FILE = "data.json"
 FINGERPRINT = "questions_fingerprint"  # the column, and the entry in the results
 # Columns with the location of the data or notes about them; they are not part of a question.
-_BESIDE_THE_QUESTION = {"image", "images", "image_id", "hub", "questions_without_image", FINGERPRINT}
+_BESIDE_THE_QUESTION = {
+    *("image", "images", "image_id", "hub", "questions_without_image"),
+    *("annotated_box", "annotated_boxes"),  # which only one of a benchmark's sources has
+    FINGERPRINT,
+}
 _DOCS_AT_ONCE = 1000
 _MEDIA = {"Image", "Audio", "Video"}
 

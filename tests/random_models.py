@@ -27,7 +27,9 @@ from dualfocus_lmms.types import Prompt
 
 NANO, QWEN_VL = "dualfocus-nano", "qwen_vl"
 FAMILIES = ["llava", *MAKERS, QWEN_VL, NANO]
-SHARING = sorted({*MAKERS} - {"gemma4", "qwen3_5"})  # which the engines run that share prefixes
+SHARING = sorted(
+    {*MAKERS} - {"gemma4", "qwen3_5", "qwen3_5_moe"}
+)  # which the engines run that share prefixes
 TEACHING_STEPS = 100
 WORDS = [
     "what",

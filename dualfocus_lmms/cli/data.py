@@ -29,11 +29,24 @@ def vg(
         bool, typer.Option("--annotations-only", help="Boxes without images; no image file is needed.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Chooses the examples in the report.")] = 0,
+    regions: Annotated[
+        str, typer.Option(help="union, or separate: also each region of a question by itself.")
+    ] = "union",
 ) -> None:
     """Visual Genome to two-round DualFocus samples (section 3.2). The same command continues a run."""
     from dualfocus_lmms.train.vg.visual_genome import build
 
-    report = build(root, out, config, workers or os.cpu_count() or 1, limit, protocol, annotations_only, seed)
+    report = build(
+        root,
+        out,
+        config,
+        workers or os.cpu_count() or 1,
+        limit,
+        protocol,
+        annotations_only,
+        seed,
+        regions=regions,
+    )
     show(report.markdown())
     if not report.kept:
         raise UserError(
@@ -57,7 +70,8 @@ def scenes(
     from dualfocus_lmms.train.data.scene_files import write_visual_genome
 
     write_visual_genome(out, list(make_layouts(layout, split, seed, count)))
-    show(f"{out}: {count} scenes. Next: dualfocus data vg --root {out} --out SAMPLES")
+    apart = " --protocol paper --regions separate" if layout in ("near", "apart") else ""
+    show(f"{out}: {count} scenes. Next: dualfocus data vg --root {out} --out SAMPLES{apart}")
 
 
 @data.command()
@@ -74,6 +88,9 @@ def export(
             show_default="a single word or phrase",
         ),
     ] = None,
+    regions: Annotated[
+        str, typer.Option(help="union, or separate: a box and a crop of each region.")
+    ] = "union",
 ) -> None:
     """Samples to the JSON that other training code reads."""
     from dualfocus_lmms.plugins import load_family
@@ -83,8 +100,8 @@ def export(
 
     instruction = SHORT_ANSWER if instruction is None else instruction
     kind = load_family(family)
-    rows = read_samples(samples)
-    show(write(rows, out, form, protocol, kind.box_format, instruction, kind.resolution))
+    rows = read_samples(samples, regions == "separate")
+    show(write(rows, out, form, protocol, kind.box_format, instruction, kind.resolution, regions))
 
 
 @data.command()

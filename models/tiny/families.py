@@ -44,6 +44,8 @@ from transformers import (
     Qwen2VLVideoProcessor,
     Qwen3_5Config,
     Qwen3_5ForConditionalGeneration,
+    Qwen3_5MoeConfig,
+    Qwen3_5MoeForConditionalGeneration,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
     Qwen3VLMoeConfig,
@@ -76,6 +78,7 @@ _QWEN = [
     "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>",
     "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>",
 ]  # fmt: skip
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 _DEEPSTACK = {
     "hidden_size": 32, "intermediate_size": 64, "out_hidden_size": _WIDTH,
     "num_position_embeddings": 16, "deepstack_visual_indexes": [0],
@@ -250,7 +253,7 @@ def _gemma4() -> tuple[Any, Any]:
 
 
 def _qwen(config: Any, model: Any, processor: Any, videos: Any, patch: int, vision: dict, text: dict) -> Any:
-    byte_level = config is Qwen3_5Config  # its tokenizer's class is fixed
+    byte_level = config in (Qwen3_5Config, Qwen3_5MoeConfig)  # its tokenizer's class is fixed
     tokenizer = character_tokenizer(specials=_QWEN, byte_level=byte_level, eos_token="<|im_end|>")
     ids = {
         f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{token}|>")
@@ -308,14 +311,13 @@ def _qwen3_vl() -> tuple[Any, Any]:
 
 
 def _qwen3_vl_moe() -> tuple[Any, Any]:
-    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
     return _qwen(
         Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration, Qwen3VLProcessor, Qwen3VLVideoProcessor,
-        16, _DEEPSTACK, {"head_dim": 16, **experts},
+        16, _DEEPSTACK, {"head_dim": 16, **_EXPERTS},
     )  # fmt: skip
 
 
-def _qwen3_5() -> tuple[Any, Any]:
+def _qwen3_5(config: Any = Qwen3_5Config, model: Any = Qwen3_5ForConditionalGeneration, **more: Any) -> Any:
     """With both kinds of layers; the first one's state is of all earlier tokens."""
     vision = {name: _DEEPSTACK[name] for name in _DEEPSTACK if name != "deepstack_visual_indexes"}
     text = {
@@ -323,11 +325,14 @@ def _qwen3_5() -> tuple[Any, Any]:
         "linear_num_key_heads": 2, "linear_num_value_heads": 4,
         "linear_key_head_dim": 16, "linear_value_head_dim": 16,
         "rope": {"partial_rotary_factor": 0.5, "mrope_section": [2, 1, 1], "mrope_interleaved": True},
+        **more,
     }  # fmt: skip
-    return _qwen(
-        Qwen3_5Config, Qwen3_5ForConditionalGeneration, Qwen3VLProcessor, Qwen3VLVideoProcessor,
-        16, vision, text,
-    )  # fmt: skip
+    return _qwen(config, model, Qwen3VLProcessor, Qwen3VLVideoProcessor, 16, vision, text)
+
+
+def _qwen3_5_moe() -> tuple[Any, Any]:
+    experts = {**_EXPERTS, "shared_expert_intermediate_size": 32}
+    return _qwen3_5(Qwen3_5MoeConfig, Qwen3_5MoeForConditionalGeneration, **experts)
 
 
 MAKERS: dict[str, Callable[[], tuple[Any, Any]]] = {
@@ -339,6 +344,7 @@ MAKERS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "qwen2_vl": _qwen2_vl,
     "qwen2_5_vl": _qwen2_5_vl,
     "qwen3_5": _qwen3_5,
+    "qwen3_5_moe": _qwen3_5_moe,
     "qwen3_vl": _qwen3_vl,
     "qwen3_vl_moe": _qwen3_vl_moe,
 }

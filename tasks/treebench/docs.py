@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dualfocus_lmms.boxes import Box
 from dualfocus_lmms.errors import UserError, choose
 from dualfocus_lmms.integrity import FINGERPRINT
-from dualfocus_lmms.tasks.common import image_tsv
+from dualfocus_lmms.tasks.common import image_tsv, pixel_boxes
 from dualfocus_lmms.tasks.common.official import by_environment, from_either, required
 from dualfocus_lmms.tasks.common.options import Choice, correct_letter, hub_row, score, share_images
 from dualfocus_lmms.tasks.common.prompts import option_lines
@@ -88,21 +88,16 @@ def _question(row: Doc, where: str, image: Doc) -> Doc:
         **image,
     }
     boxes = read_boxes(row.get("target_instances"), image_tsv.image_size(doc), where)
-    around = list(Box.around(boxes).xyxy) if boxes else None
-    return {**doc, "boxes": [list(box.xyxy) for box in boxes], "box": around}
+    return {**doc, "boxes": pixel_boxes.corners(boxes), "box": pixel_boxes.around(boxes)}
 
 
 def read_boxes(value: Any, size: tuple[int, int], where: str) -> list[Box]:
     """The boxes of "[[x0, y0, x1, y1], ...]" in pixels of an image of `size`, cut to it, as fractions."""
-    width, height = size
     try:
         pixels = literal_eval(value) if isinstance(value, str) else value
-        found = [Box(x0 / width, y0 / height, x1 / width, y1 / height) for x0, y0, x1, y1 in pixels]
-    except (TypeError, ValueError, SyntaxError, MemoryError, RecursionError) as error:
-        raise UserError(
-            f"{where}: 'target_instances' must be a list of boxes [x0, y0, x1, y1] in pixels, got {value!r}."
-        ) from error
-    return [box for box in (box.clip() for box in found) if box.area > 0]
+    except (TypeError, ValueError, SyntaxError, MemoryError, RecursionError):
+        pixels = value  # refused below
+    return pixel_boxes.read_boxes(pixels, size, where, "target_instances", "[x0, y0, x1, y1]")
 
 
 def prompt(doc: Doc) -> str:

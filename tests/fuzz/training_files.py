@@ -97,6 +97,15 @@ def write_samples(folder: Path) -> None:
     write_shard(rows, shard_path(folder, 0))
 
 
+def write_regions(folder: Path) -> None:
+    from dualfocus_lmms import Box
+    from dualfocus_lmms.train.data.samples import SampleImage, TrainingSample, shard_path, write_shard
+
+    image, box = SampleImage(b"bytes", "a.jpg"), Box(0, 0, 0.5, 0.5)
+    row = TrainingSample("1", image, "What?", "A dog.", box, image, "vg:1", (box, box), (image, image))
+    write_shard([row], shard_path(folder, 0), separate=True)
+
+
 def samples(folder: Path) -> None:
     from dualfocus_lmms.train.data.samples import read_samples
 
@@ -117,4 +126,5 @@ def readers(make: Callable[..., Any]) -> list[Any]:
         make("data vg, continued: build.json", "out/build.json", write_build, genome, bent_json, 0.3),
         make("data vg, continued: a part", "out/parts/part-00000.json", write_build, genome, bent_json, 0.3),
         make("samples in Parquet", "samples-00000.parquet", write_samples, samples, None),
+        make("samples of several regions", "samples-00000.parquet", write_regions, samples, None),
     ]  # fmt: skip

@@ -98,6 +98,24 @@ def choice_folder(tmp_path: Path, write_lines: Callable[[Path, Rows], Path]) -> 
 
 
 @pytest.fixture
+def boxed_folder(choice_folder: Path) -> Path:
+    """The same with annotations beside the images of V*Bench, which are 60 x 40 pixels."""
+    boxes = {
+        "direct_attributes/sa_1": [[6, 4, 12, 8]],
+        "relative_position/sa_2": [[0, 0, 6, 4], [30, 20, 60, 8]],
+    }
+    for name, found in boxes.items():
+        content = {
+            "target_object": ["a thing"] * len(found),
+            "bbox": found,
+            "question": "?",
+            "options": ["a"],
+        }
+        (choice_folder / "vstar" / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+    return choice_folder
+
+
+@pytest.fixture
 def paper_folder(
     choice_folder: Path,
     pope_folder: Path,

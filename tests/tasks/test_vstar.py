@@ -13,6 +13,7 @@ from PIL import Image
 
 from dualfocus_lmms import UserError
 from dualfocus_lmms.integrity import questions_fingerprint
+from dualfocus_lmms.results.coverage import annotated_regions
 from dualfocus_lmms.tasks.common import options, sources
 from dualfocus_lmms.tasks.vstar import docs as vstar_docs
 
@@ -144,6 +145,49 @@ def test_an_invalid_line_raises(
         vstar_docs.read_questions(choice_folder)
 
 
+def test_the_boxes_beside_the_images_are_named_for_the_report(
+    load_task: Load, boxed_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DUALFOCUS_DATA", str(boxed_folder))
+    task = load_task("df_vstar")["df_vstar"]
+    cup, side = docs = list(task.test_docs())
+    columns = task.config.metadata["dualfocus"]
+    box, regions = annotated_regions(cup, columns)
+    assert box == regions[0] == pytest.approx((0.1, 0.1, 0.3, 0.3))
+    box, regions = annotated_regions(side, columns)
+    assert box == pytest.approx((0, 0, 1, 0.7))
+    assert regions == [pytest.approx((0, 0, 0.1, 0.1)), pytest.approx((0.5, 0.5, 1, 0.7))]  # cut to the image
+    for path in (boxed_folder / "vstar").glob("*/*.json"):
+        path.unlink()
+    plain = vstar_docs.read_questions(boxed_folder)
+    assert [(doc["annotated_box"], doc["annotated_boxes"]) for doc in plain] == [(None, []), (None, [])]
+    assert questions_fingerprint(docs) == questions_fingerprint(plain)
+
+
+def test_an_annotation_that_is_missing_is_named_and_a_damaged_one_raises(
+    boxed_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = boxed_folder / "vstar" / "direct_attributes" / "sa_1.json"
+    for content in (
+        "[]",
+        "{}",
+        '{"target_object": ["a"], "bbox": []}',
+        '{"target_object": ["a"], "bbox": [[1, 2]]}',
+    ):
+        path.write_text(content, encoding="utf-8")
+        with pytest.raises(UserError, match=r"sa_1\.json: .*'bbox'"):
+            vstar_docs.read_questions(boxed_folder)
+    path.unlink()
+    with caplog.at_level(logging.WARNING):
+        first, second = vstar_docs.read_questions(boxed_folder)
+    assert "1 of 2" in caplog.text
+    assert "sa_1.json" in caplog.text
+    assert (first["annotated_boxes"], len(second["annotated_boxes"])) == ([], 2)
+    (boxed_folder / "vstar" / "relative_position" / "sa_2.jpg").write_bytes(b"none")
+    with pytest.raises(UserError, match=r"sa_2\.jpg"):
+        vstar_docs.read_questions(boxed_folder)
+
+
 def test_the_hub_gives_the_same_questions(choice_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets")
     monkeypatch.delenv("DUALFOCUS_DATA", raising=False)
@@ -158,4 +202,5 @@ def test_the_hub_gives_the_same_questions(choice_folder: Path, monkeypatch: pyte
     assert len(docs) == 3
     for doc, other in zip(docs, local, strict=False):
         assert [doc[name] for name in names] == [other[name] for name in names]
+        assert (doc["annotated_box"], doc["annotated_boxes"]) == (None, [])
     assert options.images(docs[2])[0].size == (5, 4)

@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from dualfocus_lmms.boxes import Box, BoxFormat
+from dualfocus_lmms.boxes import PADDING, Box, BoxFormat
 from dualfocus_lmms.conversation import Conversation
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.flow import locate_prompt, micro_prompt
@@ -78,64 +78,67 @@ def from_sample(
     macro_only: bool = False,
     input_size: InputSize | None = None,
     resolution: DynamicResolution | None = None,
+    separate: bool = False,
 ) -> Example:
     """Two rounds (section 3.2, format 1): image and Q1, the box; crop and Q2, the answer.
 
     A sample without a box is one macro round, and so is any with macro_only. instruction: how to answer, as
     the macro and Q2 prompts of an evaluation carry it; "" for nothing. input_size: needed by a box format in
     the frame of the resized image. resolution: of the model that learns, as `flow` has it: the crop is
-    enlarged as at inference.
+    enlarged as at inference. separate: with a box and a crop for each region, as regions=separate has them.
     """
     question = question_of(sample, instruction)
-    if macro_only or sample.box is None or sample.crop is None:
+    boxes, crops = ((), ()) if macro_only else sample.regions(separate)
+    if not boxes:
         macro = Conversation().user(question.prompt, question.image)
         return Example(sample.id, macro.assistant(sample.answer))
     resized = input_size(question.image) if input_size and box_format.frame == "resized" else None
+    shown = [enlarged_crop(crop, question.image.size, protocol, resolution) for crop in crops]
     conversation = (
         Conversation()
         .user(locate_prompt(question, protocol), question.image)
-        .assistant(box_format.write(sample.box, question.image.size, resized))
-        .user(micro_prompt(question, protocol), enlarged_crop(sample, protocol, resolution, question.image))
+        .assistant(box_format.write_all(boxes, question.image.size, resized))
+        .user(micro_prompt(question, protocol, len(shown)), *shown)
         .assistant(sample.answer)
     )
     return Example(sample.id, conversation, boxes=1)
 
 
 def jittered(sample: TrainingSample, share: float, protocol: Protocol) -> TrainingSample:
-    """The sample with a crop that is not quite its box, as a box that the model locates is not quite the
+    """The sample with crops that are not quite its boxes, as a box that the model locates is not quite the
     annotated one: each edge is moved by up to `share` (0 to below 0.5) of the box's side, evenly drawn.
 
-    The box to learn stays. The moves depend on the sample's id alone, so that a run can be repeated.
+    The boxes to learn stay. The moves depend on the sample's id alone, so that a run can be repeated.
     """
     if share == 0 or sample.box is None:
         return sample
-    x0, y0, x1, y1 = sample.box.xyxy
     chance = Random(f"jitter {sample.id}")  # seeded by text: the same in every process, on every machine
-    dx0, dy0, dx1, dy1 = (
-        chance.uniform(-share, share) * side for side in (x1 - x0, y1 - y0, x1 - x0, y1 - y0)
-    )
     image = sample.image.decode()
-    moved = Box(x0 + dx0, y0 + dy0, x1 + dx1, y1 + dy1)
-    rectangle = protocol.geometry(moved, image.size, protocol.margin) or (0, 0, *image.size)
+    crop = _cut_out(_moved(sample.box, share, chance), image, protocol)
+    regions = [_moved(box, share, chance).grown(PADDING) for box in sample.boxes]
+    return replace(sample, crop=crop, crops=tuple(_cut_out(box, image, protocol) for box in regions))
+
+
+def _moved(box: Box, share: float, chance: Random) -> Box:
+    """`box` with its edges moved by up to `share` of its sides."""
+    x0, y0, x1, y1 = box.xyxy
+    dx, dy = share * (x1 - x0), share * (y1 - y0)
+    return Box(*(edge + chance.uniform(-d, d) for edge, d in zip(box.xyxy, (dx, dy) * 2, strict=True)))
+
+
+def _cut_out(box: Box, image: Image.Image, protocol: Protocol) -> SampleImage:
+    """The region as the protocol cuts it; all of the image where nothing is left of the box."""
+    rectangle = protocol.geometry(box, image.size, protocol.margin) or (0, 0, *image.size)
     file = io.BytesIO()
     image.crop(rectangle).save(file, "PNG", compress_level=1)
-    return replace(sample, crop=SampleImage(file.getvalue(), f"{sample.id}.png"))
+    return SampleImage(file.getvalue())
 
 
 def enlarged_crop(
-    sample: TrainingSample,
-    protocol: Protocol,
-    resolution: DynamicResolution | None,
-    image: Image.Image | None = None,
+    crop: SampleImage, whole: tuple[int, int], protocol: Protocol, resolution: DynamicResolution | None
 ) -> Image.Image:
-    """The crop of a sample with a box as the micro pathway shows it. image: the sample's, where it is decoded
-    already."""
-    assert sample.crop is not None
-    crop = sample.crop.decode()
-    if resolution is None or protocol.crop_pixels == "original":
-        return crop
-    size = (sample.image.decode() if image is None else image).size
-    return zoomed(crop, size, protocol.crop_pixels, resolution)
+    """A sample's crop as the micro pathway shows it. whole: (width, height) of its image."""
+    return zoomed(crop.decode(), whole, protocol.crop_pixels, resolution)
 
 
 def from_llava(record: Mapping[str, Any], open_image: Callable[[str], Image.Image]) -> Example:

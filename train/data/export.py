@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -22,14 +22,14 @@ from dualfocus_lmms.files import atomic_write, replacing
 from dualfocus_lmms.flow import locate_prompt, micro_prompt
 from dualfocus_lmms.protocol import Protocol, load_protocol
 from dualfocus_lmms.train.data.conversations import enlarged_crop, question_of
-from dualfocus_lmms.train.data.samples import SampleImage, TrainingSample
+from dualfocus_lmms.train.data.samples import SampleImage, TrainingSample, are_separate
 from dualfocus_lmms.zoom import DynamicResolution
 
 IMAGES, CROPS = "images", "crops"
 PLACEHOLDER = "<image>"
 _BLANK = Image.new("RGB", (1, 1))  # prompts do not use the image
 
-Turns = list[tuple[str, str, str | None]]  # role (user, assistant), text, image that opens the turn
+Turns = list[tuple[str, str, tuple[str, ...]]]  # role (user, assistant), text, images that open the turn
 
 
 def export(
@@ -40,14 +40,15 @@ def export(
     box_format: BoxFormat | None = None,
     instruction: str = "",
     resolution: DynamicResolution | None = None,
+    regions: str = "union",
 ) -> Path:
     """Write `samples` to `folder` in a form ("llava" or "messages") and return the conversation file.
 
     box_format: how the box is written; by default as LLaVA-1.5 does. instruction: how to answer, on a line of
     its own after the question ("" for none). resolution: of the family; the protocol then says to how many
-    pixels crops are enlarged, by the bounds that the family documents. The file appears only when all samples
-    are written. UserError for a box format of the resized image, and when the folder holds another export's
-    images.
+    pixels crops are enlarged, by the bounds that the family documents. regions: "separate" for a box and a
+    crop of each region. The file appears only when all samples are written. UserError for a box format of the
+    resized image, and when the folder holds another export's images.
     """
     if form not in _FORMS:
         raise choose("form", form, sorted(_FORMS))
@@ -57,18 +58,14 @@ def export(
             "export cannot know: train it with `dualfocus train`, or export for another family."
         )
     name, record = _FORMS[form]
-    folder = Path(folder)
+    folder, separate = Path(folder), are_separate(regions, protocol)
     try:
         for part in (IMAGES, CROPS):
             (folder / part).mkdir(parents=True, exist_ok=True)
         with replacing(folder / name) as temporary, temporary.open("w", encoding="utf-8") as file:
             rules = load_protocol(protocol)
-            lines = (
-                json.dumps(record(sample.id, turns), ensure_ascii=False)
-                for sample, turns in _conversations(
-                    samples, folder, rules, box_format, instruction, resolution
-                )
-            )
+            rows = _conversations(samples, folder, rules, box_format, instruction, resolution, separate)
+            lines = (json.dumps(record(sample.id, turns), ensure_ascii=False) for sample, turns in rows)
             if form == "llava":
                 file.write("[\n")
                 for number, line in enumerate(lines):
@@ -88,22 +85,24 @@ def export(
 def turns_of(
     sample: TrainingSample,
     image: str,
-    crop: str | None,
+    crops: Sequence[str],
     protocol: Protocol,
     box_format: BoxFormat | None = None,
     instruction: str = "",
+    separate: bool = False,
 ) -> Turns:
-    """The turns of a sample (section 3.2, format 1); image and crop are the names of its images."""
+    """The turns of a sample (section 3.2, format 1); image and crops are the names of its images."""
     box_format = box_format or BoxFormat()
     question = question_of(sample, instruction, _BLANK)
-    if sample.box is None:
-        return [("user", question.prompt, image), ("assistant", sample.answer, None)]
+    boxes, _ = sample.regions(separate)
+    if not boxes:
+        return [("user", question.prompt, (image,)), ("assistant", sample.answer, ())]
     size = (1, 1) if box_format.frame == "original" else sample.image.decode().size
     return [
-        ("user", locate_prompt(question, protocol), image),
-        ("assistant", box_format.write(sample.box, size), None),
-        ("user", micro_prompt(question, protocol), crop),
-        ("assistant", sample.answer, None),
+        ("user", locate_prompt(question, protocol), (image,)),
+        ("assistant", box_format.write_all(boxes, size), ()),
+        ("user", micro_prompt(question, protocol, len(boxes)), tuple(crops)),
+        ("assistant", sample.answer, ()),
     ]
 
 
@@ -114,6 +113,7 @@ def _conversations(
     box_format: BoxFormat | None,
     instruction: str,
     resolution: DynamicResolution | None,
+    separate: bool,
 ) -> Iterator[tuple[TrainingSample, Turns]]:
     """Each sample with its turns; its images are written, each image once."""
     written: dict[str, int] = {}
@@ -121,11 +121,11 @@ def _conversations(
         original = sample.image.plain()
         name = _file_name(original, sample.source or sample.id)
         image = _save(original, f"{IMAGES}/{name}", folder, written)
-        crop = None
-        if sample.crop is not None:
-            part = _crop_file(sample, sample.crop, protocol, resolution)
-            crop = _save(part, f"{CROPS}/{_file_name(part, sample.id)}", folder, written)
-        yield sample, turns_of(sample, image, crop, protocol, box_format, instruction)
+        crops = []
+        for crop in sample.regions(separate)[1]:
+            part = _crop_file(sample, crop, protocol, resolution)
+            crops.append(_save(part, f"{CROPS}/{_file_name(part, sample.id)}", folder, written))
+        yield sample, turns_of(sample, image, crops, protocol, box_format, instruction, separate)
 
 
 def _crop_file(
@@ -133,7 +133,9 @@ def _crop_file(
 ) -> SampleImage:
     """The crop as it is, or enlarged, and then as a PNG."""
     part = crop.plain()
-    enlarged = enlarged_crop(sample, protocol, resolution)
+    if resolution is None:
+        return part
+    enlarged = enlarged_crop(crop, sample.image.decode().size, protocol, resolution)
     if enlarged.size == part.decode().size:
         return part
     file = io.BytesIO()
@@ -166,17 +168,14 @@ def _save(image: SampleImage, name: str, folder: Path, written: dict[str, int]) 
 
 
 def _llava(name: str, turns: Turns) -> dict[str, Any]:
-    """LLaVA's form: one image is a name, two are a list in the order of their placeholders."""
-    images = [image for _, _, image in turns if image is not None]
+    """LLaVA's form: one image is a name, several are a list in the order of their placeholders."""
+    images = _images(turns)
     return {
         "id": name,
         "image": images[0] if len(images) == 1 else images,
         "conversations": [
-            {
-                "from": "human" if role == "user" else "gpt",
-                "value": f"{PLACEHOLDER}\n{text}" if image is not None else text,
-            }
-            for role, text, image in turns
+            {"from": "human" if role == "user" else "gpt", "value": f"{PLACEHOLDER}\n" * len(images) + text}
+            for role, text, images in turns
         ],
     }
 
@@ -186,11 +185,14 @@ def _messages(name: str, turns: Turns) -> dict[str, Any]:
     return {
         "id": name,
         "messages": [
-            {"role": role, "content": f"{PLACEHOLDER}\n{text}" if image is not None else text}
-            for role, text, image in turns
+            {"role": role, "content": f"{PLACEHOLDER}\n" * len(images) + text} for role, text, images in turns
         ],
-        "images": [image for _, _, image in turns if image is not None],
+        "images": _images(turns),
     }
+
+
+def _images(turns: Turns) -> list[str]:
+    return [image for _, _, images in turns for image in images]
 
 
 _FORMS: dict[str, tuple[str, Callable[[str, Turns], dict[str, Any]]]] = {

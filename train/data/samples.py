@@ -13,16 +13,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, islice
 from pathlib import Path, PurePath
-from typing import Any, overload
+from typing import Any, get_args, overload
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import ExifTags, Image
 
 from dualfocus_lmms.boxes import Box
-from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.errors import UserError, choose
 from dualfocus_lmms.files import replacing
 from dualfocus_lmms.images import UNREADABLE, open_image, opened, unreadable
+from dualfocus_lmms.prompts import MOST_REGIONS
+from dualfocus_lmms.settings import Regions
 
 SHARDS = "samples-*.parquet"
 _GROUP = 32  # rows read at a time: large enough to keep an image once, small enough for random access
@@ -37,6 +39,11 @@ _COLUMNS = pa.schema(
         ("box", pa.list_(pa.float64())),
         ("source", pa.string()),
     ]
+)
+# Only in the files of a build with regions=separate.
+_SEPARATE = (
+    pa.field("boxes", pa.list_(pa.list_(pa.float64()))),
+    pa.field("crops", pa.list_(_IMAGE_STRUCT)),
 )
 
 
@@ -77,6 +84,8 @@ class TrainingSample:
     id: unique in its data set. image: the original image. question: the bare question. box: the region with
     every object the question needs, fractions of the upright original image; None for a plain (macro only)
     sample. crop: the region, cut out offline; None exactly where box is None. source: e.g. "vg:12345".
+    boxes, crops: for regions=separate, each region by itself in reading order, cut out with its padding;
+    empty in samples that were made without.
     """
 
     id: str
@@ -86,10 +95,44 @@ class TrainingSample:
     box: Box | None = None
     crop: SampleImage | None = None
     source: str = ""
+    boxes: tuple[Box, ...] = ()
+    crops: tuple[SampleImage, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.box is None) != (self.crop is None):
             raise ValueError(f"Sample {self.id!r} needs both a box and a crop, or neither.")
+        if (
+            len(self.boxes) != len(self.crops)
+            or len(self.boxes) > MOST_REGIONS
+            or (self.boxes and not self.box)
+        ):
+            raise ValueError(
+                f"Sample {self.id!r} needs a crop for each of its boxes, {MOST_REGIONS} at most, and a box "
+                "around them."
+            )
+
+    def regions(self, separate: bool = False) -> tuple[tuple[Box, ...], tuple[SampleImage, ...]]:
+        """The boxes and crops that are learned: its one region, or with `separate` each by itself; none where
+        the sample has none. UserError where they were not cut out by themselves."""
+        if self.box is None or self.crop is None:
+            return (), ()
+        if not separate:
+            return (self.box,), (self.crop,)
+        if not self.boxes:
+            raise UserError(f"Sample {self.id!r} has one region only. {_SEPARATE_AGAIN}")
+        return self.boxes, self.crops
+
+
+def are_separate(regions: str, protocol: str) -> bool:
+    """Whether regions are "separate". UserError for another word, and for a protocol of one region."""
+    if regions not in get_args(Regions):
+        raise choose("regions", regions, get_args(Regions))
+    if regions == "separate" and protocol == "release":
+        raise UserError(
+            "regions=separate needs protocol=paper: protocol=release follows the authors' code, which crops "
+            "one region."
+        )
+    return regions == "separate"
 
 
 def shard_path(folder: Path, index: int) -> Path:
@@ -97,39 +140,45 @@ def shard_path(folder: Path, index: int) -> Path:
     return folder / f"samples-{index:05d}.parquet"
 
 
-def write_shard(samples: Iterable[TrainingSample], path: Path) -> int:
+def write_shard(samples: Iterable[TrainingSample], path: Path, separate: bool = False) -> int:
     """Write one shard under a temporary name, then rename it; returns its number of rows.
 
     Memory stays at a few rows: neighbours with the same image share one copy of it, in the file too.
+    separate: with the columns `boxes` and `crops`.
     """
-    rows = 0
+    rows, schema = 0, _schema(separate)
     with (
         replacing(path) as temporary,
         pq.ParquetWriter(
             temporary,
-            _schema(),
-            compression={"image.bytes": "NONE", "crop.bytes": "NONE"} | dict.fromkeys(_TEXT, "ZSTD"),
+            schema,
+            compression=_compression(separate),
             use_dictionary=["image.bytes", "image.path"],
             dictionary_pagesize_limit=1 << 28,
         ) as writer,
     ):
         iterator = iter(samples)
         while group := list(islice(iterator, _GROUP)):
-            writer.write_table(pa.Table.from_pylist([_row(sample) for sample in group], schema=_schema()))
+            rows_of_group = [_row(sample, separate) for sample in group]
+            writer.write_table(pa.Table.from_pylist(rows_of_group, schema=schema))
             rows += len(group)
     return rows
 
 
-def read_samples(path: str | Path) -> SampleFiles:
+def read_samples(path: str | Path, separate: bool = False) -> SampleFiles:
     """The samples of a shard or of a folder of shards, in the order they were written.
 
-    Random access that reads a few rows at a time; safe to copy to other processes.
+    Random access that reads a few rows at a time; safe to copy to other processes. separate: UserError where
+    their regions were not cut out one by one.
     """
     path = Path(path)
     shards = [path] if path.is_file() else sorted(path.glob(SHARDS))
     if not shards:
         raise UserError(f"There are no samples in {str(path)!r}: expected a folder with {SHARDS}.")
-    return SampleFiles(shards)
+    files = SampleFiles(shards)
+    if separate and not all("boxes" in pq.read_schema(shard).names for shard in shards):
+        raise UserError(f"The samples in {str(path)!r} have one region each. {_SEPARATE_AGAIN}")
+    return files
 
 
 class SampleFiles(Sequence[TrainingSample]):
@@ -189,10 +238,21 @@ class SampleFiles(Sequence[TrainingSample]):
 
 
 _AGAIN = "Copy the file again, or delete it and make the samples again."
+_SEPARATE_AGAIN = (
+    "Make them with `dualfocus data vg --protocol paper --regions separate`, or leave out regions=separate."
+)
 _TEXT = ("id", "image.path", "crop.path", "question", "answer", "box.list.element", "source")
+_SEPARATE_TEXT = ("boxes.list.element.list.element", "crops.list.element.path")
 
 
-def _schema() -> pa.Schema:
+def _compression(separate: bool) -> dict[str, str]:
+    """How each column is compressed: images are already."""
+    images = ("image.bytes", "crop.bytes", *(("crops.list.element.bytes",) if separate else ()))
+    text = (*_TEXT, *(_SEPARATE_TEXT if separate else ()))
+    return dict.fromkeys(images, "NONE") | dict.fromkeys(text, "ZSTD")
+
+
+def _schema(separate: bool) -> pa.Schema:
     """The columns, with the note by which Hugging Face's `datasets` knows which of them are images."""
     from datasets import Features, List, Value
     from datasets import Image as ImageFeature
@@ -207,18 +267,35 @@ def _schema() -> pa.Schema:
         box=List(Value("float64")),
         source=text,
     )
-    return _COLUMNS.with_metadata(features.arrow_schema.metadata)
+    columns = _COLUMNS
+    if separate:
+        features |= {"boxes": List(List(Value("float64"))), "crops": List(image_feature)}
+        columns = pa.schema([*_COLUMNS, *_SEPARATE])
+    return columns.with_metadata(Features(features).arrow_schema.metadata)
 
 
-def _row(sample: TrainingSample) -> dict[str, Any]:
+def _row(sample: TrainingSample, separate: bool) -> dict[str, Any]:
     """A sample as the columns of its row."""
     images = {
-        key: image and {"bytes": image.data, "path": image.name}
-        for key, image in (("image", sample.image), ("crop", sample.crop))
+        key: image and _image_cell(image) for key, image in (("image", sample.image), ("crop", sample.crop))
     }
     box = None if sample.box is None else list(sample.box.xyxy)
     text = {key: getattr(sample, key) for key in ("id", "question", "answer", "source")}
-    return text | images | {"box": box}
+    row: dict[str, Any] = text | images | {"box": box}
+    if separate:
+        row["boxes"] = [list(one.xyxy) for one in sample.boxes]
+        row["crops"] = [_image_cell(one) for one in sample.crops]
+    elif sample.boxes:
+        raise ValueError(f"Sample {sample.id!r} has several regions, and the file no column for them.")
+    return row
+
+
+def _image_cell(image: SampleImage) -> dict[str, Any]:
+    return {"bytes": image.data, "path": image.name}
+
+
+def _image_of(cell: dict[str, Any]) -> SampleImage:
+    return SampleImage(cell["bytes"], cell["path"] or "")
 
 
 def _sample(row: dict[str, Any]) -> TrainingSample:
@@ -226,12 +303,14 @@ def _sample(row: dict[str, Any]) -> TrainingSample:
     image, crop, box = row["image"], row["crop"], row["box"]
     return TrainingSample(
         id=row["id"],
-        image=SampleImage(image["bytes"], image["path"] or ""),
+        image=_image_of(image),
         question=row["question"],
         answer=row["answer"],
         box=None if box is None else Box(*box),
-        crop=None if crop is None else SampleImage(crop["bytes"], crop["path"] or ""),
+        crop=None if crop is None else _image_of(crop),
         source=row["source"] or "",
+        boxes=tuple(Box(*corners) for corners in row.get("boxes") or ()),
+        crops=tuple(_image_of(cell) for cell in row.get("crops") or ()),
     )
 
 

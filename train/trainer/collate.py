@@ -63,10 +63,11 @@ def sample_source(
     input_size: InputSize | None = None,
     resolution: DynamicResolution | None = None,
     box_jitter: float = 0.0,
+    separate: bool = False,
 ) -> Source:
     """The DualFocus samples of a Parquet file or folder; with macro_only, without the zoom. box_jitter: see
     `jittered`. The others: see `from_sample`."""
-    samples = read_samples(path)
+    samples = read_samples(path, separate and not macro_only)
     example = partial(
         _sample_example,
         samples,
@@ -77,6 +78,7 @@ def sample_source(
         input_size,
         resolution,
         box_jitter,
+        separate,
     )
     return Source(Path(path).name, len(samples), example, share)
 
@@ -90,10 +92,13 @@ def _sample_example(
     input_size: InputSize | None,
     resolution: DynamicResolution | None,
     box_jitter: float,
+    separate: bool,
     number: int,
 ) -> Example:
     sample = samples[number] if macro_only else jittered(samples[number], box_jitter, protocol)
-    return from_sample(sample, protocol, box_format, instruction, macro_only, input_size, resolution)
+    return from_sample(
+        sample, protocol, box_format, instruction, macro_only, input_size, resolution, separate
+    )
 
 
 def llava_source(path: str, images: str | None, share: float | None = None) -> Source:

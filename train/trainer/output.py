@@ -13,7 +13,7 @@ from dualfocus_lmms.models.checkpoint.loading import family_of
 from dualfocus_lmms.train.trainer.recipe import Recipe
 from dualfocus_lmms.zoom import crop_pixels_done
 
-_ADDED = {"chat_template": "auto"}  # keys that older recipes do not have
+_ADDED = {"chat_template": "auto", "regions": "union"}  # keys that older recipes do not have
 _ADDED_DATA = {"box_jitter": 0.0}  # the same, of a source
 _FREE = ("micro_batch_size", "evaluation")  # may change when a run is continued: they decide no weight
 _RECIPE: Kind[dict[str, Any]] = Kind(dict[str, Any])

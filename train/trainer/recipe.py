@@ -22,6 +22,7 @@ from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.models.checkpoint.shipped import SHIPPED
 from dualfocus_lmms.prompts import SHORT_ANSWER
 from dualfocus_lmms.protocol import PROTOCOLS, Protocol
+from dualfocus_lmms.settings import Regions
 from dualfocus_lmms.train.data.yaml_file import read_yaml
 from dualfocus_lmms.types import Template
 
@@ -90,8 +91,8 @@ class Recipe:
     step, over all processes; micro_batch_size: samples a process computes at once. steps, if given, wins over
     epochs. max_length: tokens a sample may have. instruction: how to answer, in the macro prompt and in Q2.
     box_weight: factor on the loss of box tokens. dtype: of the weights that are loaded. chat_template,
-    crop_pixels, min_pixels, max_pixels: as the model arguments of these names; the bounds go into the trained
-    checkpoint.
+    crop_pixels, min_pixels, max_pixels, regions: as the model arguments of these names; the bounds go into
+    the trained checkpoint.
     """
 
     model: str
@@ -114,6 +115,7 @@ class Recipe:
     crop_pixels: Literal["auto", "original"] | _Count | None = None
     min_pixels: _Count | None = None
     max_pixels: _Count | None = None
+    regions: Regions = "union"
     evaluation: Evaluation | None = None
     training: dict[str, Any] = field(default_factory=dict)
 
@@ -262,6 +264,8 @@ def _broken_rules(recipe: Recipe) -> Iterator[str]:
         yield f"training.learning_rate: must be a number above 0, got {rate}"
     if recipe.protocol not in PROTOCOLS:
         yield f"protocol: unknown {recipe.protocol!r}; allowed are {', '.join(PROTOCOLS)}"
+    if recipe.regions == "separate" and recipe.protocol == "release":
+        yield "regions: separate needs protocol paper; the authors' release shows one region"
     if not recipe.data:
         yield "data: give at least one source"
     if recipe.batch_size % recipe.micro_batch_size:

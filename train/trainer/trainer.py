@@ -277,6 +277,7 @@ def _sources(
             image_reader.input_size,
             image_reader.resolution,
             source.box_jitter,
+            recipe.regions == "separate",
         )
         for source in recipe.data
     ]
@@ -308,7 +309,7 @@ def _answer_held_out(
         scored = evaluate(
             backend,
             samples[rank::world],
-            Settings.of(recipe.protocol, crop_pixels=recipe.crop_pixels),
+            Settings.of(recipe.protocol, crop_pixels=recipe.crop_pixels, regions=recipe.regions),
             recipe.instruction,
             recipe.evaluation.batch_size,
             recipe.evaluation.max_new_tokens,

@@ -42,14 +42,22 @@ class Reason(str, Enum):
 class Grounded:
     """A kept question.
 
-    box: around everything needed. how: given, region, matched or whole. names and ids: of the things inside,
-    in the order they were found.
+    boxes: of everything needed. how: given, region, matched or whole. names and ids: of the things inside, in
+    the order they were found.
     """
 
-    box: Box
+    boxes: tuple[Box, ...]
     how: str
     names: tuple[str, ...] = ()
     ids: tuple[int, ...] = ()
+
+    @property
+    def box(self) -> Box:
+        """The box around everything needed (section 3.2)."""
+        return Box.around(self.boxes)
+
+
+WHOLE_IMAGE = Grounded((WHOLE,), "whole")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +99,13 @@ def ground(question: str, answer: str, scene: Scene, hints: Hints | None = None)
         if re.search(r"\d\s*:\s*\d|o'?\s?clock", answer.lower()):  # read from a clock, not from the light
             bare = "what does the clock say"
         else:
-            return Grounded(WHOLE, "whole") if config.whole_image else Dropped(Reason.GLOBAL)
+            return WHOLE_IMAGE if config.whole_image else Dropped(Reason.GLOBAL)
     if reply == "no" and re.match("(is|are) there ", bare):
         if hints.question:  # the region that shows that there is none
-            names, ids = zip(*((thing.names[0], thing.id) for thing in hints.question), strict=True)
-            return Grounded(box_around(hints.question), "given", names, ids)
+            boxes, names, ids = zip(*((one.box, one.names[0], one.id) for one in hints.question), strict=True)
+            return Grounded(boxes, "given", names, ids)
         # Only the whole image shows it.
-        return Grounded(WHOLE, "whole") if config.whole_image else Dropped(Reason.GLOBAL)
+        return WHOLE_IMAGE if config.whole_image else Dropped(Reason.GLOBAL)
     try:
         grounded = _Search(config.in_photo.sub("", bare).strip(), answer, scene, hints).run()
     except _DropError as failure:
@@ -142,7 +150,7 @@ class _Search:
         if self.hints.region is not None:
             boxes, how = [*boxes, self.hints.region], "region" if how == "matched" else how
         names = tuple(thing.names[0] for thing in self.found.values())
-        return Grounded(Box.around(boxes), how, names, tuple(self.found))
+        return Grounded(tuple(boxes), how, names, tuple(self.found))
 
     def _refuse_words(self) -> None:
         """Fail at a word that compares ("the other man") or asks for a scene ("the house behind the car").
@@ -162,7 +170,7 @@ class _Search:
     def _whole(self) -> Grounded:
         if not self.config.whole_image:
             raise _DropError(Reason.GLOBAL)
-        return Grounded(WHOLE, "whole")
+        return WHOLE_IMAGE
 
     def _find(self, mention: Mention, reading: Reading, ambiguous: Reason, missing: Reason) -> list[Thing]:
         """The things a mention means, added to what was found; raises _DropError with one of two reasons."""

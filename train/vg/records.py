@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dualfocus_lmms.boxes import Box
+from dualfocus_lmms.boxes import PADDING, Box, in_reading_order
 from dualfocus_lmms.errors import UserError
+from dualfocus_lmms.prompts import MOST_REGIONS
 from dualfocus_lmms.protocol import Protocol
 from dualfocus_lmms.train.data.samples import SampleImage, TrainingSample
 from dualfocus_lmms.train.vg.config import VGConfig
@@ -276,10 +277,30 @@ def image_path(image_id: int, annotations: Annotations) -> Path | None:
     return next((path for path in paths if os.path.isfile(path)), None)
 
 
+def separate_regions(outcome: Outcome) -> tuple[Box, ...]:
+    """The regions of a kept question for regions=separate, in reading order: what it needs one by one, and
+    what overlaps as one. One region where there would be more than MOST_REGIONS."""
+    assert isinstance(outcome.result, Grounded)
+    apart: list[Box] = []
+    for box in map(round_box, outcome.result.boxes):
+        while overlapping := [other for other in apart if box.iou(other) > 0]:
+            apart = [other for other in apart if other not in overlapping]
+            box = Box.around([box, *overlapping])
+        apart.append(box)
+    return tuple(in_reading_order(apart)) if len(apart) <= MOST_REGIONS else (Box.around(apart),)
+
+
 def make_samples(
-    kept: Sequence[Outcome], annotations: Annotations, config: VGConfig, protocol: Protocol
+    kept: Sequence[Outcome],
+    annotations: Annotations,
+    config: VGConfig,
+    protocol: Protocol,
+    separate: bool = False,
 ) -> tuple[list[TrainingSample], Dropped | None]:
-    """The samples of one image's kept questions, or why the image cannot be used (then there are none)."""
+    """The samples of one image's kept questions, or why the image cannot be used (then there are none).
+
+    separate: with each region by itself, too.
+    """
     image_id = kept[0].image_id
     path = image_path(image_id, annotations)
     if path is None:
@@ -294,24 +315,45 @@ def make_samples(
     if abs(stretch - 1) > 0.02:
         sizes = f"{image.width} x {image.height}, annotated as {data['width']} x {data['height']}"
         return [], Dropped(Reason.BAD_IMAGE, f"{path.name} is {sizes}")
-    return [_sample(outcome, original, image, config, protocol) for outcome in kept], None
+    return [_sample(outcome, original, image, config, protocol, separate) for outcome in kept], None
 
 
 def _sample(
-    outcome: Outcome, original: SampleImage, image: Image.Image, config: VGConfig, protocol: Protocol
+    outcome: Outcome,
+    original: SampleImage,
+    image: Image.Image,
+    config: VGConfig,
+    protocol: Protocol,
+    separate: bool,
 ) -> TrainingSample:
-    """One sample, with its region cut out as the protocol does (PROTOCOLS)."""
+    """One sample, with its regions cut out as at inference."""
     assert outcome.box is not None
-    rectangle = protocol.geometry(outcome.box, image.size, protocol.margin) or (0, 0, *image.size)
+    boxes = separate_regions(outcome) if separate else ()
+    return TrainingSample(
+        outcome.id,
+        original,
+        outcome.question,
+        outcome.answer,
+        outcome.box,
+        _crop(outcome.id, outcome.box, image, config, protocol),
+        f"vg:{outcome.image_id}",
+        boxes,
+        tuple(
+            _crop(f"{outcome.id}-{number}", box.grown(PADDING), image, config, protocol)
+            for number, box in enumerate(boxes, 1)
+        ),
+    )
+
+
+def _crop(name: str, box: Box, image: Image.Image, config: VGConfig, protocol: Protocol) -> SampleImage:
+    """The file of a region, cut out as the protocol does (PROTOCOLS)."""
+    rectangle = protocol.geometry(box, image.size, protocol.margin) or (0, 0, *image.size)
     file = io.BytesIO()
     if config.crop_format == "png":
         image.crop(rectangle).save(file, "PNG")
     else:
         image.crop(rectangle).save(file, "JPEG", quality=config.crop_quality)
-    crop = SampleImage(file.getvalue(), f"{outcome.id}.{'png' if config.crop_format == 'png' else 'jpg'}")
-    return TrainingSample(
-        outcome.id, original, outcome.question, outcome.answer, outcome.box, crop, f"vg:{outcome.image_id}"
-    )
+    return SampleImage(file.getvalue(), f"{name}.{'png' if config.crop_format == 'png' else 'jpg'}")
 
 
 def _why(error: Exception) -> str:

@@ -24,10 +24,17 @@ from dualfocus_lmms.errors import Interrupted, UserError
 from dualfocus_lmms.files import atomic_write
 from dualfocus_lmms.json_text import Kind
 from dualfocus_lmms.protocol import load_protocol
-from dualfocus_lmms.train.data.samples import SHARDS, TrainingSample, shard_path, write_shard
+from dualfocus_lmms.train.data.samples import SHARDS, TrainingSample, are_separate, shard_path, write_shard
 from dualfocus_lmms.train.vg.config import VGConfig
 from dualfocus_lmms.train.vg.question_grounding import Dropped, Grounded, Reason
-from dualfocus_lmms.train.vg.records import Annotations, Outcome, image_path, make_samples, outcomes
+from dualfocus_lmms.train.vg.records import (
+    Annotations,
+    Outcome,
+    image_path,
+    make_samples,
+    outcomes,
+    separate_regions,
+)
 from dualfocus_lmms.train.vg.report import Line, Report
 
 log = logging.getLogger(__name__)
@@ -48,19 +55,22 @@ def build(
     annotations_only: bool = False,
     seed: int = 0,
     progress: bool = True,
+    regions: str = "union",
 ) -> Report:
     """Write samples-*.parquet, report.md, report.json and page.md into `out`.
 
     root: a folder of Visual Genome's files (see `records`). config: a file of settings over configs/vg.yaml.
     workers: processes. limit: only the first images, by id. protocol: whose geometry cuts the regions out.
     annotations_only: write samples-*.jsonl, without images and without looking for them. seed: chooses
-    the examples. UserError when `out` holds a build with other settings, or when there are no images.
+    the examples. regions: "separate" also cuts out each region of a question by itself, for training with
+    regions=separate. UserError when `out` holds a build with other settings, or when there are no images.
     """
     root, out = Path(root), Path(out)
     if workers < 1 or (limit is not None and limit < 1):
         raise UserError(f"workers and limit must be at least 1, got {workers} and {limit}.")
     config = config if isinstance(config, VGConfig) else VGConfig.load(config)
     load_protocol(protocol)
+    separate = are_separate(regions, protocol)
     with _bytes_bar(root, progress) as advance:
         annotations = Annotations.open(root, config, advance)
     ids = list(annotations.files["question_answers"].ids)[:limit]
@@ -69,8 +79,8 @@ def build(
             f"None of the first {min(len(ids), LOT)} images is in {str(root)!r}: put them into VG_100K/ or "
             f"VG_100K_2/ there ({ids[0]}.jpg), or build without images (annotations_only)."
         )
-    _begin(out, annotations, config, limit, protocol, annotations_only, seed)
-    job = _Job(annotations, config, protocol, out, annotations_only, seed)
+    _begin(out, annotations, config, regions, limit, protocol, annotations_only, seed)
+    job = _Job(annotations, config, protocol, out, annotations_only, seed, separate)
     lots = [(index, ids[start : start + LOT]) for index, start in enumerate(range(0, len(ids), LOT))]
     report = Report(seed=seed)
     for name, file in annotations.files.items():
@@ -107,6 +117,7 @@ class _Job:
     out: Path
     annotations_only: bool
     seed: int
+    separate: bool
 
     def lot(self, lot: tuple[int, Sequence[int]]) -> Report:
         """The report of one lot, read if it is done and no image was missing; else the lot is processed."""
@@ -123,10 +134,8 @@ class _Job:
             )
         else:
             path = shard_path(self.out, index)
-            if (
-                write_shard((sample for image in images for sample in self._samples(image, report)), path)
-                == 0
-            ):
+            samples = (sample for image in images for sample in self._samples(image, report))
+            if write_shard(samples, path, self.separate) == 0:
                 path.unlink()
         atomic_write(part, json.dumps(report.to_dict(), ensure_ascii=False))
         return report
@@ -138,12 +147,14 @@ class _Job:
         for outcome in kept:
             assert isinstance(outcome.result, Grounded)
             assert outcome.box is not None
+            boxes = [box.xyxy for box in separate_regions(outcome)] if self.separate else None
             yield {
                 "id": outcome.id,
                 "image_id": image,
                 "question": outcome.question,
                 "answer": outcome.answer,
                 "box": outcome.box.xyxy,
+                **({} if boxes is None else {"boxes": boxes}),
                 "how": outcome.result.how,
                 "names": outcome.result.names,
                 "objects": outcome.result.ids,
@@ -155,7 +166,9 @@ class _Job:
         kept = self._kept(image, report)
         if not kept:
             return
-        samples, problem = make_samples(kept, self.annotations, self.config, load_protocol(self.protocol))
+        samples, problem = make_samples(
+            kept, self.annotations, self.config, load_protocol(self.protocol), self.separate
+        )
         if problem is not None:
             report.problem(f"image {image}: {problem.reason.value}: {problem.detail}")
             kept = [replace(outcome, result=problem, box=None) for outcome in kept]
@@ -236,11 +249,13 @@ def _run(job: _Job, lots: Sequence[tuple[int, Sequence[int]]], workers: int) -> 
         pool.shutdown(cancel_futures=True)
 
 
-def _begin(out: Path, annotations: Annotations, config: VGConfig, *settings: Any) -> None:
+def _begin(out: Path, annotations: Annotations, config: VGConfig, regions: str, *settings: Any) -> None:
     """Make `out` and write the settings there; UserError when it has other settings."""
     names = ("limit", "protocol", "annotations_only", "seed")
     sizes = {name: file.path.stat().st_size for name, file in annotations.files.items()}
     record = dict(zip(names, settings, strict=True)) | {"lot": LOT, "files": sizes, "config": config.values}
+    if regions != "union":
+        record["regions"] = regions
     text = json.dumps(record, indent=1, default=str) + "\n"
     path = out / "build.json"
     try:
@@ -252,7 +267,7 @@ def _begin(out: Path, annotations: Annotations, config: VGConfig, *settings: Any
     except OSError as error:
         raise UserError(f"Cannot write to {str(out)!r}: {error}.") from error
     written, given = _SETTINGS.read(path, "Give an empty folder."), json.loads(text)
-    other = sorted(key for key in given if written.get(key) != given[key])
+    other = sorted(key for key in {*given, *written} if written.get(key) != given.get(key))
     if other:
         raise UserError(
             f"{str(out)!r} holds a build with another {', '.join(other)}: give an empty folder, or the "

@@ -273,6 +273,10 @@ def test_a_jittered_crop_stays_near_the_box_that_is_learned(share):
         found.add((width, height))
     assert len(found) > 10
     assert jittered(sample, 0.0, protocol) is sample
+    both = dataclasses.replace(sample, boxes=(box, box), crops=(sample.crop, sample.crop))
+    sizes = [crop.decode().size for crop in jittered(both, share, protocol).crops]
+    assert sizes[0] != sizes[1]
+    assert all(abs(width - 120) <= 240 * share + 2 for width, _ in sizes)  # with 10% on each side
     plain = a_sample(box=False)
     assert jittered(plain, share, protocol) is plain
 

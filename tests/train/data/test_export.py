@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,27 @@ def test_crops_are_exported_as_inference_shows_them(
     assert json.loads(path.read_text())["images"] == ["images/1.png", f"crops/{file}"]
     with Image.open(tmp_path / "crops" / file) as written:
         assert written.size == size
+
+
+def test_each_region_is_exported_with_its_box_and_crop(tmp_path: Path) -> None:
+    boxes = (Box(0.1, 0.1, 0.2, 0.2), Box(0.5, 0.5, 0.9, 0.9))
+    crops = (image("blue", "a-1.png", (4, 2)), image("black", "a-2.png", (16, 8)))
+    sample = replace(SAMPLES[0], boxes=boxes, crops=crops)
+    path = export([sample, SAMPLES[1]], tmp_path, "messages", "paper", regions="separate")
+    first, plain = (json.loads(line) for line in path.read_text().splitlines())
+    assert first["images"] == ["images/1.png", "crops/a-1.png", "crops/a-2.png"]
+    assert [message["content"] for message in first["messages"][1:3]] == [
+        "[0.10, 0.10, 0.20, 0.20], [0.50, 0.50, 0.90, 0.90]",
+        "<image>\n<image>\nCombine these three images and answer the question: What is it?",
+    ]
+    assert plain["images"] == ["images/1.png"]
+    (row,) = json.loads(
+        export([sample], tmp_path / "llava", protocol="paper", regions="separate").read_text()
+    )
+    assert row["image"] == first["images"]
+    for other, protocol in ((sample, "release"), (SAMPLES[0], "paper")):
+        with pytest.raises(UserError, match="regions=separate"):
+            export([other], tmp_path / "none", protocol=protocol, regions="separate")
 
 
 def test_no_file_is_written_when_a_sample_fails(tmp_path: Path) -> None:

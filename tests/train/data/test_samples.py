@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from dualfocus_lmms.boxes import Box
+from dualfocus_lmms.boxes import WHOLE, Box
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.train.data.samples import (
     SampleImage,
@@ -118,6 +119,48 @@ def test_the_datasets_library_reads_shards(tmp_path: Path, samples: list[Trainin
     assert row["box"] == [0.1, 0.2, 0.3, 0.21]
     assert (plain["id"], plain["box"], plain["crop"]) == ("s20", None, None)
     assert set(row) == {"id", "image", "crop", "question", "answer", "box", "source"}
+
+
+def several(number: int) -> TrainingSample:
+    """Sample `number` with two regions, or plain."""
+    sample = make(number)
+    if sample.box is None:
+        return sample
+    boxes, crops = (Box(0.1, 0.2, 0.15, 0.2), sample.box), (noise(2000 + number, 8), noise(3000 + number, 8))
+    return replace(sample, boxes=boxes, crops=crops)
+
+
+def test_several_regions_are_read_as_written(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    (tmp_path / "set").mkdir()
+    write_shard([several(number) for number in range(20, 24)], shard_path(tmp_path / "set", 0), separate=True)
+    for number, sample in enumerate(read_samples(tmp_path / "set", separate=True), 20):
+        expected = several(number)
+        assert fields(sample) == fields(expected)
+        assert (sample.boxes, sample.crops) == (expected.boxes, expected.crops)
+        assert sample.regions(separate=True) == (expected.boxes, expected.crops)
+        assert len(sample.regions()[0]) == (0 if sample.box is None else 1)
+    rows = datasets.load_dataset("parquet", data_dir=str(tmp_path / "set"), cache_dir=str(tmp_path / "cache"))
+    plain, row = rows["train"][0], rows["train"][1]
+    assert [image.size for image in row["crops"]] == [(8, 8), (8, 8)]
+    assert row["boxes"] == [[0.1, 0.2, 0.15, 0.2], row["box"]]
+    assert (plain["boxes"], plain["crops"]) == ([], [])
+
+
+def test_samples_of_one_region_have_no_several(tmp_path: Path) -> None:
+    path = shard_path(tmp_path, 0)
+    write_shard([make(21)], path)
+    with pytest.raises(UserError, match="--regions separate"):
+        read_samples(tmp_path, separate=True)
+    (sample,) = read_samples(tmp_path)
+    assert (sample.boxes, sample.crops) == ((), ())
+    with pytest.raises(UserError, match="--regions separate"):
+        sample.regions(separate=True)
+    with pytest.raises(ValueError, match="no column"):
+        write_shard([several(21)], path)
+    for changes in ({"boxes": (WHOLE,)}, {"boxes": (WHOLE,) * 5, "crops": (noise(1),) * 5}):
+        with pytest.raises(ValueError, match="4 at most"):
+            replace(sample, **changes)
 
 
 def test_invalid_samples_and_files_raise(tmp_path: Path) -> None:

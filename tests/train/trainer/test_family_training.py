@@ -69,7 +69,11 @@ def test_a_padded_batch_gives_each_reply_the_log_probabilities_of_inference(
     checkpoint.model.eval()
     rows = read_samples(samples)[:3]
     protocol, form = load_protocol("paper"), checkpoint.family.box_format
-    examples = [from_sample(row, protocol, form, "", input_size=engine.input_size) for row in rows]
+    rows.append(replace(rows[0], boxes=(rows[0].box,) * 2, crops=(rows[0].crop,) * 2))
+    examples = [
+        from_sample(row, protocol, form, "", input_size=engine.input_size, separate=bool(row.boxes))
+        for row in rows
+    ]
     encoder = run.mixture.encoder
     batch = run.trainer.data_collator([encoder.encode(example) for example in examples])
     labels = batch.pop("labels")
@@ -84,6 +88,8 @@ def test_a_padded_batch_gives_each_reply_the_log_probabilities_of_inference(
 
 @pytest.mark.parametrize("lora", [False, True])
 def test_two_steps_and_the_checkpoint_answers(folder: Path, sample_folders: Any, tmp_path: Path, lora: bool):
+    if not lora and folder.name.startswith("qwen3_5_moe"):
+        pytest.skip("tried with qwen3_vl_moe")
     parts = ("train=[projector]", "lora={r: 4}") if lora else ("train=[projector, language_model]",)
     samples = str(sample_folders[0])
     made = train("tiny_cpu", overrides(folder, samples, tmp_path / "run", *parts))

@@ -232,6 +232,8 @@ def test_all_faults_are_named_in_one_message(tmp_path, monkeypatch):
         ({"training": {"learning_rate": ".nan"}}, "training.learning_rate"),
         ({"training": {"save_strategy": False}}, "training.save_strategy"),
         ({"train": ["projector"], "lora": {"r": 4}, "dtype": "bfloat16"}, "dtype"),
+        ({"regions": "separate", "protocol": "release"}, "regions"),
+        ({"regions": "both"}, "regions"),
         ({"model": None}, "model"),
         ({"model": 7}, "model"),
     ],

@@ -11,7 +11,14 @@ from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.train.vg.config import VGConfig
 from dualfocus_lmms.train.vg.objects import Scene, Thing, is_group, share
 from dualfocus_lmms.train.vg.phrases import read
-from dualfocus_lmms.train.vg.question_grounding import Dropped, Grounded, Hints, Reason, ground
+from dualfocus_lmms.train.vg.question_grounding import (
+    WHOLE_IMAGE,
+    Dropped,
+    Grounded,
+    Hints,
+    Reason,
+    ground,
+)
 from dualfocus_lmms.train.vg.records import Annotations, outcomes
 
 CONFIG = VGConfig.load()
@@ -125,33 +132,33 @@ def test_a_dropped_question_has_its_reason(question: str, answer: str, reason: R
     ],
 )
 def test_global_questions_have_the_whole_image(question: str) -> None:
-    assert ground(question, "Something.", SCENE) == Grounded(WHOLE, "whole")
+    assert ground(question, "Something.", SCENE) == WHOLE_IMAGE
     without = Scene(STREET, (), VGConfig.load(whole_image=False))
     assert ground(question, "Something.", without) == Dropped(Reason.GLOBAL)
 
 
 def test_a_count_above_the_annotated_objects_needs_the_whole_image() -> None:
-    assert ground("How many cars are there?", "8 cars.", SCENE) == Grounded(WHOLE, "whole")
-    assert ground("Where is the bottle?", "On the right.", SCENE) == Grounded(WHOLE, "whole")
+    assert ground("How many cars are there?", "8 cars.", SCENE) == WHOLE_IMAGE
+    assert ground("Where is the bottle?", "On the right.", SCENE) == WHOLE_IMAGE
 
 
 def test_an_absent_thing_needs_the_whole_image() -> None:
-    assert ground("Is there a bus in the picture?", "No.", SCENE) == Grounded(WHOLE, "whole")
+    assert ground("Is there a bus in the picture?", "No.", SCENE) == WHOLE_IMAGE
     assert ground("Is there a bus in the picture?", "Yes.", SCENE) == Dropped(Reason.NOT_ANNOTATED, "bus")
 
 
 def test_given_objects_and_the_region_of_a_question_are_used() -> None:
     bird = thing(99, (0.9, 0.0, 0.95, 0.05), "bird")
     result = ground("What color is the bird?", "Red.", SCENE.grown([bird]), Hints(question=[bird]))
-    assert result == Grounded(bird.box, "given", ("bird",), (99,))
+    assert result == Grounded((bird.box,), "given", ("bird",), (99,))
     given = ground("What digit is on the bottle?", "5", SCENE, Hints(question=[STREET[12]]))
-    assert given == Grounded(box_of(13), "given", ("bottle of water",), (13,))
+    assert given == Grounded((box_of(13),), "given", ("bottle of water",), (13,))
     assert ground("What digit is on the car?", "5", SCENE, Hints(question=[STREET[4]])) == Dropped(
         Reason.AMBIGUOUS, "car"
     )
     region = Box(0.4, 0.0, 0.6, 0.2)
     hints = Hints(region=region, phrase="a yellow kite in the sky")
-    assert ground("What color is the kite?", "Yellow.", SCENE, hints) == Grounded(region, "region")
+    assert ground("What color is the kite?", "Yellow.", SCENE, hints) == Grounded((region,), "region")
     assert ground("What color is the plane?", "Red.", SCENE, hints) == Dropped(Reason.NOT_ANNOTATED, "plane")
     assert ground("What color is the car?", "Red.", SCENE, hints) == Dropped(Reason.AMBIGUOUS, "car")
 
