@@ -1,6 +1,6 @@
-"""docs/quickstart.md: its marked blocks run in order, in one folder, and print what the page shows.
+"""docs/quickstart.md: its marked blocks run in one shell and one folder, and print what the page shows.
 
-The shell is a real one. Each command that it would start is carried out afterwards, in this process.
+The shell is a real one. Each `dualfocus` that it would start is run afterwards, in this process.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def printed(folder: Path, run_command: Run) -> list[str]:
-    """What each block prints."""
+    """What each command prints."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("DUALFOCUS_ONLY_OUR_TASKS", "1")  # the host starts sooner
-        return ["".join(run(command, run_command) for command in commands(block)) for block in BLOCKS]
+        return [run(command, run_command) for command in commands("\n".join(BLOCKS))]
 
 
-def commands(block: str) -> list[list[str]]:
-    """What the block would start, and the file of questions that it has exported before."""
-    subprocess.run(["bash", "-euo", "pipefail", "-c", RECORD + block], check=True)
+def commands(script: str) -> list[list[str]]:
+    """The commands of a script: the file of questions that it has exported by then, and the arguments."""
+    subprocess.run(["bash", "-euo", "pipefail", "-c", RECORD + script], check=True)
     recorded = Path("commands").read_text(encoding="utf-8")
     Path("commands").unlink()
     return [one.removesuffix("\0").split("\0") for one in recorded.split("\1")[:-1]]
@@ -58,7 +58,7 @@ def run(command: list[str], run_command: Run) -> str:
 
 
 def test_an_image_is_answered_as_the_page_shows(printed: list[str], folder: Path):
-    assert SHOWN[0].strip() in printed[0]
+    assert SHOWN[0].strip() in printed[1]
     with Image.open(folder / "answer.png") as drawn:
         assert min(drawn.size) > 300
 
@@ -68,9 +68,9 @@ def test_own_questions_are_scored_as_the_page_shows(printed: list[str], folder: 
         return [line.rsplit(maxsplit=1)[0] for line in text.splitlines() if line.startswith(("task", "df_"))]
 
     assert without_time(SHOWN[1])
-    assert without_time(SHOWN[1]) == without_time(printed[1])
+    assert without_time(SHOWN[1]) == without_time(printed[2])
     (samples,) = (folder / "runs" / "first").rglob("*_samples_df_local.jsonl")
     rows = [json.loads(line) for line in samples.read_text(encoding="utf-8").splitlines()]
     assert [row["accuracy"] for row in rows] == [100.0] * len(rows)
-    assert "Next: dualfocus report runs/first --out report" in printed[1]
+    assert "Next: dualfocus report runs/first --out report" in printed[2]
     assert os.path.isfile(folder / "report" / "report.html")
