@@ -152,10 +152,15 @@ class DualFocusModel:
 
         Images are opened batch by batch.
         """
-        if batch_size < 1:
-            raise UserError(f"batch_size is a number of questions, 1 or more, got {batch_size}.")
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise UserError(f"batch_size is a number of questions, 1 or more, got {batch_size!r:.80}.")
         if instruction is None:
             instruction = SHORT_ANSWER
+        elif not isinstance(instruction, str):
+            raise UserError(f"instruction is a text or None, got {type(instruction).__name__}.")
+        if isinstance(pairs, str | Mapping) or not isinstance(pairs, Iterable):
+            kind = type(pairs).__name__
+            raise UserError(f'Pairs such as [("photo.jpg", "What is this?")] are expected, got {kind}.')
         limits, requested = StopCriteria(max_new_tokens), list(pairs)
         traces: list[Trace] = []
         for number, pair in enumerate(requested):

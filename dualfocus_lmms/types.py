@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from numbers import Integral
 from typing import Any, Literal, Protocol
 
 from PIL import Image
@@ -83,8 +84,8 @@ class StopCriteria:
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise UserError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}.")
+        if not isinstance(self.max_new_tokens, Integral) or self.max_new_tokens < 1:
+            raise UserError(f"max_new_tokens must be a number, at least 1, got {self.max_new_tokens!r:.80}.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from dualfocus_lmms.results.report.gallery import PageImages
 from dualfocus_lmms.results.report.tables import Table
@@ -87,6 +88,7 @@ def render(
         rows=Markup(script_json(rows)),
         images=Markup(script_json({"photos": images.photos, "crops": images.crops})),
         svg=Markup,
+        code=code,
         when=when,
     )
 
@@ -96,6 +98,11 @@ def when(date: datetime) -> str:
     reader's."""
     here = date.astimezone()
     return f"{here.day} {here:%B %Y, %H:%M %Z}"
+
+
+def code(text: str) -> Markup:
+    """A text whose parts between backticks are code."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _part(*names: str) -> Markup:

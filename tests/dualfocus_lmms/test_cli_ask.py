@@ -128,7 +128,7 @@ def test_ask_saves_the_image(run, scripted, photo: Path, tmp_path: Path):
         (["--box-margin", "-1"], "Error: box_margin is a number of pixels, 0 or more, got -1.\n"),
         (["--crop-pixels", "large"], "Error: crop_pixels is 'auto'"),
         (["--crop-pixels", "0"], "Error: crop_pixels is 'auto'"),
-        (["--max-new-tokens", "0"], "Error: max_new_tokens must be at least 1, got 0.\n"),
+        (["--max-new-tokens", "0"], "Error: max_new_tokens must be a number, at least 1, got 0.\n"),
         (["--save", "out.doc"], "Error: 'out.doc' is not the name of an image file: end it with"),
         (["--save", "none/out.png"], "Error: The folder 'none' of the image does not exist: make it"),
         (["--box-margin", "wide"], "Invalid value for '--box-margin'"),

@@ -183,8 +183,8 @@ function row(place) {
   const said = data.micro[i] === null ? data.macro[i] : `${data.macro[i]} → ${data.micro[i]}`;
   const figure = state.sort ? ORDERS[state.sort][1](i) : null;
   const element = make("div", { class: "row", role: "option", id: `row-${i}`,
-    "aria-selected": String(place === cursor), "aria-label": `${data.question[i]}: ${name(i)}` },
-  make("div", { title: name(i) }, mark(i, "macro"), mark(i, "micro")),
+    "aria-selected": String(place === cursor) },
+  make("div", { title: name(i) }, make("span", { class: "hidden" }, name(i)), mark(i, "macro"), mark(i, "micro")),
   make("div", { class: "texts" }, make("p", {}, data.question[i]),
     make("p", { class: "said" }, figure === null ? said : `${number(figure)} · ${said}`)));
   element.style.top = `${place * ROW}px`;
