@@ -292,7 +292,7 @@ class SettingOptions(FlowChoices):
         False,
         decides=False,
         help="for `grounding=attention` and `attention_plain`: `True` keeps the attention in the trace, "
-        f"{MOST_BYTES:,} bytes a question at most, [for reports](report.md#samples) and drawings",
+        f"{MOST_BYTES:,} bytes a question at most, [for the report](grounding.md#kept-in-traces)",
     )
 
     def settings(self) -> Settings:
