@@ -64,6 +64,7 @@ class DualFocusModel:
         crop_pixels: str | int | None = None,
         regions: str = "union",
         looks: int = 1,
+        keep_maps: bool = False,
         **unknown: NoReturn,
     ) -> None:
         """Load a checkpoint folder or hub name; UserError when that is impossible."""
@@ -106,6 +107,7 @@ class DualFocusModel:
         crop_pixels: str | int | None = None,
         regions: str = "union",
         looks: int = 1,
+        keep_maps: bool = False,
         **unknown: NoReturn,
     ) -> DualFocusModel:
         """The same on an existing backend, such as `testing.FakeBackend`."""

@@ -15,7 +15,7 @@ from PIL import Image
 from dualfocus_lmms.boxes import PADDING, Box, BoxFormat, distinct, in_reading_order
 from dualfocus_lmms.conversation import Conversation
 from dualfocus_lmms.errors import UserError
-from dualfocus_lmms.grounding import shifted
+from dualfocus_lmms.grounding import Attended, Grounded, shifted
 from dualfocus_lmms.images import image_hash
 from dualfocus_lmms.joint_rules import JointRule, Pair
 from dualfocus_lmms.prompts import MOST_REGIONS, PROMPTS
@@ -202,7 +202,7 @@ def _zoom(backend: Backend, sample: Sample, settings: Settings) -> None:
     """Set a sample's boxes and its outcome."""
     image, whole, form = sample.question.image, sample.original, backend.box_format
     resized = backend.input_size(image) if form.frame == "resized" else None
-    sample.boxes = _boxes(form, sample, settings, resized)
+    _set_boxes(form, sample, settings, resized)
     if sample.before is not None:
         (crop,) = sample.before.region.crops
         edges = (value / side for value, side in zip(crop, whole.size * 2, strict=True))
@@ -223,22 +223,23 @@ def _zoom(backend: Backend, sample: Sample, settings: Settings) -> None:
     sample.outcome = Region(found, tuple(_seen(backend, whole, crop, settings) for crop in found), reply)
 
 
-def _boxes(
-    form: BoxFormat, sample: Sample, settings: Settings, resized: tuple[int, int] | None
-) -> tuple[Box, ...]:
-    """What a grounding or the reply to Q1 locates: one box or none; with regions=separate the first
+def _set_boxes(form: BoxFormat, sample: Sample, settings: Settings, resized: tuple[int, int] | None) -> None:
+    """Set what a grounding or the reply to Q1 locates: one box or none; with regions=separate the first
     MOST_REGIONS that are apart, in reading order. One without area is left out where another has some."""
     read = form.read_all if settings.separate else form.read
-    found: Box | Sequence[Box] | None = None
+    found: Grounded = None
     if settings.grounder is not None:
         found = settings.grounder(sample.question)
     elif sample.locate is not None:
         found = read(sample.locate.text, sample.question.image.size, resized)
+    if isinstance(found, Attended):
+        sample.attention = found.map
+        found = found.box
     boxes = [found] if isinstance(found, Box) else [*(found or ())]
     if settings.separate:
         visible = [box for box in boxes if box.clip().area > 0]
         boxes = in_reading_order(distinct(visible or boxes)[:MOST_REGIONS])
-    return tuple(boxes)
+    sample.boxes = tuple(boxes)
 
 
 def _seen(backend: Backend, image: Image.Image, crop: Rectangle, settings: Settings) -> Image.Image:
@@ -336,6 +337,7 @@ def _trace(first: Sample, settings: Settings, backend: Backend) -> Trace:
         crops=crops if settings.separate else None,
         crop_sizes=sizes if settings.separate and resolution else None,
         looks=tuple(_look(look, resolution) for look in first.looks) if first.further else None,
+        attention=sample.attention,
     )
 
 

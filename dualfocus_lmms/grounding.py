@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from random import Random
 
+from dualfocus_lmms.attention_map import AttentionMap
 from dualfocus_lmms.boxes import WHOLE, Box
 from dualfocus_lmms.errors import UserError, choose
 from dualfocus_lmms.types import Question
@@ -22,8 +24,18 @@ DINO, ATTENTION, PLAIN_ATTENTION = MODEL_GROUNDINGS = ("dino", "attention", "att
 ATTENTIONS = (ATTENTION, PLAIN_ATTENTION)
 DINO_CHECKPOINT = "IDEA-Research/grounding-dino-base"
 
+
+@dataclass(frozen=True, slots=True)
+class Attended:
+    """A region with the attention that it was chosen from."""
+
+    box: Box
+    map: AttentionMap
+
+
 # A region, or several with regions=separate; None or no box where it finds nothing: the answer is macro then.
-Grounder = Callable[[Question], Box | Sequence[Box] | None]
+Grounded = Box | Sequence[Box] | Attended | None
+Grounder = Callable[[Question], Grounded]
 
 
 def annotated(question: Question) -> Box:

@@ -21,6 +21,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
+from dualfocus_lmms.attention_map import MOST_BYTES
 from dualfocus_lmms.errors import UserError, choose
 from dualfocus_lmms.family import EngineName
 from dualfocus_lmms.grounding import load_grounding
@@ -280,16 +281,22 @@ class FlowChoices(Options):
 
 
 class SettingOptions(FlowChoices):
-    """How DualFocus answers where the image's tiles are made here: the keywords of `Settings.of`."""
+    """How DualFocus answers where the model runs in this process: the keywords of `Settings.of`."""
 
     subimage: Annotated[Text, one_of(get_args(Subimage))] = option(
         "turn",
         help="`turn` shows the crop in a second turn of the conversation; `patch` makes it one more tile of "
         "the image, for families with tiles (table 6, LLaVA-NeXT)",
     )
+    keep_maps: Switch = option(
+        False,
+        decides=False,
+        help="for `grounding=attention` and `attention_plain`: `True` keeps the attention in the trace, "
+        f"{MOST_BYTES:,} bytes a question at most, [for the report](grounding.md#kept-in-traces)",
+    )
 
     def settings(self) -> Settings:
-        return Settings.chosen(self, self.subimage)  # type: ignore[arg-type]
+        return Settings.chosen(self, self.subimage, self.keep_maps)  # type: ignore[arg-type]
 
 
 class ImageBounds(Options):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from PIL import Image
 
+from dualfocus_lmms.attention_map import AttentionMap
 from dualfocus_lmms.boxes import Box
 from dualfocus_lmms.types import Answer, Fallback, JointScores, Question, StopCriteria
 from dualfocus_lmms.zoom import Rectangle
@@ -28,8 +29,9 @@ class Region:
 class Sample:
     """A question with its results so far: at first the macro answer alone.
 
-    boxes: what was located, one without regions=separate. shifted: where that was moved to. outcome: the
-    region, or why there is none; None as long as a second look is needed and nothing is located.
+    boxes: what was located, one without regions=separate. attention: the map that it was chosen from, where
+    that is kept. shifted: where that was moved to. outcome: the region, or why there is none; None as long as
+    a second look is needed and nothing is located.
 
     A further look is a sample of its own: the question about the crop of the one before it, whose micro
     answer is its macro answer. Its boxes are fractions of the original image all the same. further: those
@@ -41,6 +43,7 @@ class Sample:
     macro: Answer
     locate: Answer | None = None
     boxes: tuple[Box, ...] = ()
+    attention: AttentionMap | None = None
     shifted: Box | None = None
     outcome: Region | Fallback | None = None
     micro: Answer | None = None

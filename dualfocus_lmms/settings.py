@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from dualfocus_lmms.calibrated import CalibratedRule
 from dualfocus_lmms.errors import UserError
-from dualfocus_lmms.grounding import Grounder, detector_for, load_grounding
+from dualfocus_lmms.grounding import ATTENTIONS, Grounder, detector_for, load_grounding
 from dualfocus_lmms.joint_rules import JointRule
 from dualfocus_lmms.plugins import load_rule
 from dualfocus_lmms.prompts import PROMPTS
@@ -41,6 +41,7 @@ class Settings:
     the model gets it, "original" as it is, or a number; models of fixed resolution enlarge every crop by
     themselves. regions: "union" looks at one region, "separate" at each that is located, up to
     MOST_REGIONS. looks: how many there may be; each but the first looks into the crop of the one before it.
+    keep_maps: whether traces hold the attention that a region was chosen from; decides no answer.
     Build it with `Settings.of`, which checks the values.
     """
 
@@ -60,6 +61,7 @@ class Settings:
     crop_pixels: CropPixels
     regions: Regions
     looks: int
+    keep_maps: bool
 
     @classmethod
     def of(
@@ -78,6 +80,7 @@ class Settings:
         crop_pixels: str | int | None = None,
         regions: str = "union",
         looks: int = 1,
+        keep_maps: bool = False,
         **unknown: NoReturn,
     ) -> Settings:
         """Settings from plain values; None means the protocol's own. UserError for an impossible value.
@@ -90,7 +93,7 @@ class Settings:
         return SettingOptions.of(keywords(given)).settings()
 
     @classmethod
-    def chosen(cls, given: FlowChoices, subimage: Subimage = "turn") -> Settings:
+    def chosen(cls, given: FlowChoices, subimage: Subimage = "turn", keep_maps: bool = False) -> Settings:
         """Settings from options, whose values are checked. UserError for choices that exclude each other."""
         chosen = load_protocol(given.protocol)
         prompts = chosen.name if given.prompts is None else given.prompts
@@ -104,6 +107,11 @@ class Settings:
             )
         if given.regions == "separate":
             _check_separate(given, rule_name, subimage)
+        if keep_maps and given.grounding not in ATTENTIONS:
+            raise UserError(
+                "keep_maps=True keeps the attention from which a grounding chooses the region, and grounding "
+                f"is {given.grounding!r}. Leave keep_maps out, or give grounding={' or '.join(ATTENTIONS)}."
+            )
         if given.looks > 1:
             _check_looks(given, isinstance(rule, JointRule), subimage)
         count_eos = chosen.count_eos if given.count_eos is None else given.count_eos
@@ -126,6 +134,7 @@ class Settings:
             crop_pixels=chosen.crop_pixels if given.crop_pixels is None else given.crop_pixels,
             regions=given.regions,  # type: ignore[arg-type]
             looks=given.looks,
+            keep_maps=keep_maps,
         )
 
     @property
@@ -139,7 +148,7 @@ class Settings:
         return self.pathway == "both" and self.skip_confidence < 1
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings as plain values, all defaults filled in.
+        """What decides an answer as plain values, all defaults filled in.
 
         calibration: the content of a calibrated rule's file; only with such a rule.
         """

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Literal
 
+from dualfocus_lmms.attention_map import AttentionMap
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.files import atomic_write
 from dualfocus_lmms.json_text import STRICT, Kind
@@ -29,7 +30,7 @@ VERSION: Literal[1] = 1
 # Settings that older runs did not write, with the value that stands for what they did.
 _ADDED = {"crop_pixels": "original", "regions": "union", "looks": 1}
 # Fields of a trace that only a run with other settings than the default ones has.
-_SELDOM = ("boxes", "crops", "crop_sizes", "looks")
+_SELDOM = ("boxes", "crops", "crop_sizes", "looks", "attention")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,9 @@ class Trace:
 
     looks: every look, the first included, where there was more than one; None else. locate, box, crop and
     micro are then those of the look whose answer has the lowest perplexity.
+
+    attention: with keep_maps, the attention from which grounding=attention or attention_plain chose box; None
+    else, and where no region was needed.
     """
 
     key: dict[str, Any]
@@ -106,6 +110,7 @@ class Trace:
     crops: tuple[tuple[int, int, int, int], ...] | None = None
     crop_sizes: tuple[tuple[int, int], ...] | None = None
     looks: tuple[Look, ...] | None = None
+    attention: AttentionMap | None = None
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 

@@ -48,21 +48,20 @@ WHY: dict[str, str] = {
 }
 
 
-def draw(image: Image.Image, trace: Trace, heat: Image.Image | None = None) -> Image.Image:
+def draw(image: Image.Image, trace: Trace) -> Image.Image:
     """The drawing of one trace; `image` is the one of its question, upright (`api.load_image`).
 
-    heat: a grey image of the same shape that is laid over it, bright where a model attends to.
-
-    Blue is the macro pathway, vermilion the micro one. On the image: the box that the model returned, and a
-    thinner rectangle where the crop differs from it. ValueError when `image` is not of the trace's size.
+    Blue is the macro pathway, vermilion the micro one. On the image: the attention where the trace keeps it,
+    the box that the model returned, and a thinner rectangle where the crop differs from it. ValueError when
+    `image` is not of the trace's size.
     """
     if image.size != trace.image_size:
         raise ValueError(f"The trace is of an image of {trace.image_size} pixels, this one has {image.size}.")
     image = rgb(image)
     photo = _fit(image, PHOTO)
+    heat = heat_of(trace, photo.size)
     if heat is not None:
-        glow = ImageOps.colorize(heat.resize(photo.size, Image.Resampling.BILINEAR), *HEAT)
-        photo = Image.blend(photo, glow, 0.5)
+        photo = Image.blend(photo, heat, 0.5)
     height = max(photo.height, LOWEST)
     crop = _crops(image, trace, (CROP[0], height)) if trace.micro else None
     left, right = max(photo.width, NARROWEST), max(crop.width if crop else 0, NARROWEST)
@@ -93,6 +92,12 @@ def draw(image: Image.Image, trace: Trace, heat: Image.Image | None = None) -> I
     if legend is not None:
         legend.put(page, MARGIN, tops[4])
     return page
+
+
+def heat_of(trace: Trace, size: tuple[int, int]) -> Image.Image | None:
+    """The attention to the whole image in the colours HEAT, of `size`; None where the trace keeps none."""
+    kept = trace.attention
+    return None if kept is None else ImageOps.colorize(kept.image(size), *HEAT)
 
 
 def missing_characters(trace: Trace) -> str:

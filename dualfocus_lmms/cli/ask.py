@@ -15,10 +15,10 @@ from PIL import Image
 from dualfocus_lmms.cli.output import progress, show
 from dualfocus_lmms.cli.shared import flag, pixels
 from dualfocus_lmms.errors import Interrupted, UserError
+from dualfocus_lmms.grounding import ATTENTIONS
 from dualfocus_lmms.text_output import excerpt, json_text
 
 if TYPE_CHECKING:
-    from dualfocus_lmms.api import DualFocusModel
     from dualfocus_lmms.trace import Trace
 
 
@@ -89,6 +89,7 @@ def ask(
         grounding=grounding,
         grounding_checkpoint=grounding_checkpoint,
         prompts=prompts,
+        keep_maps=save is not None and grounding in ATTENTIONS,
     )
     answered = 0
     try:
@@ -104,7 +105,7 @@ def ask(
                 show(json_text(trace.to_json()) if as_json else report(trace))
                 if total > 1 and not as_json:
                     show("")
-                _draw(opened, trace, drawings(answered, path), model)
+                _draw(opened, trace, drawings(answered, path))
                 answered += 1
     except KeyboardInterrupt as error:
         raise Interrupted(f"{answered} of {total} questions are answered, and shown above.") from error
@@ -152,15 +153,13 @@ def _drawings(save: str | None, total: int) -> Callable[[int, str], str | None]:
     return lambda number, path: os.path.join(save, f"{number + 1:0{width}}-{Path(path).stem}.png")
 
 
-def _draw(image: Image.Image, trace: Trace, path: str | None, model: DualFocusModel) -> None:
-    """Draw a trace into a file, with the attention that located its region if any did, and say which
-    characters no font has."""
+def _draw(image: Image.Image, trace: Trace, path: str | None) -> None:
+    """Draw a trace into a file, and say which characters no font has."""
     from dualfocus_lmms import visualize
 
     if path is None:
         return
-    heat = model.heat_map(image, visualize.question_of(trace))
-    visualize.save(visualize.draw(image, trace, heat), path)
+    visualize.save(visualize.draw(image, trace), path)
     if missing := visualize.missing_characters(trace):
         show(
             f"{path}: no font here has {excerpt(missing, 40)}, so a mark stands in their place. Install one, "

@@ -13,14 +13,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
+from dualfocus_lmms.attention_map import AttentionMap
 from dualfocus_lmms.boxes import Box, Frame
 from dualfocus_lmms.conversation import Conversation
 from dualfocus_lmms.errors import GenerationError, UserError
-from dualfocus_lmms.grounding import Grounder
+from dualfocus_lmms.grounding import Attended, Grounder
 from dualfocus_lmms.models.checkpoint.image_inputs import ImageInputs
 from dualfocus_lmms.models.compatibility import cache_argument
 from dualfocus_lmms.models.engines.backend import ModelBackend
@@ -50,16 +50,18 @@ class Grid:
     first: int = 0
 
 
-def attention_grounder(backend: Backend, relative: bool = True) -> Grounder:
+def attention_grounder(backend: Backend, relative: bool = True, keep_maps: bool = False) -> Grounder:
     """The grounding by the attention of `backend`; relative divides it by that for GENERIC.
 
-    UserError where the backend is no model in this process, or its image tokens have no known layout.
+    keep_maps: with each region comes the attention that it was chosen from. UserError where the backend is no
+    model in this process, or its image tokens have no known layout.
     """
     model = _readable(backend)
 
-    def attended_region(question: Question) -> Box:
+    def attended_region(question: Question) -> Box | Attended:
         weights, cells = _attended(model, question.image, question.text, relative)
-        return region(weights, cells, question.image.size)
+        box = region(weights, cells, question.image.size)
+        return Attended(box, attention_map(weights, cells, question.image.size)) if keep_maps else box
 
     return attended_region
 
@@ -73,13 +75,17 @@ def heat_map(backend: Backend, image: Image.Image, text: str, relative: bool = T
     weights, cells = _attended(_readable(backend), image, text, relative)
     scale = min(1.0, HEAT_SIDE / max(image.size))
     size = max(round(image.width * scale), 1), max(round(image.height * scale), 1)
+    return ImageOps.autocontrast(attention_map(weights, cells, image.size).image(size))
+
+
+def attention_map(weights: torch.Tensor, cells: Grid, size: tuple[int, int]) -> AttentionMap:
+    """`weights` of the cells that show some of the image, of `size` (width, height), as traces keep them."""
     left, top, width, height = _frame(cells.frame, size)
-    whole = Image.fromarray(weights.numpy()).resize((round(width), round(height)), Image.Resampling.BILINEAR)
-    corner = round(-left), round(-top)
-    values = np.asarray(whole.crop((*corner, corner[0] + size[0], corner[1] + size[1])))
-    spread = values.max() - values.min()
-    grey = np.zeros_like(values) if spread == 0 else (values - values.min()) / spread
-    return Image.fromarray((255 * grey).round().astype(np.uint8))
+    rows, columns = _visible_cells(cells, size)
+    x0, x1 = ((left + width * edge / cells.columns) / size[0] for edge in columns)
+    y0, y1 = ((top + height * edge / cells.rows) / size[1] for edge in rows)
+    seen = weights[slice(*rows), slice(*columns)]
+    return AttentionMap.of(Image.fromarray(seen.numpy()), (x0, y0, x1, y1))
 
 
 def _attended(
@@ -228,8 +234,7 @@ def region(weights: torch.Tensor, cells: Grid, size: tuple[int, int]) -> Box:
     """
     frame = _frame(cells.frame, size)  # left, top, width, height in pixels of the image
     cell = frame[2] / cells.columns, frame[3] / cells.rows
-    top, bottom = _touched(-frame[1], size[1], cell[1])
-    left, right = _touched(-frame[0], size[0], cell[0])
+    (top, bottom), (left, right) = _visible_cells(cells, size)
     inside = weights[top:bottom, left:right]
     best, found = -1.0, (size[0] / 2, size[1] / 2, float(max(size)))
     for zoom in ZOOMS:
@@ -255,6 +260,12 @@ def _frame(frame: Frame, size: tuple[int, int]) -> tuple[float, float, float, fl
         return 0.0, 0.0, float(width), float(height)
     side = max(size)
     return (width - side) / 2, (height - side) / 2, float(side), float(side)
+
+
+def _visible_cells(cells: Grid, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(first, end) of the rows and of the columns that show some of the image, and not only padding."""
+    left, top, width, height = _frame(cells.frame, size)
+    return _touched(-top, size[1], height / cells.rows), _touched(-left, size[0], width / cells.columns)
 
 
 def _touched(start: float, length: int, cell: float) -> tuple[int, int]:

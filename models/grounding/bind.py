@@ -22,7 +22,7 @@ def bind_grounding(settings: Settings, backend: Backend) -> Settings:
         return settings
     if settings.grounding != DINO:
         plain = settings.grounding == PLAIN_ATTENTION
-        return replace(settings, grounder=attention_grounder(backend, relative=not plain))
+        return replace(settings, grounder=attention_grounder(backend, not plain, settings.keep_maps))
     assert settings.grounding_checkpoint is not None
     device = backend.model.device if isinstance(backend, ModelBackend) else torch_device(None)
     detector = Detector(settings.grounding_checkpoint, device, several=settings.separate)

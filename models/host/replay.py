@@ -335,7 +335,7 @@ def _with_micro(trace: Trace, micro: Answer | None, fallback: str | None) -> Tra
     return replace(
         trace, locate=None, micro=micro, box=None, crop=None, crop_size=None, given_reply=None,
         boxes=None, crops=None, crop_sizes=None, looks=None, shifted_box=None, judged=None, fallback=fallback,
-        prompts={"macro": trace.prompts["macro"]},
+        attention=None, prompts={"macro": trace.prompts["macro"]},
     )  # fmt: skip
 
 

@@ -19,13 +19,13 @@ from typing import Any, NoReturn
 import openai
 from PIL import Image
 
-from dualfocus_lmms.boxes import Box, BoxFormat
+from dualfocus_lmms.boxes import BoxFormat
 from dualfocus_lmms.chat_client import public, read_json, server_errors
 from dualfocus_lmms.conversation import Conversation, Turn
 from dualfocus_lmms.errors import GenerationError, UserError
 from dualfocus_lmms.family import Family
 from dualfocus_lmms.flow import answer_batch
-from dualfocus_lmms.grounding import Grounder
+from dualfocus_lmms.grounding import Grounded, Grounder
 from dualfocus_lmms.models.server.images import DataUrls, InputSize
 from dualfocus_lmms.models.server.reply import Source, read_reply
 from dualfocus_lmms.settings import Settings
@@ -187,7 +187,7 @@ def answer_each(
 def _one_at_a_time(grounder: Grounder) -> Grounder:
     lock = Lock()
 
-    def ground(question: Question) -> Box | Sequence[Box] | None:
+    def ground(question: Question) -> Grounded:
         with lock:
             return grounder(question)
 

@@ -20,7 +20,7 @@ from dualfocus_lmms.images import UNREADABLE, image_hash, rgb
 from dualfocus_lmms.results.report.sample_details import box_of, detail, seconds
 from dualfocus_lmms.results.report.tables import RIGHT, micro_scores
 from dualfocus_lmms.trace import Trace
-from dualfocus_lmms.visualize import WHY, crops_of
+from dualfocus_lmms.visualize import WHY, crops_of, heat_of
 
 # By which of the macro, the micro and the selected answer are right. Where there is no second look, the macro
 # answer stands for micro.
@@ -42,7 +42,7 @@ MEANING = {
 }
 MOST_ROWS = 20_000  # samples on a page
 MOST_BYTES = 17_000_000  # of all images, as they stand in the page
-PHOTO, CROP = 480, 256  # the longer side of an image, in pixels
+PHOTO, CROP, HEAT = 480, 256, 96  # the longer side of an image, in pixels
 LONGEST_TEXT = 400  # characters of a question or an answer
 MOST_DETAILS = 400  # samples with prompts and tokens, where more have no image
 
@@ -139,8 +139,16 @@ def collect(
         "photo": [one for one, _ in found],
         "cropped": [two for _, two in found],
         "detail": [order.get(place, -1) for place in range(len(samples))],
-        "details": [detail(samples.at[place, "trace"]) for place in whole],
+        "details": [_detail(samples.at[place, "trace"]) for place in whole],
     }, images
+
+
+def _detail(trace: Trace) -> dict[str, Any]:
+    """`detail`, with the attention that the region was chosen from as `heat` where the trace keeps it."""
+    scale = HEAT / max(*trace.image_size, 1)
+    width, height = (max(round(side * scale), 1) for side in trace.image_size)
+    heat = heat_of(trace, (width, height))
+    return detail(trace) | ({} if heat is None else {"heat": data_uri(heat, HEAT)})
 
 
 def _in_turns(places: Sequence[int], at_once: int = 100) -> list[int]:

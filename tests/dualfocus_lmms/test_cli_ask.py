@@ -93,6 +93,7 @@ def test_ask_passes_its_options_on(run, scripted, photo: Path):
             "grounding": "center",
             "grounding_checkpoint": None,
             "prompts": None,
+            "keep_maps": False,
         }
     ]
     assert (trace.box, trace.locate) == ((0.25, 0.25, 0.75, 0.75), None)
@@ -117,6 +118,17 @@ def test_ask_saves_the_image(run, scripted, photo: Path, tmp_path: Path):
     assert run("ask", photo, "What?", "--pretrained", "x", "--save", tmp_path / "out.png").code == 0
     with Image.open(tmp_path / "out.png") as saved:
         assert min(saved.size) > 300
+
+
+@pytest.mark.parametrize(("grounding", "kept"), [("attention", True), ("center", False)])
+def test_ask_keeps_the_map_that_it_draws(
+    run, scripted, photo: Path, tmp_path: Path, grounding: str, kept: bool
+):
+    """A scripted model has no attention, so what it is asked for is looked at."""
+    made = scripted()
+    place = ["--grounding", grounding, "--save", tmp_path / "out.png"]
+    done = run("ask", photo, "What?", "--pretrained", "x", *place)
+    assert ([one["keep_maps"] for one in made], done.code) == ([kept], 2 if kept else 0)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import re
 import sys
 from base64 import b64decode
 from collections.abc import Iterator
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +18,7 @@ import pytest
 from PIL import Image
 
 from dualfocus_lmms import DualFocusModel, Trace, notebook
+from dualfocus_lmms.attention_map import AttentionMap
 from dualfocus_lmms.testing import FakeBackend, Reply
 
 SCRIPT = {"macro": Reply("<b>red", (-0.7,)), "locate": "[0.25, 0.25, 0.50, 0.75]", "micro": "blue"}
@@ -39,6 +41,11 @@ def test_a_trace_is_its_drawing(inside: None):
     (data,) = re.findall(r'src="data:image/png;base64,([^"]+)"', ask()._repr_html_())
     with Image.open(BytesIO(b64decode(data))) as drawn:
         assert min(drawn.size) > 300
+
+
+def test_the_attention_that_a_trace_keeps_is_on_its_drawing(inside: None):
+    kept = replace(ask(), attention=AttentionMap.of(Image.new("F", (2, 2)), (0.0, 0.0, 1.0, 1.0)))
+    assert "<img" in kept._repr_html_() != ask()._repr_html_()
 
 
 def test_a_trace_without_its_image_is_a_table():

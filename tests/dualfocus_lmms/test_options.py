@@ -62,11 +62,14 @@ def test_the_keywords_are_the_options(
 
 
 def test_every_keyword_arrives() -> None:
-    assert set(SettingOptions.model_fields) - set(OTHERS) == {"grounding_checkpoint", "regions", "looks"}
+    others = {"grounding_checkpoint", "regions", "looks", "keep_maps"}
+    assert set(SettingOptions.model_fields) - set(OTHERS) == others
     model = DualFocusModel.on(FakeBackend({}), **OTHERS)  # type: ignore[arg-type]
     assert model.settings.to_dict() == OTHERS | {"grounding_checkpoint": None, "regions": "union", "looks": 1}
     assert DualFocusModel.on(FakeBackend({}), regions="separate").settings.separate
     assert DualFocusModel.on(FakeBackend({}), looks=3).settings.looks == 3
+    kept = Settings.of(grounding="attention", keep_maps=True)
+    assert (kept.keep_maps, kept.to_dict()) == (True, Settings.of(grounding="attention").to_dict())
     detector = Settings.of(grounding="dino", grounding_checkpoint="some/detector")
     assert (detector.grounding, detector.grounding_checkpoint) == ("dino", "some/detector")
 

@@ -71,6 +71,8 @@ def test_settings_are_filled_in() -> None:
         ({"box_shift": None}, ["box_shift", "None"]),
         ({"prompts": "papr"}, ["papr", "paper", "figure8", "release", "native"]),
         ({"prompts": 8}, ["8", "figure8"]),
+        ({"keep_maps": True}, ["keep_maps", "model", "attention_plain"]),
+        ({"keep_maps": "yes", "grounding": "attention"}, ["keep_maps", "yes"]),
     ],
 )
 def test_impossible_settings(given: dict, named: list[str]) -> None:

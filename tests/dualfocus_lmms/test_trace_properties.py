@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dualfocus_lmms.attention_map import SIDE, AttentionMap
 from dualfocus_lmms.trace import Trace
 from dualfocus_lmms.types import Answer, JointScores, Scores, Selection, Stage, Usage
 
@@ -37,6 +39,14 @@ judged = st.one_of(
     st.builds(JointScores, texts, scores, scores, st.none(), st.floats(0, 1e6)),
     st.builds(JointScores, texts, winner=pathways),
 )
+maps = st.builds(
+    lambda rows, columns, low, high, fill: AttentionMap(
+        rows, columns, (-0.5, 0.0, 1.5, 1.0), low, high, b64encode(bytes([fill]) * rows * columns).decode()
+    ),
+    *[st.integers(1, SIDE)] * 2,
+    *[finite] * 2,
+    st.integers(0, 255),
+)
 keys = st.dictionaries(texts, st.one_of(st.none(), st.booleans(), st.integers(), finite, texts), max_size=4)
 
 traces = st.builds(
@@ -59,6 +69,7 @@ traces = st.builds(
     box_shift=st.integers(0, 999),
     shifted_box=st.none() | boxes,
     judged=st.none() | judged,
+    attention=st.none() | maps,
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image, ImageColor
 
 from dualfocus_lmms import DualFocusModel, Trace, UserError
 from dualfocus_lmms import visualize as pic
+from dualfocus_lmms.attention_map import AttentionMap
 from dualfocus_lmms.testing import FakeBackend, Reply
 
 GREY, GREEN = (122, 116, 104), (10, 200, 30)
@@ -53,9 +55,10 @@ def test_the_page_holds_the_photo_the_crop_and_both_cards():
 
 
 def test_attention_is_laid_over_the_image():
-    heat = Image.new("L", (4, 2))
-    heat.paste(255, (2, 0, 4, 2))
-    page = pic.draw(photo(), traced(photo()), heat)
+    weights = Image.new("F", (4, 2))
+    weights.paste(3.5, (2, 0, 4, 2))
+    kept = AttentionMap.of(weights, (0.0, 0.0, 1.0, 1.0))
+    page = pic.draw(photo(), replace(traced(photo()), attention=kept))
     for x, color in ((pic.MARGIN, pic.HEAT[0]), (pic.MARGIN + 759, pic.HEAT[1])):
         mixed = [(a + b) // 2 for a, b in zip(GREY, ImageColor.getrgb(color), strict=True)]
         assert list(page.getpixel((x, TOP + 519))) == pytest.approx(mixed, abs=1)

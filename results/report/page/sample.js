@@ -2,6 +2,7 @@
 
 const STAGES = { macro: "macro, whole image", locate: "locate, where to look", micro: "micro, zoomed region" };
 let unfolded = true; // whether the trace of a sample is shown
+let heated = true; // whether attention is shown, where the trace keeps it
 
 function inPixels(i, box) {
   const [width, height] = data.size[i];
@@ -46,6 +47,7 @@ function photo(i) {
   const holder = make("span", { class: known ? "photo" : "photo blank" });
   holder.style.setProperty("--ratio", width / height);
   if (known) holder.append(imageElement("photos", data.photo[i], { alt: "The whole image" }));
+  holder.append(...heat(i));
   holder.append(drawing(width, height, ...rectangles));
   if (known) return enlarging(holder, "The whole image");
   return make("div", { class: "frame" }, holder);
@@ -63,11 +65,30 @@ function crop(i) {
   return make("div", { class: "frame" }, make("p", { class: "why" }, why));
 }
 
+function heat(i) { // what the model attends to, over the whole image
+  const src = traceOf(i)?.heat;
+  if (src === undefined) return [];
+  const image = make("img", { class: "heat", src, alt: "" });
+  image.hidden = !heated;
+  return [image];
+}
+
+function heatSwitch() {
+  const box = make("input", { type: "checkbox" });
+  box.checked = heated;
+  box.addEventListener("change", () => {
+    heated = box.checked;
+    document.querySelectorAll(".heat").forEach((image) => { image.hidden = !heated; });
+  });
+  return make("label", {}, box, make("span", { class: "line scale" }), "attention, lowest to highest");
+}
+
 function keyOf(i) { // what the rectangles on the image are
   const kinds = [["box", "located", data.box[i]], ["cut", "cropped", data.crops[i].length],
     ["annotated", "annotated", data.annotated[i]]].filter(([, , drawn]) => drawn);
   return make("p", { class: "key-of-boxes" }, ...kinds.map(([kind, label]) =>
-    make("span", {}, make("span", { class: `line ${kind}` }), label)));
+    make("span", {}, make("span", { class: `line ${kind}` }), label)),
+  ...(heat(i).length ? [heatSwitch()] : []));
 }
 
 function verdict(score) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,17 +13,38 @@ import torch
 from PIL import Image, ImageStat
 from transformers import AutoModelForImageTextToText
 
-from dualfocus_lmms import Box, DualFocusModel, Question, Settings, StopCriteria, UserError, answer_batch
+from dualfocus_lmms import (
+    Box,
+    DualFocusModel,
+    Question,
+    Settings,
+    StopCriteria,
+    Trace,
+    UserError,
+    answer_batch,
+)
+from dualfocus_lmms.attention_map import AttentionMap
 from dualfocus_lmms.boxes import WHOLE
 from dualfocus_lmms.conversation import Conversation
 from dualfocus_lmms.grounding import GROUNDINGS
 from dualfocus_lmms.models.checkpoint.loading import load_checkpoint
 from dualfocus_lmms.models.engines.registry import make_engine
-from dualfocus_lmms.models.grounding.attention import GENERIC, Grid, attention, grid, heat_map, region
+from dualfocus_lmms.models.grounding.attention import (
+    GENERIC,
+    Grid,
+    attention,
+    attention_map,
+    grid,
+    heat_map,
+    region,
+)
 from dualfocus_lmms.models.grounding.bind import bind_grounding
+from dualfocus_lmms.models.run.request import Request
+from dualfocus_lmms.models.run.runner import Runner, open_traces
 from dualfocus_lmms.prompts import SHORT_ANSWER
 from dualfocus_lmms.scenes import make_scene
 from dualfocus_lmms.testing import FakeBackend
+from dualfocus_lmms.trace import claim_folder
 
 Noise = Callable[[int, int], Image.Image]
 
@@ -101,6 +123,81 @@ def test_the_region_is_the_window_of_the_quotient(engine: Callable[[str], Any], 
         grounder = bind_grounding(Settings.of(grounding=name), backend).grounder
         assert grounder is not None
         assert grounder(question) == region(weights, grid(backend, image_inputs), image.size) != WHOLE
+
+
+@pytest.mark.parametrize("name", ["attention", "attention_plain"])
+def test_a_trace_keeps_the_map_that_its_box_is_the_window_of(
+    engine: Callable[[str], Any], ragged: Any, name: str
+) -> None:
+    """The trace is that of a run without the option but for the map, from which the same box is chosen."""
+    questions, limits = ragged(6)
+    backend = engine("shared")
+    kept, plain = (
+        answer_batch(
+            backend, questions, limits, bind_grounding(Settings.of(grounding=name, keep_maps=keep), backend)
+        )
+        for keep in (True, False)
+    )
+    for question, trace, other in zip(questions, kept, plain, strict=True):
+        found = trace.attention
+        assert found is not None
+        assert untimed(replace(trace, attention=None)) == untimed(other)
+        (image_inputs,) = backend.image_reader([question.image])
+        weights = attention(backend, question.image, image_inputs, question.text)
+        if name == "attention":
+            weights = weights / attention(backend, question.image, image_inputs, GENERIC)
+        cells, size = grid(backend, image_inputs), question.image.size
+        assert attention_map(weights, cells, size) == found
+        assert region(from_map(found, cells, size), cells, size).xyxy == trace.box
+        assert from_map(found, cells, size) == pytest.approx(
+            weights.where(from_map(found, cells, size) > 0, 0), abs=(found.highest - found.lowest) / 500
+        )
+    assert len({trace.box for trace in kept}) > 1
+
+
+def from_map(found: AttentionMap, cells: Grid, size: tuple[int, int]) -> torch.Tensor:
+    """(rows, columns) the attention to all cells of the padded square, 0 where nothing of the image is."""
+    weights = torch.zeros(cells.rows, cells.columns)
+    left, top = ((1 - max(size) / side) / 2 for side in size)
+    column = round((found.area[0] - left) * size[0] / max(size) * cells.columns)
+    row = round((found.area[1] - top) * size[1] / max(size) * cells.rows)
+    weights[row : row + found.rows, column : column + found.columns] = torch.tensor(found.values)
+    return weights
+
+
+def untimed(trace: Trace) -> str:
+    """A trace as its line, without what its answers took."""
+    values = json.loads(trace.to_json())
+    for stage in ("macro", "micro"):
+        if values[stage]:
+            del values[stage]["usage"]
+    return json.dumps(values)
+
+
+def test_a_run_that_resumes_keeps_the_maps_of_all(
+    engine: Callable[[str], Any], ragged: Any, tmp_path: Path
+) -> None:
+    """Half of the questions, then all in the same folder: the lines are those of one run."""
+    questions, limits = ragged(6)
+    requests = [
+        Request(question.key, limit, lambda question=question: question)
+        for question, limit in zip(questions, limits, strict=True)
+    ]
+    backend = engine("shared")
+    settings = bind_grounding(Settings.of(grounding="attention", keep_maps=True), backend)
+
+    def run(folder: str, part: list[Request]) -> list[str]:
+        claim_folder(tmp_path / folder, settings.to_dict(), resume=True)
+        writer, finished, damaged = open_traces(str(tmp_path / folder), 0, resume=True)
+        assert damaged == []
+        try:
+            return [untimed(trace) for trace in Runner(backend, settings, 1, writer, finished).run(part)]
+        finally:
+            writer.close()
+
+    run("resumed", requests[:3])
+    assert run("resumed", requests) == run("whole", requests)
+    assert all('"attention": {' in line for line in run("resumed", requests))
 
 
 def test_answers_equal_those_with_the_same_box_given(engine: Callable[[str], Any], ragged: Any) -> None:

@@ -182,6 +182,13 @@ def test_a_run_is_known_by_the_same_values_as_ever():
     }
 
 
+def test_keeping_maps_decides_no_answer():
+    given = {"pretrained": "x", "grounding": "attention"}
+    kept = ModelOptions.of(given | {"keep_maps": 1})
+    assert kept.identity() == ModelOptions.of(given).identity()
+    assert kept.settings().keep_maps
+
+
 def test_a_switch_is_true_false_or_their_numbers():
     for given, expected in ((True, True), (1, True), (False, False), (0, False)):
         assert ModelOptions.of({"pretrained": "x", "cuda_graphs": given}).cuda_graphs is expected

@@ -178,7 +178,7 @@ def test_where_the_server_stands_and_how_fast_it_is_asked_do_not_decide_a_run():
 
 def test_every_setting_of_the_flow_can_be_given():
     """But for the one that needs the image's tiles, which are made at the server."""
-    assert set(SettingOptions.model_fields) - set(ServerOptions.model_fields) == {"subimage"}
+    assert set(SettingOptions.model_fields) - set(ServerOptions.model_fields) == {"subimage", "keep_maps"}
 
 
 def test_the_table_of_arguments_is_the_declaration():
