@@ -80,9 +80,11 @@ function answer(i, way) {
   const text = data[way][i];
   const chosen = data.chosen[i] === which;
   const shownText = text === null ? "no answer" : text === "" ? "(an empty answer)" : text;
+  const reply = replyOf(i, which);
+  const parts = text && reply?.lengths && reply.text === text ? written(reply) : [shownText];
   const card = make("div", { class: `answer ${way}${chosen ? " chosen" : ""}` },
     make("p", { class: "who" }, make("span", {}, STAGES[way]), make("span", {}, chosen ? "chosen ✓" : "")),
-    make("p", { class: text ? "text" : "text empty" }, shownText));
+    make("p", { class: text ? "text" : "text empty" }, ...parts));
   if (text !== null) {
     card.append(make("p", { class: "small" }, mark(i, way),
       ` ${verdict(data.score[i][which])} · perplexity ${number(data.ppl[i][which])}`));
@@ -104,6 +106,8 @@ function facts(i) {
 
 const traceOf = (i) => (data.detail[i] < 0 ? null : data.details[data.detail[i]]);
 
+const replyOf = (i, which) => traceOf(i)?.replies[traceOf(i).cards[which]];
+
 function optionsOf(i) { // [letter, text] of the options in the prompt
   const prompt = traceOf(i)?.prompts.macro ?? "";
   const found = [...prompt.matchAll(/^\(?([A-Z])[.):] ?(.+)$/gm)].map(([, letter, text]) => [letter, text]);
@@ -122,18 +126,48 @@ function wanted(i) {
     (data.answers[i] || "–") + (text === undefined ? "" : ` (${text})`));
 }
 
-function tokens(reply) {
-  const tiles = reply.logprobs.map((logprob, place) => {
-    const chance = Math.exp(logprob);
-    const id = reply.tokens[place];
-    const what = id === undefined ? "end of the reply" : `token id ${id}`;
-    const tile = make("span", { class: "token", title: `${what}, log-probability ${logprob.toFixed(3)}` },
-      make("b", {}, id === undefined ? "end" : String(id)), ` ${(100 * chance).toFixed(chance < 0.9995 ? 1 : 0)}%`);
-    tile.style.setProperty("--doubt", `${Math.round(60 * (1 - chance))}%`);
-    return tile;
+function percent(logprob) {
+  const chance = 100 * Math.exp(logprob);
+  return `${chance.toFixed(chance < 99.95 ? 1 : 0)}%`;
+}
+
+function token(kind, ids, logprob, ...content) { // one token, or several that write one character
+  const what = ids.length === 0 ? "end of the reply" : `token id ${ids.join(", ")}`;
+  const title = `${percent(logprob)}, ${what}, log-probability ${logprob.toFixed(3)}`;
+  const element = make("span", { class: kind, title }, ...content);
+  element.style.setProperty("--doubt", `${Math.round(60 * (1 - Math.exp(logprob)))}%`);
+  return element;
+}
+
+const tile = (name, ids, logprob) => token("token", ids, logprob, make("b", {}, name), ` ${percent(logprob)}`);
+
+const endOf = (reply) => reply.logprobs.slice(reply.tokens.length).map((logprob) => tile("end", [], logprob));
+
+function written(reply) { // the text of a reply, token by token
+  const letters = [...reply.text]; // lengths count characters
+  const parts = [];
+  let [place, ids, logprob] = [0, [], 0];
+  reply.lengths.forEach((length, number) => {
+    ids.push(reply.tokens[number]);
+    logprob += reply.logprobs[number];
+    if (length === 0) return;
+    parts.push(token("piece", ids, logprob, letters.slice(place, place += length).join("")));
+    [ids, logprob] = [[], 0];
   });
+  if (ids.length) parts.push(tile("no text", ids, logprob));
+  return [...parts, letters.slice(place).join("")];
+}
+
+function tokens(reply) { // where a trace has no texts of tokens
+  const tiles = reply.tokens.map((id, place) => tile(String(id), [id], reply.logprobs[place]));
+  tiles.push(...endOf(reply));
   if (reply.more) tiles.push(make("span", { class: "token" }, `and ${reply.more} more`));
   return make("p", { class: "tokens" }, ...tiles);
+}
+
+function keyOfTokens(i) { // what the colours of tokens mean
+  if (!traceOf(i)?.replies.some((reply) => reply.lengths)) return [];
+  return [make("p", { class: "key-of-tokens" }, "Tokens by probability: 100%", make("span", { class: "scale" }), "0%")];
 }
 
 function cost(reply) {
@@ -149,8 +183,9 @@ function stage(reply, prompts, look) {
   const block = make("section", { class: `stage ${reply.stage}` },
     make("h4", {}, title, " ", make("span", { class: "small" }, cost(reply))));
   if (prompt !== undefined) block.append(make("p", { class: "label" }, "Prompt"), make("pre", {}, prompt));
-  block.append(make("p", { class: "label" }, "Reply"), make("pre", {}, reply.text || "(empty)"));
-  block.append(make("p", { class: "label" }, "Tokens by id, with their probabilities"), tokens(reply));
+  block.append(make("p", { class: "label" }, "Reply"));
+  if (reply.lengths) block.append(make("pre", {}, ...(reply.text ? [] : ["(empty) "]), ...written(reply), ...endOf(reply)));
+  else block.append(make("pre", {}, reply.text || "(empty)"), make("p", { class: "label" }, "Tokens by id, with their probabilities"), tokens(reply));
   return block;
 }
 

@@ -32,7 +32,10 @@ def drawn(doc_id: int) -> Image.Image:
 
 def make_samples() -> pd.DataFrame:
     """SAMPLES of two runs and two tasks; the outcomes of each come in turn, a seventh has no second look."""
-    answer = Answer("macro", "yes", (7,), (-0.1, -2.0), True, Usage(tokens=12, encodes=1, seconds=0.5))
+    usage = Usage(tokens=12, encodes=1, seconds=0.5)
+    answer = Answer("macro", "yes", (7,), (-0.1, -2.0), True, usage)
+    logprobs, lengths = (-0.2, -0.7, -0.5, -0.6, -3.0, -0.001), (3, 4, 0, 0, 1)
+    divided = Answer("macro", "yes sir🐱", (7, 8, 240, 159, 9), logprobs, True, usage, lengths)
     hashes = [image_hash(drawn(number)) for number in range(256)]
     combinations = list(gallery.OUTCOMES)
     rows = []
@@ -47,7 +50,7 @@ def make_samples() -> pd.DataFrame:
             image_size=(640, 480),
             image_hash=hashes[doc_id % 256],
             selection=Selection(chosen, "x", "ppl", turn - 3 if turn < 6 else None),  # type: ignore[arg-type]
-            macro=answer,
+            macro=divided if number >= SAMPLES // 2 else answer,
             box=(0.25, 0.25, 0.5, 0.75) if turn < 6 else None,
             crop=(160, 120, 320, 360) if turn < 6 else None,
             fallback=None if turn < 6 else "no_box",
@@ -61,7 +64,7 @@ def make_samples() -> pd.DataFrame:
                 "trace": trace,
                 "question": EVIL if number == 0 else f"What is number {number}?",
                 "answers": "A",
-                "text_macro": "" if number == 1 else "yes",
+                "text_macro": "" if number == 1 else trace.macro.text,
                 "text_micro": "no" if turn < 6 else None,
                 "macro": 100.0 * macro,
                 "micro": 100.0 * micro if turn < 6 else np.nan,
@@ -331,6 +334,30 @@ def test_a_sample_shows_its_trace(opened: Browser):
     assert opened.run("document.querySelector('.wanted').textContent") == "Expected: A (yes)"
     assert opened.run("document.querySelectorAll('.photo .annotated').length") == 1
     assert opened.run("document.querySelectorAll('.detail b').length") == len(tokens) + len(options)
+
+
+def test_a_reply_is_coloured_by_the_probability_of_its_tokens(opened: Browser):
+    """The third and the fourth token write one character; a closing token has no text."""
+    opened.run("document.getElementById('tab-1').click()")
+    pieces = (
+        "[...document.querySelectorAll('%s .piece')].map((one) => [one.textContent, one.title.split(',')[0]])"
+    )
+    # 100 exp(-0.2), exp(-0.7), exp(-0.5 - 0.6 - 3.0)
+    shown = [["yes", "81.9%"], [" sir", "49.7%"], ["🐱", "1.7%"]]
+    assert opened.run(pieces % ".answer.macro") == shown
+    assert opened.run(pieces % ".stage.macro") == shown
+    assert (
+        opened.run("document.querySelector('.stage.macro pre:last-of-type').textContent")
+        == "yes sir🐱end 99.9%"
+    )
+    assert opened.run("document.querySelector('.answer.macro .text').textContent") == "yes sir🐱"
+    titles = opened.run("[...document.querySelectorAll('.stage.macro [title]')].map((one) => one.title)")
+    assert [title for title in titles if "240, 159, 9" in title]
+    doubts = "[...document.querySelectorAll('.stage.macro [title]')].map((one) => one.style.getPropertyValue('--doubt'))"
+    assert opened.run(doubts) == ["11%", "30%", "59%", "0%"]
+    assert opened.run("document.querySelectorAll('.key-of-tokens').length") == 1
+    opened.run("document.getElementById('tab-0').click()")  # a trace without the texts of tokens
+    assert opened.run("document.querySelectorAll('.piece, .key-of-tokens').length") == 0
 
 
 def test_an_image_is_enlarged_and_the_crop_has_a_loupe(opened: Browser):
