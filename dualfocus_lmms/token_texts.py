@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -31,13 +32,15 @@ def lengths(parts: Sequence[str], text: str) -> tuple[int, ...] | None:
                 return None
             place += 1
         ends.append(place)
-    return tuple(end - start for start, end in zip(ends, ends[1:], strict=False))
+    return tuple(end - start for start, end in pairwise(ends))
 
 
 def whole_characters(tokens: Sequence[T], decode: Callable[[Sequence[T]], str]) -> Iterator[str]:
     """The text of each token; of several that write one character together, the last has it.
 
-    >>> list(whole_characters([b"a", b"\\xc3", b"\\xa9"], lambda some: b"".join(some).decode("utf-8", "replace")))
+    >>> def decode(tokens):
+    ...     return b"".join(tokens).decode("utf-8", "replace")
+    >>> list(whole_characters([b"a", b"\\xc3", b"\\xa9"], decode))
     ['a', '', 'é']
     """
     held: list[T] = []

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any, Literal, Protocol
 
 from PIL import Image
@@ -188,8 +188,8 @@ class Answer:
         """The text of each token, as far as it is in the answer's; None where `lengths` is."""
         if self.lengths is None:
             return None
-        ends = list(accumulate(self.lengths, initial=0))
-        return tuple(self.text[start:end] for start, end in zip(ends, ends[1:], strict=False))
+        ends = accumulate(self.lengths, initial=0)
+        return tuple(self.text[start:end] for start, end in pairwise(ends))
 
     @property
     def scores(self) -> Scores:

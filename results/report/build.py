@@ -47,6 +47,7 @@ KINDS = ("dimension", "ability", "category", "kind", "question_type", "type", "s
 MOST_KINDS = 40  # a column with more values, as ids are, names no kinds
 FACTS = (
     "pretrained",
+    "second",
     "protocol",
     "select",
     "grounding",
@@ -109,7 +110,7 @@ def report(
     if images < 0:
         raise UserError(f"--pictures is a number of samples, 0 or more, got {images}.")
     folder = writable(out, "--out")
-    runs = [load_run(path, traces) for path in folders]
+    runs = [load_run(path, traces, replays=True) for path in folders]
     shown = [_shown(run, name) for run, name in zip(runs, _names(folders, runs), strict=True)]
     compared, curve = _comparison(shown)
     total = sum(len(one.samples) for one in shown)
@@ -256,7 +257,7 @@ def _run_page(shown: Shown) -> page.RunPage:
         facts=facts,
         tiles=_tiles(shown.samples),
         sections=_sections(shown),
-        notices=incomplete(shown),
+        notices=[*_replayed(shown.run), *incomplete(shown)],
         date=_date(shown.run.results),
     )
 
@@ -267,6 +268,19 @@ def _date(results: Mapping[str, Any] | None) -> datetime | None:
         return datetime.strptime(str((results or {}).get("date")), "%Y%m%d_%H%M%S").replace(tzinfo=HOST_ZONE)
     except ValueError:
         return None
+
+
+def _replayed(run: Run) -> list[str]:
+    """Of a replay, what it chose from and how."""
+    if not run.replay_of:
+        return []
+    first, *second = run.replay_of
+    notices = [
+        f"A replay: select={run.settings['select']} chose again between the answers recorded in {first}. "
+        "Seconds and tokens are those of the run."
+    ]
+    notices += [f"In the place of micro stands the macro answer of a second run, {one}." for one in second]
+    return [" ".join(notices)]
 
 
 def incomplete(shown: Shown) -> list[str]:

@@ -14,8 +14,9 @@ MOST_TOKENS = 200  # of a reply
 
 
 def detail(trace: Trace) -> dict[str, Any]:
-    """Prompts by stage, the replies in order, which of them are the macro and the micro answer, and the choice
-    in words.
+    """Prompts by stage, the replies in order, and the choice in words.
+
+    cards: which of the replies are the macro and the micro answer.
 
     given: the text in the place of the model's reply where the region comes from elsewhere (`grounding`).
     """

@@ -27,6 +27,6 @@ def test_characters_of_each_token(parts, text, expected):
 
 
 def test_a_character_of_several_tokens_belongs_to_the_last():
-    tokens = ["a".encode(), *(bytes([one]) for one in "🐱".encode()), b" \xc3", b"\xa9b", b"\xe7"]
+    tokens = [b"a", *(bytes([one]) for one in "🐱".encode()), b" \xc3", b"\xa9b", b"\xe7"]
     texts = list(whole_characters(tokens, lambda some: b"".join(some).decode("utf-8", "replace")))
     assert texts == ["a", "", "", "", "🐱", "", " éb", ""]

@@ -1,6 +1,8 @@
 // One sample: its images, both answers, and everything that its trace has.
 
 const STAGES = { macro: "macro, whole image", locate: "locate, where to look", micro: "micro, zoomed region" };
+const SECOND = { ...STAGES, micro: "second run, whole image" }; // of a replay of two runs
+const stages = (i) => (data.ensembles.includes(data.run[i]) ? SECOND : STAGES);
 let unfolded = true; // whether the trace of a sample is shown
 
 function inPixels(i, box) {
@@ -59,7 +61,7 @@ function crop(i) {
     return frame;
   }
   const why = data.fallback[i] ? `No second look: ${data.why[data.fallback[i]] ?? data.fallback[i]}.`
-    : "This sample's image is not in the page.";
+    : data.crops[i].length ? "This sample's image is not in the page." : "No region: both answers are to the whole image.";
   return make("div", { class: "frame" }, make("p", { class: "why" }, why));
 }
 
@@ -83,7 +85,7 @@ function answer(i, way) {
   const reply = replyOf(i, which);
   const parts = text && reply?.lengths && reply.text === text ? written(reply) : [shownText];
   const card = make("div", { class: `answer ${way}${chosen ? " chosen" : ""}` },
-    make("p", { class: "who" }, make("span", {}, STAGES[way]), make("span", {}, chosen ? "chosen ✓" : "")),
+    make("p", { class: "who" }, make("span", {}, stages(i)[way]), make("span", {}, chosen ? "chosen ✓" : "")),
     make("p", { class: text ? "text" : "text empty" }, ...parts));
   if (text !== null) {
     card.append(make("p", { class: "small" }, mark(i, way),
@@ -177,9 +179,9 @@ function cost(reply) {
   return parts.join(" · ");
 }
 
-function stage(reply, prompts, look) {
-  const prompt = look > 1 ? undefined : prompts[reply.stage];
-  const title = `${STAGES[reply.stage]}${look > 1 ? `, look ${look}` : ""}`;
+function stage(reply, prompts, look, names) {
+  const prompt = look > 1 ? undefined : prompts[reply.stage] ?? prompts.second;
+  const title = `${names[reply.stage]}${look > 1 ? `, look ${look}` : ""}`;
   const block = make("section", { class: `stage ${reply.stage}` },
     make("h4", {}, title, " ", make("span", { class: "small" }, cost(reply))));
   if (prompt !== undefined) block.append(make("p", { class: "label" }, "Prompt"), make("pre", {}, prompt));
@@ -193,15 +195,15 @@ function trace(i) {
   const kept = traceOf(i);
   if (kept === null) return make("p", { class: "note" }, "The prompts and tokens of this sample are in the run's traces.");
   const seen = {};
-  const stages = kept.replies.map((reply) => {
+  const parts = kept.replies.map((reply) => {
     seen[reply.stage] = (seen[reply.stage] ?? 0) + 1;
-    return stage(reply, kept.prompts, seen[reply.stage]);
+    return stage(reply, kept.prompts, seen[reply.stage], stages(i));
   });
   if (kept.given !== null) {
-    stages.splice(1, 0, make("section", { class: "stage locate" }, make("h4", {}, `box from ${kept.grounding}`),
+    parts.splice(1, 0, make("section", { class: "stage locate" }, make("h4", {}, `box from ${kept.grounding}`),
       make("p", { class: "label" }, "Reply in the model's place"), make("pre", {}, kept.given)));
   }
-  const folded = make("details", { class: "trace" }, make("summary", {}, "Prompts, replies, tokens"), ...stages);
+  const folded = make("details", { class: "trace" }, make("summary", {}, "Prompts, replies, tokens"), ...parts);
   folded.open = unfolded;
   folded.addEventListener("toggle", () => { unfolded = folded.open; });
   return folded;

@@ -353,8 +353,9 @@ def test_a_reply_is_coloured_by_the_probability_of_its_tokens(opened: Browser):
     assert opened.run("document.querySelector('.answer.macro .text').textContent") == "yes sir🐱"
     titles = opened.run("[...document.querySelectorAll('.stage.macro [title]')].map((one) => one.title)")
     assert [title for title in titles if "240, 159, 9" in title]
-    doubts = "[...document.querySelectorAll('.stage.macro [title]')].map((one) => one.style.getPropertyValue('--doubt'))"
-    assert opened.run(doubts) == ["11%", "30%", "59%", "0%"]
+    doubts = ".map((one) => one.style.getPropertyValue('--doubt'))"
+    shades = opened.run(f"[...document.querySelectorAll('.stage.macro [title]')]{doubts}")
+    assert shades == ["11%", "30%", "59%", "0%"]
     assert opened.run("document.querySelectorAll('.key-of-tokens').length") == 1
     opened.run("document.getElementById('tab-0').click()")  # a trace without the texts of tokens
     assert opened.run("document.querySelectorAll('.piece, .key-of-tokens').length") == 0
