@@ -101,6 +101,11 @@ class Run:
     replay_of: tuple[str, ...] = ()
 
     @property
+    def second(self) -> str | None:
+        """The traces of the second run of a replay of two, whose macro answers are the micro ones here."""
+        return self.replay_of[1] if len(self.replay_of) > 1 else None
+
+    @property
     def complete(self) -> float | None:
         """The share of the expected samples that have a trace, 0 to 1; None where unknown."""
         expected = [task.expected for task in self.tasks.values()]

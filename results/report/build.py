@@ -255,7 +255,9 @@ def _run_page(shown: Shown) -> page.RunPage:
     return page.RunPage(
         name=shown.name,
         facts=facts,
-        tiles=_tiles(shown.samples),
+        tiles=_tiles(
+            shown.samples, "macro answer of the second run" if shown.run.second else "zoomed region"
+        ),
         sections=_sections(shown),
         notices=[*_replayed(shown.run), *incomplete(shown)],
         date=_date(shown.run.results),
@@ -274,12 +276,13 @@ def _replayed(run: Run) -> list[str]:
     """Of a replay, what it chose from and how."""
     if not run.replay_of:
         return []
-    first, *second = run.replay_of
+    first = run.replay_of[0]
     notices = [
         f"A replay: select={run.settings['select']} chose again between the answers recorded in {first}. "
         "Seconds and tokens are those of the run."
     ]
-    notices += [f"In the place of micro stands the macro answer of a second run, {one}." for one in second]
+    if run.second:
+        notices.append(f"What is called micro is the macro answer of a second run, {run.second}.")
     return [" ".join(notices)]
 
 
@@ -306,7 +309,8 @@ def _first(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")
 
 
-def _tiles(samples: pd.DataFrame) -> list[page.Tile]:
+def _tiles(samples: pd.DataFrame, micro: str) -> list[page.Tile]:
+    """micro: what the micro answers are."""
     row = tables.ablation(samples).frame.iloc[-1]
     interval = f"95%: {row['gain, low']:+.2f} to {row['gain, high']:+.2f}"
     looked = samples["micro"].notna()
@@ -314,7 +318,7 @@ def _tiles(samples: pd.DataFrame) -> list[page.Tile]:
     tiles = [
         page.Tile("selected", f"{row['selected']:.2f}", f"{row['gain']:+.2f} over macro ({interval})"),
         page.Tile("macro", f"{row['macro']:.2f}", "whole image", "macro"),
-        page.Tile("micro", f"{row['micro']:.2f}", "zoomed region", "micro"),
+        page.Tile("micro", f"{row['micro']:.2f}", micro, "micro"),
         page.Tile("oracle", f"{row['oracle']:.2f}", "always the better of both"),
         page.Tile("second looks", f"{100 * looked.mean():.1f}%", f"micro chosen in {chosen:.1f}%"),
     ]
@@ -384,7 +388,7 @@ def _sections(shown: Shown) -> list[page.Section]:
         page.Section(one.name, one.title, [t for t in one.tables if len(t.frame)], one.plot, one.caption)
         for one in found
     ]
-    return [one for one in filled if one.tables]
+    return [one for one in filled if one.tables and not (one.name == "boxes" and shown.run.second)]
 
 
 def _notices(total: int, rows: dict[str, Any], kept: gallery.PageImages, wanted: int) -> list[str]:
