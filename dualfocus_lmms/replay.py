@@ -1,8 +1,8 @@
 """The answers of a finished run, chosen again: as it would have with other settings of its last step.
 
 What the run does not contain is refused. With two runs the choice is between their macro answers, as in the
-ensembles of the paper's table 8. `models/host/replay_model.py` gives these answers to lmms-eval; a report of a
-replay shows what `rechooser` makes of the run's traces.
+ensembles of the paper's table 8. `models/host/replay_model.py` gives these answers to lmms-eval; a report
+shows what `rechooser` makes of the run's traces.
 """
 
 from __future__ import annotations

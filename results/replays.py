@@ -34,7 +34,7 @@ _OF_SECOND_LOOKS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Replay:
+class ReplayedRun:
     """What a replay did.
 
     results: the host's. options: what was given. settings: those of the run with the replay's own on top.
@@ -47,7 +47,7 @@ class Replay:
     choose: Callable[[Trace], Trace]
 
     @classmethod
-    def of(cls, results: Mapping[str, Any], traces: Path, run: Mapping[str, Any]) -> Replay:
+    def of(cls, results: Mapping[str, Any], traces: Path, run: Mapping[str, Any]) -> ReplayedRun:
         """traces: the folder of the run's, where it is now. run: its settings. UserError for what no replay
         could have chosen by."""
         options = _options(results).but(trace=str(traces))

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.integrity import read_data
 from dualfocus_lmms.json_text import LONGEST_LINE, Kind, lines
-from dualfocus_lmms.results.replays import MODEL, Replay
+from dualfocus_lmms.results.replays import MODEL, ReplayedRun
 from dualfocus_lmms.trace import read_settings
 from dualfocus_lmms.trace_folder import Traces, find_traces, no_traces
 
@@ -148,7 +148,7 @@ def load_run(folder: str | Path, traces: str | Path | None = None, replays: bool
                 f"{folder} holds a replay of {trace_argument(results)}, where no traces are: name their "
                 "folder with --traces, or start the command in the folder that the replay was started in."
             )
-        replay = Replay.of(results, where, settings)
+        replay = ReplayedRun.of(results, where, settings)
         found, settings = replay.asked(found), replay.settings
     data = {} if where is None else read_data(where)
     found, strange = _of_known_questions(found, _questions(results, data))
