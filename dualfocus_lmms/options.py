@@ -7,6 +7,7 @@ docs come from here and from what extends it, such as `dualfocus_lmms.models.hos
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -126,6 +127,18 @@ def option(
     """
     extra: dict[str, Any] = {"unset": unset, "decides": decides, "checkpoint": checkpoint}
     return Field(default, description=help, json_schema_extra=extra, repr=not secret)
+
+
+def as_written(values: Mapping[str, Any], text: str, options: type[Options]) -> dict[str, Any]:
+    """Values that the host read from `name=value,name=value`, with texts as they stand there.
+
+    The host would make 1000.0 of a folder called 1e3 and infinity of some commit hashes.
+    """
+    read = dict(values)
+    for name, field in options.model_fields.items():
+        if is_text(field.annotation) and isinstance(read.get(name), (bool, int, float)):
+            read[name] = re.findall(rf"(?:^|,)\s*{name}=([^,]*)", text)[-1].strip()
+    return read
 
 
 def keywords(names: Mapping[str, Any]) -> dict[str, Any]:

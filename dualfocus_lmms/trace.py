@@ -120,6 +120,10 @@ class Trace:
         for name in _SELDOM:
             if values[name] is None:
                 del values[name]
+        for look in (values, *values.get("looks", ())):
+            for stage in ("macro", "locate", "micro"):
+                if (answer := look.get(stage)) is not None and answer["lengths"] is None:
+                    del answer["lengths"]
         return json.dumps(values, ensure_ascii=False, allow_nan=False, default=str)
 
     @classmethod

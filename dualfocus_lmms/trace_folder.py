@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, overload
+from typing import Any, BinaryIO, Protocol, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,11 +26,13 @@ class Traces(Sequence[Trace]):
 
     files: those of the folder. groups: the tasks and splits that there are. places: (n,) where each trace is,
     which group it belongs to, its doc_id, and a hash of its key.
+    change: what is made of each trace when it is taken; None leaves it as it is.
     """
 
     files: tuple[Path, ...]
     groups: tuple[tuple[str, str], ...]
     places: NDArray[np.void]
+    change: Callable[[Trace], Trace] | None = None
 
     def __len__(self) -> int:
         return len(self.places)
@@ -45,13 +47,13 @@ class Traces(Sequence[Trace]):
         return next(iter(self.at([index])))
 
     def __iter__(self) -> Iterator[Trace]:
-        with _Files(self.files) as files:
+        with _Files(self.files, self.change) as files:
             for file, start in zip(self.places["file"].tolist(), self.places["start"].tolist(), strict=True):
                 yield files.read(file, start)
 
     def at(self, which: Any) -> Traces:
         """Those at some places, in a slice, or where a mask is true."""
-        return Traces(self.files, self.groups, self.places[which])
+        return replace(self, places=self.places[which])
 
     @property
     def doc_ids(self) -> NDArray[np.int64]:
@@ -63,7 +65,7 @@ class TracesBySample:
     """Traces by task, split and doc_id; of several of a sample the last. The files stay open."""
 
     def __init__(self, traces: Traces) -> None:
-        self._files = _Files(traces.files)
+        self._files = _Files(traces.files, traces.change)
         self._sorted: dict[tuple[str, str], NDArray[np.void]] = {}
         for number, group in enumerate(traces.groups):
             some = traces.places[traces.places["group"] == number]
@@ -98,11 +100,39 @@ class TracesBySample:
         return some[at] if at < len(some) and some["doc_id"][at] == key["doc_id"] else None
 
 
-class _Files:
-    """Trace files, each opened when it is first read."""
+class ByKey(Protocol):
+    """Traces by their keys: `TracesBySample`, or those of a run that is at work."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self._paths = paths
+    def __getitem__(self, key: Mapping[str, Any]) -> Trace: ...
+
+
+class InOrder(Sequence[Trace]):
+    """The traces of some keys, in their order, each read when it is taken."""
+
+    def __init__(self, by_key: ByKey, keys: Sequence[Mapping[str, Any]]) -> None:
+        self._by_key, self._keys = by_key, keys
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    @overload
+    def __getitem__(self, index: int) -> Trace: ...
+    @overload
+    def __getitem__(self, index: slice) -> InOrder: ...
+    def __getitem__(self, index: int | slice) -> Trace | InOrder:
+        if isinstance(index, slice):
+            return InOrder(self._by_key, self._keys[index])
+        return self._by_key[self._keys[index]]
+
+    def __iter__(self) -> Iterator[Trace]:
+        return (self._by_key[key] for key in self._keys)
+
+
+class _Files:
+    """Trace files, each opened when it is first read. change: see `Traces`."""
+
+    def __init__(self, paths: Sequence[Path], change: Callable[[Trace], Trace] | None) -> None:
+        self._paths, self._change = paths, change
         self._opened: dict[int, BinaryIO] = {}
 
     def __enter__(self) -> _Files:
@@ -118,11 +148,12 @@ class _Files:
             if file not in self._opened:
                 self._opened[file] = path.open("rb")
             self._opened[file].seek(start)
-            return Trace.from_json(self._opened[file].readline(LONGEST_LINE))
+            trace = Trace.from_json(self._opened[file].readline(LONGEST_LINE))
         except OSError as error:
             raise _unreadable(path, error) from error
         except ValueError as error:
             raise UserError(f"{path} was changed while it was read: give the folder again.") from error
+        return trace if self._change is None else self._change(trace)
 
 
 def no_traces() -> Traces:

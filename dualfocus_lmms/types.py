@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import accumulate, pairwise
 from numbers import Integral
 from typing import Any, Literal, Protocol
 
@@ -152,7 +153,8 @@ class Answer:
 
     text: without surrounding white space. tokens: ids of the text. logprobs: finite natural logarithms from
     the raw logits in float32, one per token, and one more for the end-of-turn token when `ended` is true.
-    There is at least one.
+    There is at least one. lengths: how many characters of the text each token wrote, one number per token;
+    they follow from the tokens, and are None where that is not known.
     """
 
     pathway: Stage
@@ -161,6 +163,7 @@ class Answer:
     logprobs: tuple[float, ...]
     ended: bool
     usage: Usage = Usage()
+    lengths: tuple[int, ...] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if len(self.logprobs) != len(self.tokens) + self.ended:
@@ -170,10 +173,24 @@ class Answer:
             )
         if not self.logprobs or not all(math.isfinite(value) for value in self.logprobs):
             raise ValueError(f"An answer needs one or more finite log-probabilities, got {self.logprobs}.")
+        if self.lengths is not None and not self._is_divided(self.lengths):
+            raise ValueError(f"lengths {self.lengths} do not divide {self.text!r:.80} among its tokens.")
+
+    def _is_divided(self, lengths: tuple[int, ...]) -> bool:
+        counts = len(lengths) == len(self.tokens) and min(lengths, default=0) >= 0
+        return counts and sum(lengths) <= len(self.text)
 
     def nll(self, count_eos: bool = False) -> float:
         """See `Scores.nll`: an answer without any token has only its end-of-turn token to count."""
         return self.scores.nll(count_eos)
+
+    @property
+    def pieces(self) -> tuple[str, ...] | None:
+        """The text of each token, as far as it is in the answer's; None where `lengths` is."""
+        if self.lengths is None:
+            return None
+        ends = accumulate(self.lengths, initial=0)
+        return tuple(self.text[start:end] for start, end in pairwise(ends))
 
     @property
     def scores(self) -> Scores:

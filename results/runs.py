@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.integrity import read_data
 from dualfocus_lmms.json_text import LONGEST_LINE, Kind, lines
+from dualfocus_lmms.results.replays import MODEL, ReplayedRun
 from dualfocus_lmms.trace import read_settings
 from dualfocus_lmms.trace_folder import Traces, find_traces, no_traces
 
-REPLAY = "dualfocus_replay"  # the model class that answers from traces
 RESULTS = "*_results.json"
 _AGAIN = "Run the same command with resume=True: nothing is answered twice, and it is written again."
 
@@ -89,7 +89,8 @@ class Run:
     """What a run left behind.
 
     tasks: by name. results: the host's JSON; None of a run that did not end. settings: of run.json; empty
-    without traces. damaged: lines of the traces that could not be read.
+    without traces. damaged: lines of the traces that could not be read. replay_of: the trace folders of a
+    replay; none of a run.
     """
 
     name: str
@@ -97,6 +98,12 @@ class Run:
     results: dict[str, Any] | None
     settings: dict[str, Any]
     damaged: tuple[str, ...] = ()
+    replay_of: tuple[str, ...] = ()
+
+    @property
+    def second(self) -> str | None:
+        """The traces of the second run of a replay of two, whose macro answers are the micro ones here."""
+        return self.replay_of[1] if len(self.replay_of) > 1 else None
 
     @property
     def complete(self) -> float | None:
@@ -108,21 +115,23 @@ class Run:
         return sum(len(task.traces) for task in self.tasks.values()) / total
 
 
-def load_run(folder: str | Path, traces: str | Path | None = None) -> Run:
+def load_run(folder: str | Path, traces: str | Path | None = None, replays: bool = False) -> Run:
     """The newest run below a folder: its results JSON, the samples files of the same moment, its traces.
 
     traces: their folder. Else it is the one that the results name (`trace=` in the model arguments), first
     looked for by its last name in `folder`, as that may be a copy; or `<folder>/traces`, or the folder
-    itself, which may hold traces alone: those of a run that did not end. UserError when there are neither
-    results nor traces, and for a replay.
+    itself, which may hold traces alone: those of a run that did not end. replays: whether a replay will do,
+    whose traces are those of the run, chosen again. UserError when there are neither results nor traces, and
+    for a replay otherwise.
     """
     folder = Path(folder)
     file = newest_results(folder)
     results = None if file is None else _read_results(file)
-    if results is not None and (results.get("config") or {}).get("model") == REPLAY:
+    is_replay = results is not None and (results.get("config") or {}).get("model") == MODEL
+    if is_replay and not replays:
         raise UserError(
             f"{folder} holds a replay, whose traces are those of another run with another choice: give the "
-            "run itself, or compare the replay's scores as lmms-eval printed them."
+            "run itself, or compare both with `dualfocus report`."
         )
     where = Path(traces) if traces is not None else _trace_folder(folder, results)
     if results is None and where is None:
@@ -132,14 +141,30 @@ def load_run(folder: str | Path, traces: str | Path | None = None) -> Run:
         )
     found, damaged = (no_traces(), []) if where is None else find_traces(where)
     settings = read_settings(where) if where is not None and (where / "run.json").is_file() else {}
+    replay = None
+    if results is not None and is_replay:
+        if where is None:
+            raise UserError(
+                f"{folder} holds a replay of {trace_argument(results)}, where no traces are: name their "
+                "folder with --traces, or start the command in the folder that the replay was started in."
+            )
+        replay = ReplayedRun.of(results, where, settings)
+        found, settings = replay.asked(found), replay.settings
     data = {} if where is None else read_data(where)
     found, strange = _of_known_questions(found, _questions(results, data))
+    tasks = _tasks(results, file, found, data)
+    if replay is not None:
+        tasks = {
+            name: replace(task, traces=replay.chosen(name, task.traces, task.rows()))
+            for name, task in tasks.items()
+        }
     return Run(
         name=folder.resolve().name,
-        tasks=_tasks(results, file, found, data),
+        tasks=tasks,
         results=results,
         settings=settings,
         damaged=(*damaged, *strange),
+        replay_of=() if replay is None else replay.folders,
     )
 
 

@@ -28,7 +28,10 @@ def drawn(doc_id: int) -> Image.Image:
 
 def make_samples() -> pd.DataFrame:
     """SAMPLES of two runs and two tasks; the outcomes of each come in turn, a seventh has no second look."""
-    answer = Answer("macro", "yes", (7,), (-0.1, -2.0), True, Usage(tokens=12, encodes=1, seconds=0.5))
+    usage = Usage(tokens=12, encodes=1, seconds=0.5)
+    answer = Answer("macro", "yes", (7,), (-0.1, -2.0), True, usage)
+    logprobs, lengths = (-0.2, -0.7, -0.5, -0.6, -3.0, -0.001), (3, 4, 0, 0, 1)
+    divided = Answer("macro", "yes sir🐱", (7, 8, 240, 159, 9), logprobs, True, usage, lengths)
     hashes = [image_hash(drawn(number)) for number in range(256)]
     combinations = list(gallery.OUTCOMES)
     rows = []
@@ -43,7 +46,7 @@ def make_samples() -> pd.DataFrame:
             image_size=(640, 480),
             image_hash=hashes[doc_id % 256],
             selection=Selection(chosen, "x", "ppl", turn - 3 if turn < 6 else None),  # type: ignore[arg-type]
-            macro=answer,
+            macro=divided if number >= SAMPLES // 2 else answer,
             box=(0.25, 0.25, 0.5, 0.75) if turn < 6 else None,
             crop=(160, 120, 320, 360) if turn < 6 else None,
             fallback=None if turn < 6 else "no_box",
@@ -57,7 +60,7 @@ def make_samples() -> pd.DataFrame:
                 "trace": trace,
                 "question": EVIL if number == 0 else f"What is number {number}?",
                 "answers": "A",
-                "text_macro": "" if number == 1 else "yes",
+                "text_macro": "" if number == 1 else trace.macro.text,
                 "text_micro": "no" if turn < 6 else None,
                 "macro": 100.0 * macro,
                 "micro": 100.0 * micro if turn < 6 else np.nan,

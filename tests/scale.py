@@ -222,11 +222,11 @@ def resume(folder: Path, count: int) -> None:
 
 def replay(folder: Path, count: int) -> None:
     """A replay, without the host."""
-    from dualfocus_lmms.models.host import replay
+    from dualfocus_lmms import replay
 
     run = replay.Recorded.read(str(folder / "run" / "traces"))
     settings = replay.ReplayOptions.of({"trace": run.folder, "select": "micro"}).settings(run.settings)
-    found = replay.choose_again(replay.find(run, list(requests(count)), {}), settings)
+    found = replay.choose_again(replay.find(run, [one.key for one in requests(count)], {}), settings)
     assert sum(one.selection.text != "" for one in found) == count
 
 

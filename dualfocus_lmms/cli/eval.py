@@ -34,10 +34,15 @@ def _check_questions(tasks: Sequence[str], limit: int | None) -> None:
 
 def _finished(args: Any) -> None:
     """Show what a run is worth, from its traces, and the next command."""
-    from dualfocus_lmms.results.runs import REPLAY, trace_argument
+    from dualfocus_lmms.results.replays import MODEL
+    from dualfocus_lmms.results.runs import trace_argument
     from dualfocus_lmms.results.summary import summary
 
-    if not args.model.startswith("dualfocus") or args.model == REPLAY:
+    if not args.model.startswith("dualfocus"):
+        return
+    if args.model == MODEL:
+        if args.output_path:
+            show(f"\nNext: dualfocus report {shlex.quote(str(args.output_path))} --out report")
         return
     traces = trace_argument({"config": {"model_args": args.model_args}})
     if traces is None:
@@ -92,7 +97,7 @@ def _options(model: str) -> type[Options]:
 
         return ServerOptions
     if model == "dualfocus_replay":
-        from dualfocus_lmms.models.host.replay import ReplayOptions
+        from dualfocus_lmms.replay import ReplayOptions
 
         return ReplayOptions
     raise choose("model", model, ("dualfocus", "dualfocus_server", "dualfocus_replay"))

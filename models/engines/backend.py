@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from dualfocus_lmms.models.checkpoint.tokenize_chat import Rendered
 from dualfocus_lmms.models.compatibility import rope_settings
 from dualfocus_lmms.models.engines.attention import steady_attention
 from dualfocus_lmms.reasoning import CLOSING, OPENING, answer_start
+from dualfocus_lmms.token_texts import lengths, whole_characters
 from dualfocus_lmms.types import Answer, Stage, StopCriteria, TemplateChoice, Usage
 from dualfocus_lmms.zoom import DynamicResolution
 
@@ -61,6 +63,8 @@ class ModelBackend:
             frozenset(vocabulary[tag] for tag in tags if tag in vocabulary) for tags in (OPENING, CLOSING)
         )
         self._token_types = token_types(self.model)
+        self._before = self.tokenizer("a", add_special_tokens=False).input_ids
+        self._after = lru_cache(maxsize=1 << 16)(self._decode_after)
         self._steady_tokens = steady_tokens(self.model.config.get_text_config())
 
     def input_size(self, image: Image.Image) -> tuple[int, int]:
@@ -169,6 +173,14 @@ class ModelBackend:
     def decode(self, tokens: Sequence[int]) -> str:
         return self.tokenizer.decode(list(tokens), skip_special_tokens=True)
 
+    def _decode_after(self, tokens: tuple[int, ...]) -> str:
+        """The text of tokens that follow others: the first of a text may lose a blank."""
+        return self.decode([*self._before, *tokens])[len(self.decode(self._before)) :]
+
+    def _lengths(self, tokens: Sequence[int], text: str) -> tuple[int, ...] | None:
+        """How many characters of `text` each token wrote."""
+        return lengths(list(whole_characters(tokens, lambda some: self._after(tuple(some)))), text)
+
     def answer(
         self,
         stage: Stage,
@@ -203,7 +215,9 @@ class ModelBackend:
             # An answer that is only a stop string keeps its first token: its perplexity must stay defined.
             kept = max(kept, 1)
             text, tokens, logprobs, ended = text[:cut], tokens[:kept], logprobs[:kept], False
-        return Answer(stage, text.strip(), tuple(tokens), tuple(logprobs), ended, usage)
+        text = text.strip()
+        parts = self._lengths(tokens, text)
+        return Answer(stage, text, tuple(tokens), tuple(logprobs), ended, usage, parts)
 
 
 def steady_tokens(config: Any) -> int | None:

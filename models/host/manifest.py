@@ -35,8 +35,8 @@ def manifests() -> list[Any]:
         ),
         ModelManifest(
             model_id="dualfocus_replay",
-            simple_class_path="dualfocus_lmms.models.host.replay.ReplaySimple",
-            chat_class_path="dualfocus_lmms.models.host.replay.Replay",
+            simple_class_path="dualfocus_lmms.models.host.replay_model.ReplaySimple",
+            chat_class_path="dualfocus_lmms.models.host.replay_model.Replay",
         ),
     ]
 

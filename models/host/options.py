@@ -5,7 +5,6 @@ All are checked before anything is loaded.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,8 +20,8 @@ from dualfocus_lmms.options import (
     Keywords,
     Options,
     Switch,
+    as_written,
     decides,
-    is_text,
     must_be,
     names_checkpoint,
     option,
@@ -92,10 +91,7 @@ class ModelOptions(FlowOptions, Keywords):
 
 
 def parse_model_args(text: str, options: type[Options] = ModelOptions) -> dict[str, Any]:
-    """Values of `--model_args` by name, as the host reads them but for texts. UserError for another form.
-
-    The host would make 1000.0 of a folder called 1e3 and infinity of some commit hashes.
-    """
+    """Values of `--model_args` by name, see `as_written`. UserError for another form."""
     from lmms_eval.utils import simple_parse_args_string
 
     try:
@@ -105,7 +101,4 @@ def parse_model_args(text: str, options: type[Options] = ModelOptions) -> dict[s
             f"--model_args is name=value,name=value, got {text!r}. "
             "A name with a comma cannot be given: use a link without one."
         ) from error
-    for name, field in options.model_fields.items():
-        if is_text(field.annotation) and isinstance(values.get(name), (bool, int, float)):
-            values[name] = re.findall(rf"(?:^|,)\s*{name}=([^,]*)", text)[-1].strip()
-    return values
+    return as_written(values, text, options)

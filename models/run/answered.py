@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, overload
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from dualfocus_lmms.models.run.request import name_of
 from dualfocus_lmms.trace import Trace, TraceWriter
@@ -45,25 +45,3 @@ class Answered:
     def is_same(self, key: Key) -> bool:
         """Whether a finished sample was asked in the same context: prompt and generation settings."""
         return self._before.is_same(key) or self[key].key.get("context") == key.get("context")
-
-
-class InOrder(Sequence[Trace]):
-    """The traces of some keys, in their order, each read when it is taken."""
-
-    def __init__(self, answered: Answered | TracesBySample, keys: Sequence[Key]) -> None:
-        self._answered, self._keys = answered, keys
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    @overload
-    def __getitem__(self, index: int) -> Trace: ...
-    @overload
-    def __getitem__(self, index: slice) -> InOrder: ...
-    def __getitem__(self, index: int | slice) -> Trace | InOrder:
-        if isinstance(index, slice):
-            return InOrder(self._answered, self._keys[index])
-        return self._answered[self._keys[index]]
-
-    def __iter__(self) -> Iterator[Trace]:
-        return (self._answered[key] for key in self._keys)

@@ -12,13 +12,13 @@ from tqdm import tqdm
 from dualfocus_lmms.errors import GenerationError, Interrupted, UserError
 from dualfocus_lmms.flow import answer_batch, run_macro, run_zoom
 from dualfocus_lmms.models.run import memory
-from dualfocus_lmms.models.run.answered import Answered, InOrder
+from dualfocus_lmms.models.run.answered import Answered
 from dualfocus_lmms.models.run.batches import LARGEST_SIZE, BatchItem, BatchSize, Reader, in_order
 from dualfocus_lmms.models.run.request import Request, name_of
 from dualfocus_lmms.sample import Sample
 from dualfocus_lmms.settings import Settings
 from dualfocus_lmms.trace import Trace, TraceWriter
-from dualfocus_lmms.trace_folder import find_traces
+from dualfocus_lmms.trace_folder import InOrder, find_traces
 from dualfocus_lmms.types import Backend, Question, StopCriteria
 
 _READERS = 4  # threads that open images

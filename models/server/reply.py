@@ -12,9 +12,18 @@ from typing import Any, NoReturn
 from zlib import crc32
 
 from dualfocus_lmms.errors import GenerationError
-from dualfocus_lmms.models.server.spelling import Piece, begins, is_closing, is_special, spells, tail
+from dualfocus_lmms.models.server.spelling import (
+    Piece,
+    begins,
+    is_closing,
+    is_special,
+    spells,
+    tail,
+    texts_of,
+)
 from dualfocus_lmms.reasoning import CLOSING, OPENING, answer_start
 from dualfocus_lmms.text_output import excerpt
+from dualfocus_lmms.token_texts import lengths
 from dualfocus_lmms.types import Answer, Stage, StopCriteria, Usage
 
 _MISSING = -9999.0  # what servers write in place of a log-probability that they do not have
@@ -93,7 +102,9 @@ def read_reply(
             )
     start, text = _after_reasoning(source, pieces[:kept], text, ended)
     scores = tuple(logprobs[start : kept + ended])
-    return Answer(source.stage, text.strip(), ids[start:kept], scores, ended, usage)
+    text = text.strip()
+    parts = lengths(texts_of(pieces[start:kept], text), text)
+    return Answer(source.stage, text, ids[start:kept], scores, ended, usage, parts)
 
 
 def _after_reasoning(source: Source, pieces: Sequence[Piece], text: str, ended: bool) -> tuple[int, str]:

@@ -13,6 +13,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from dualfocus_lmms.token_texts import whole_characters
+
 # </s>, <eos>, <|im_end|>, <end_of_turn>, [EOS], <|channel>, <turn|>; the width of the bars differs.
 _SPECIAL = re.compile(r"<[|\uff5c][^<>]*>|<[^<>]*[|\uff5c]>|</?[A-Za-z_][\w▁-]*>|\[[A-Za-z_]+\]")
 # Those that end a reply, in every family that is known.
@@ -68,6 +70,12 @@ def tail(pieces: Sequence[Piece], stop: str) -> int | None:
             if wanted in form("".join(piece.text for piece in pieces[-count:])):
                 return count
     return None
+
+
+def texts_of(pieces: Sequence[Piece], text: str) -> list[str]:
+    """What each token writes of a text, without special tokens that the text leaves out."""
+    written = [b"" if is_special(piece.text) and piece.text not in text else piece.raw for piece in pieces]
+    return list(whole_characters(written, lambda some: b"".join(some).decode("utf-8", "replace")))
 
 
 def _ends(pieces: Sequence[Piece], wanted: str) -> set[int]:

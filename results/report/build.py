@@ -47,6 +47,7 @@ KINDS = ("dimension", "ability", "category", "kind", "question_type", "type", "s
 MOST_KINDS = 40  # a column with more values, as ids are, names no kinds
 FACTS = (
     "pretrained",
+    "second",
     "protocol",
     "select",
     "grounding",
@@ -109,7 +110,7 @@ def report(
     if images < 0:
         raise UserError(f"--pictures is a number of samples, 0 or more, got {images}.")
     folder = writable(out, "--out")
-    runs = [load_run(path, traces) for path in folders]
+    runs = [load_run(path, traces, replays=True) for path in folders]
     shown = [_shown(run, name) for run, name in zip(runs, _names(folders, runs), strict=True)]
     compared, curve = _comparison(shown)
     total = sum(len(one.samples) for one in shown)
@@ -254,9 +255,11 @@ def _run_page(shown: Shown) -> page.RunPage:
     return page.RunPage(
         name=shown.name,
         facts=facts,
-        tiles=_tiles(shown.samples),
+        tiles=_tiles(
+            shown.samples, "macro answer of the second run" if shown.run.second else "zoomed region"
+        ),
         sections=_sections(shown),
-        notices=incomplete(shown),
+        notices=[*_replayed(shown.run), *incomplete(shown)],
         date=_date(shown.run.results),
     )
 
@@ -267,6 +270,20 @@ def _date(results: Mapping[str, Any] | None) -> datetime | None:
         return datetime.strptime(str((results or {}).get("date")), "%Y%m%d_%H%M%S").replace(tzinfo=HOST_ZONE)
     except ValueError:
         return None
+
+
+def _replayed(run: Run) -> list[str]:
+    """Of a replay, what it chose from and how."""
+    if not run.replay_of:
+        return []
+    first = run.replay_of[0]
+    notices = [
+        f"A replay: select={run.settings['select']} chose again between the answers recorded in {first}. "
+        "Seconds and tokens are those of the run."
+    ]
+    if run.second:
+        notices.append(f"What is called micro is the macro answer of a second run, {run.second}.")
+    return [" ".join(notices)]
 
 
 def incomplete(shown: Shown) -> list[str]:
@@ -292,7 +309,8 @@ def _first(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")
 
 
-def _tiles(samples: pd.DataFrame) -> list[page.Tile]:
+def _tiles(samples: pd.DataFrame, micro: str) -> list[page.Tile]:
+    """micro: what the micro answers are."""
     row = tables.ablation(samples).frame.iloc[-1]
     interval = f"95%: {row['gain, low']:+.2f} to {row['gain, high']:+.2f}"
     looked = samples["micro"].notna()
@@ -300,7 +318,7 @@ def _tiles(samples: pd.DataFrame) -> list[page.Tile]:
     tiles = [
         page.Tile("selected", f"{row['selected']:.2f}", f"{row['gain']:+.2f} over macro ({interval})"),
         page.Tile("macro", f"{row['macro']:.2f}", "whole image", "macro"),
-        page.Tile("micro", f"{row['micro']:.2f}", "zoomed region", "micro"),
+        page.Tile("micro", f"{row['micro']:.2f}", micro, "micro"),
         page.Tile("oracle", f"{row['oracle']:.2f}", "always the better of both"),
         page.Tile("second looks", f"{100 * looked.mean():.1f}%", f"micro chosen in {chosen:.1f}%"),
     ]
@@ -370,7 +388,7 @@ def _sections(shown: Shown) -> list[page.Section]:
         page.Section(one.name, one.title, [t for t in one.tables if len(t.frame)], one.plot, one.caption)
         for one in found
     ]
-    return [one for one in filled if one.tables]
+    return [one for one in filled if one.tables and not (one.name == "boxes" and shown.run.second)]
 
 
 def _notices(total: int, rows: dict[str, Any], kept: gallery.PageImages, wanted: int) -> list[str]:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.images import UNREADABLE, image_hash, rgb
+from dualfocus_lmms.replay import SECOND
 from dualfocus_lmms.results.report.sample_details import box_of, detail, seconds
 from dualfocus_lmms.results.report.tables import RIGHT, micro_scores
 from dualfocus_lmms.trace import Trace
@@ -171,6 +172,13 @@ def _columns(samples: pd.DataFrame) -> dict[str, Any]:
         "why": WHY,
         "right": RIGHT,
         "run": [runs.index(name) for name in samples["run"]],
+        "ensembles": sorted(
+            {
+                place
+                for place, trace in zip(samples["run"].map(runs.index), traces, strict=True)
+                if SECOND in trace.prompts
+            }
+        ),
         "task": [tasks.index(name) for name in samples["task"]],
         "outcome": [names.index(name) for name in samples["outcome"]],
         "id": samples["doc_id"].tolist(),

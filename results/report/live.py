@@ -81,7 +81,7 @@ class LiveReport:
         if seen == self._seen:
             return None
         self._seen = seen
-        if not any(size for path, size in seen.items() if path.suffix == ".jsonl"):
+        if not any(seen.values()):
             return None
         made = Path(self._temporary.name, str(self.version + 1))
         try:

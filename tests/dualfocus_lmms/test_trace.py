@@ -56,6 +56,17 @@ def test_there_and_back(tmp_path: Path, text: str) -> None:
     assert read_traces(tmp_path) == ([given], [])
 
 
+def test_the_texts_of_tokens_are_kept_and_cost_nothing_where_there_are_none() -> None:
+    given = trace(text="two cats")
+    assert "lengths" not in given.to_json()
+    told = replace(given, macro=replace(given.macro, lengths=(3, 5)))
+    assert '"lengths": [3, 5]' in told.to_json()
+    read = Trace.from_json(told.to_json())
+    assert (read.macro.pieces, read.micro and read.micro.pieces) == (("two", " cats"), None)
+    with pytest.raises(ValueError, match="lengths"):
+        Trace.from_json(told.to_json().replace("[3, 5]", "[3, 6]"))
+
+
 @pytest.mark.parametrize(
     "judged",
     [

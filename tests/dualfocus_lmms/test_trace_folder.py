@@ -14,9 +14,9 @@ import pytest
 
 from dualfocus_lmms import Answer, Selection, Trace, UserError
 from dualfocus_lmms.json_text import placed_lines
-from dualfocus_lmms.models.run.answered import Answered, InOrder
+from dualfocus_lmms.models.run.answered import Answered
 from dualfocus_lmms.trace import TraceWriter
-from dualfocus_lmms.trace_folder import TracesBySample, find_traces, read_traces
+from dualfocus_lmms.trace_folder import InOrder, TracesBySample, find_traces, read_traces
 
 LIMIT = 400  # bytes of memory that a trace of some thousands may take
 

@@ -70,6 +70,24 @@ def test_log_probabilities_that_fit_no_answer(tokens, logprobs, ended) -> None:
         Answer("macro", "x", tokens, logprobs, ended)
 
 
+def test_the_text_of_each_token() -> None:
+    logprobs = (-0.1, -0.2, -0.3)
+    divided = Answer(
+        "macro", "two cats.", (5, 6), logprobs, True, lengths=(3, 5)
+    )  # the last one was cut away
+    assert divided.pieces == ("two", " cats")
+    unknown = Answer("macro", "two cats.", (5, 6), logprobs, True)
+    assert unknown.pieces is None
+    assert unknown == divided
+    assert Answer("macro", "", (), (-0.1,), True, lengths=()).pieces == ()
+
+
+@pytest.mark.parametrize("lengths", [(3,), (3, 3, 3), (10, 0), (-1, 3)])
+def test_lengths_that_do_not_divide_the_text(lengths: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="lengths"):
+        Answer("macro", "two cats.", (5, 6), (-0.1, -0.2), False, lengths=lengths)
+
+
 @pytest.mark.parametrize("max_new_tokens", [0, -1])
 def test_limits_leave_room_for_a_token(max_new_tokens: int) -> None:
     with pytest.raises(UserError, match=str(max_new_tokens)):

@@ -256,7 +256,7 @@ function show() {
     options(i),
     make("div", { class: "pair" }, photo(i), crop(i)), keyOf(i),
     make("div", { class: "pair" }, answer(i, "macro"), answer(i, "micro")),
-    wanted(i), ...choice(i), ...elsewhere(i), trace(i));
+    ...keyOfTokens(i), wanted(i), ...choice(i), ...elsewhere(i), trace(i));
 }
 
 // Keys, tabs, theme --------------------------------------------------------------------------------------------

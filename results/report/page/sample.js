@@ -1,6 +1,8 @@
 // One sample: its images, both answers, and everything that its trace has.
 
 const STAGES = { macro: "macro, whole image", locate: "locate, where to look", micro: "micro, zoomed region" };
+const SECOND = { ...STAGES, micro: "second run, whole image" }; // of a replay of two runs
+const stages = (i) => (data.ensembles.includes(data.run[i]) ? SECOND : STAGES);
 let unfolded = true; // whether the trace of a sample is shown
 let heated = true; // whether attention is shown, where the trace keeps it
 
@@ -61,7 +63,7 @@ function crop(i) {
     return frame;
   }
   const why = data.fallback[i] ? `No second look: ${data.why[data.fallback[i]] ?? data.fallback[i]}.`
-    : "This sample's image is not in the page.";
+    : data.crops[i].length ? "This sample's image is not in the page." : "No region: both answers are to the whole image.";
   return make("div", { class: "frame" }, make("p", { class: "why" }, why));
 }
 
@@ -101,9 +103,11 @@ function answer(i, way) {
   const text = data[way][i];
   const chosen = data.chosen[i] === which;
   const shownText = text === null ? "no answer" : text === "" ? "(an empty answer)" : text;
+  const reply = replyOf(i, which);
+  const parts = text && reply?.lengths && reply.text === text ? written(reply) : [shownText];
   const card = make("div", { class: `answer ${way}${chosen ? " chosen" : ""}` },
-    make("p", { class: "who" }, make("span", {}, STAGES[way]), make("span", {}, chosen ? "chosen ✓" : "")),
-    make("p", { class: text ? "text" : "text empty" }, shownText));
+    make("p", { class: "who" }, make("span", {}, stages(i)[way]), make("span", {}, chosen ? "chosen ✓" : "")),
+    make("p", { class: text ? "text" : "text empty" }, ...parts));
   if (text !== null) {
     card.append(make("p", { class: "small" }, mark(i, way),
       ` ${verdict(data.score[i][which])} · perplexity ${number(data.ppl[i][which])}`));
@@ -125,6 +129,8 @@ function facts(i) {
 
 const traceOf = (i) => (data.detail[i] < 0 ? null : data.details[data.detail[i]]);
 
+const replyOf = (i, which) => traceOf(i)?.replies[traceOf(i).cards[which]];
+
 function optionsOf(i) { // [letter, text] of the options in the prompt
   const prompt = traceOf(i)?.prompts.macro ?? "";
   const found = [...prompt.matchAll(/^\(?([A-Z])[.):] ?(.+)$/gm)].map(([, letter, text]) => [letter, text]);
@@ -143,18 +149,48 @@ function wanted(i) {
     (data.answers[i] || "–") + (text === undefined ? "" : ` (${text})`));
 }
 
-function tokens(reply) {
-  const tiles = reply.logprobs.map((logprob, place) => {
-    const chance = Math.exp(logprob);
-    const id = reply.tokens[place];
-    const what = id === undefined ? "end of the reply" : `token id ${id}`;
-    const tile = make("span", { class: "token", title: `${what}, log-probability ${logprob.toFixed(3)}` },
-      make("b", {}, id === undefined ? "end" : String(id)), ` ${(100 * chance).toFixed(chance < 0.9995 ? 1 : 0)}%`);
-    tile.style.setProperty("--doubt", `${Math.round(60 * (1 - chance))}%`);
-    return tile;
+function percent(logprob) {
+  const chance = 100 * Math.exp(logprob);
+  return `${chance.toFixed(chance < 99.95 ? 1 : 0)}%`;
+}
+
+function token(kind, ids, logprob, ...content) { // one token, or several that write one character
+  const what = ids.length === 0 ? "end of the reply" : `token id ${ids.join(", ")}`;
+  const title = `${percent(logprob)}, ${what}, log-probability ${logprob.toFixed(3)}`;
+  const element = make("span", { class: kind, title }, ...content);
+  element.style.setProperty("--doubt", `${Math.round(60 * (1 - Math.exp(logprob)))}%`);
+  return element;
+}
+
+const tile = (name, ids, logprob) => token("token", ids, logprob, make("b", {}, name), ` ${percent(logprob)}`);
+
+const endOf = (reply) => reply.logprobs.slice(reply.tokens.length).map((logprob) => tile("end", [], logprob));
+
+function written(reply) { // the text of a reply, token by token
+  const letters = [...reply.text]; // lengths count characters
+  const parts = [];
+  let [place, ids, logprob] = [0, [], 0];
+  reply.lengths.forEach((length, number) => {
+    ids.push(reply.tokens[number]);
+    logprob += reply.logprobs[number];
+    if (length === 0) return;
+    parts.push(token("piece", ids, logprob, letters.slice(place, place += length).join("")));
+    [ids, logprob] = [[], 0];
   });
+  if (ids.length) parts.push(tile("no text", ids, logprob));
+  return [...parts, letters.slice(place).join("")];
+}
+
+function tokens(reply) { // where a trace has no texts of tokens
+  const tiles = reply.tokens.map((id, place) => tile(String(id), [id], reply.logprobs[place]));
+  tiles.push(...endOf(reply));
   if (reply.more) tiles.push(make("span", { class: "token" }, `and ${reply.more} more`));
   return make("p", { class: "tokens" }, ...tiles);
+}
+
+function keyOfTokens(i) { // what the colours of tokens mean
+  if (!traceOf(i)?.replies.some((reply) => reply.lengths)) return [];
+  return [make("p", { class: "key-of-tokens" }, "Tokens by probability: 100%", make("span", { class: "scale" }), "0%")];
 }
 
 function cost(reply) {
@@ -164,14 +200,15 @@ function cost(reply) {
   return parts.join(" · ");
 }
 
-function stage(reply, prompts, look) {
-  const prompt = look > 1 ? undefined : prompts[reply.stage];
-  const title = `${STAGES[reply.stage]}${look > 1 ? `, look ${look}` : ""}`;
+function stage(reply, prompts, look, names) {
+  const prompt = look > 1 ? undefined : prompts[reply.stage] ?? prompts.second;
+  const title = `${names[reply.stage]}${look > 1 ? `, look ${look}` : ""}`;
   const block = make("section", { class: `stage ${reply.stage}` },
     make("h4", {}, title, " ", make("span", { class: "small" }, cost(reply))));
   if (prompt !== undefined) block.append(make("p", { class: "label" }, "Prompt"), make("pre", {}, prompt));
-  block.append(make("p", { class: "label" }, "Reply"), make("pre", {}, reply.text || "(empty)"));
-  block.append(make("p", { class: "label" }, "Tokens by id, with their probabilities"), tokens(reply));
+  block.append(make("p", { class: "label" }, "Reply"));
+  if (reply.lengths) block.append(make("pre", {}, ...(reply.text ? [] : ["(empty) "]), ...written(reply), ...endOf(reply)));
+  else block.append(make("pre", {}, reply.text || "(empty)"), make("p", { class: "label" }, "Tokens by id, with their probabilities"), tokens(reply));
   return block;
 }
 
@@ -179,15 +216,15 @@ function trace(i) {
   const kept = traceOf(i);
   if (kept === null) return make("p", { class: "note" }, "The prompts and tokens of this sample are in the run's traces.");
   const seen = {};
-  const stages = kept.replies.map((reply) => {
+  const parts = kept.replies.map((reply) => {
     seen[reply.stage] = (seen[reply.stage] ?? 0) + 1;
-    return stage(reply, kept.prompts, seen[reply.stage]);
+    return stage(reply, kept.prompts, seen[reply.stage], stages(i));
   });
   if (kept.given !== null) {
-    stages.splice(1, 0, make("section", { class: "stage locate" }, make("h4", {}, `box from ${kept.grounding}`),
+    parts.splice(1, 0, make("section", { class: "stage locate" }, make("h4", {}, `box from ${kept.grounding}`),
       make("p", { class: "label" }, "Reply in the model's place"), make("pre", {}, kept.given)));
   }
-  const folded = make("details", { class: "trace" }, make("summary", {}, "Prompts, replies, tokens"), ...stages);
+  const folded = make("details", { class: "trace" }, make("summary", {}, "Prompts, replies, tokens"), ...parts);
   folded.open = unfolded;
   folded.addEventListener("toggle", () => { unfolded = folded.open; });
   return folded;

@@ -78,6 +78,9 @@ def test_the_shared_engine_equals_the_naive_one_on_ragged_rows(
     traces = answer_batch(shared, questions, limits, settings)
     for trace, other in zip(traces, answer_batch(naive, questions, limits, settings), strict=True):
         assert_same(trace, other)
+        for answer in trace.answers:
+            assert answer.lengths is not None
+            assert set(answer.text[sum(answer.lengths) :]) <= {"\ufffd"}  # bytes of half a character
     looked = sum(trace.micro is not None for trace in traces)
     assert looked >= len(questions) - 2
     if not shares(loaded):

@@ -98,6 +98,29 @@ def test_a_stop_string_is_found_where_the_server_does_not_name_it_and_cut_where_
     assert (answer.text, answer.ended) == ("Yes", True)
 
 
+@pytest.mark.parametrize(
+    ("pieces", "text", "expected"),
+    [
+        ([" Two", " cats", "</s>"], " Two cats", ("Two", " cats")),
+        (["Two", "cats", "</s>"], "Two cats", ("Two", " cats")),
+        (["<0xE7>", "<0x8C>", "<0xAB>", "</s>"], "猫", ("", "", "猫")),
+        (["<|box|>", "0.5", "</s>"], "0.5", ("", "0.5")),  # a special token that the server leaves out
+        (["<|box|>", "0.5", "</s>"], "<|box|>0.5", ("<|box|>", "0.5")),
+    ],
+)
+def test_the_text_of_each_token(pieces, text, expected):
+    answer = read(completion(pieces, text, stop_reason=None))
+    assert (answer.text, answer.pieces) == (text.strip(), expected)
+
+
+def test_a_token_that_a_stop_string_ends_in_keeps_the_text_before_it():
+    assert read(completion(["Yes", ".\n\n"], "Yes.", stop_reason="\n\n"), ("\n\n",)).pieces == ("Yes",)
+    assert read(completion(["Yes", ".", "\n", "\n"], "Yes.", stop_reason="\n\n"), ("\n\n",)).pieces == (
+        "Yes",
+        ".",
+    )
+
+
 @pytest.mark.parametrize("reason", [None, 32007])
 def test_a_closing_token_is_no_stop_string(reason):
     answer = read(completion(["Yes", "<|end|>"], "Yes", stop_reason=reason), ("\n\n",))

@@ -234,6 +234,31 @@ def test_a_sample_shows_its_trace(opened: Browser):
     assert opened.run("document.querySelectorAll('.detail b').length") == len(tokens) + len(options)
 
 
+def test_a_reply_is_coloured_by_the_probability_of_its_tokens(opened: Browser):
+    """The third and the fourth token write one character; a closing token has no text."""
+    opened.run("document.getElementById('tab-1').click()")
+    pieces = (
+        "[...document.querySelectorAll('%s .piece')].map((one) => [one.textContent, one.title.split(',')[0]])"
+    )
+    # 100 exp(-0.2), exp(-0.7), exp(-0.5 - 0.6 - 3.0)
+    shown = [["yes", "81.9%"], [" sir", "49.7%"], ["🐱", "1.7%"]]
+    assert opened.run(pieces % ".answer.macro") == shown
+    assert opened.run(pieces % ".stage.macro") == shown
+    assert (
+        opened.run("document.querySelector('.stage.macro pre:last-of-type').textContent")
+        == "yes sir🐱end 99.9%"
+    )
+    assert opened.run("document.querySelector('.answer.macro .text').textContent") == "yes sir🐱"
+    titles = opened.run("[...document.querySelectorAll('.stage.macro [title]')].map((one) => one.title)")
+    assert [title for title in titles if "240, 159, 9" in title]
+    doubts = ".map((one) => one.style.getPropertyValue('--doubt'))"
+    shades = opened.run(f"[...document.querySelectorAll('.stage.macro [title]')]{doubts}")
+    assert shades == ["11%", "30%", "59%", "0%"]
+    assert opened.run("document.querySelectorAll('.key-of-tokens').length") == 1
+    opened.run("document.getElementById('tab-0').click()")  # a trace without the texts of tokens
+    assert opened.run("document.querySelectorAll('.piece, .key-of-tokens').length") == 0
+
+
 def test_an_image_is_enlarged_and_the_crop_has_a_loupe(opened: Browser):
     chip(opened, 2)
     opened.run("document.querySelector('button.frame').click()")

@@ -1,43 +1,34 @@
-"""The lmms-eval model `dualfocus_replay`: the answers of a finished run, chosen again. No weights are loaded.
+"""The answers of a finished run, chosen again: as it would have with other settings of its last step.
 
-lmms-eval --model dualfocus_replay --model_args trace=FOLDER,select=micro --tasks df_pope
-
-It gives what the run would have given with other settings of its last step, or refuses. With two runs it
-chooses between their macro answers, as the ensembles of the paper's table 8.
+What the run does not contain is refused. With two runs the choice is between their macro answers, as in the
+ensembles of the paper's table 8. `models/host/replay_model.py` gives these answers to lmms-eval; a report
+shows what `rechooser` makes of the run's traces.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lmms_eval.api.instance import GenerationResult
-from loguru import logger
 from pydantic import field_validator
 
 from dualfocus_lmms.boxes import Box
 from dualfocus_lmms.calibrated import CalibratedRule, is_calibrated
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.flow import perplexities, skip_reason
-from dualfocus_lmms.integrity import FINGERPRINT, questions_fingerprint, read_data
+from dualfocus_lmms.integrity import FINGERPRINT, read_data
 from dualfocus_lmms.joint_rules import JointRule
-from dualfocus_lmms.models.host.model import GenerateOnly, SampleExtras, check_unseen
-from dualfocus_lmms.models.host.options import parse_model_args
-from dualfocus_lmms.models.host.requests import read_request
-from dualfocus_lmms.models.run.answered import InOrder
-from dualfocus_lmms.models.run.request import Request
 from dualfocus_lmms.options import Bool, Folder, Options, Probability, Rule, option
 from dualfocus_lmms.selection import select
 from dualfocus_lmms.settings import Settings
 from dualfocus_lmms.trace import Trace, read_settings
-from dualfocus_lmms.trace_folder import TracesBySample, find_traces
+from dualfocus_lmms.trace_folder import InOrder, TracesBySample, find_traces
 from dualfocus_lmms.types import Answer, Fallback
 
 SECOND = "second"  # the pathway of the second run's answer
-_FROM_RUN = ("protocol", "pathway", "select", "skip_confidence", "count_eos")
+FROM_RUN = ("protocol", "pathway", "select", "skip_confidence", "count_eos")
 _SHOWN = 5
 
 Key = tuple[str, str, Any]  # task, split, doc_id
@@ -88,7 +79,7 @@ class ReplayOptions(Options):
 
     def settings(self, run: Mapping[str, Any]) -> Settings:
         """How the answers of a run with the settings `run` (its run.json) are chosen, checked."""
-        values = {name: run[name] for name in _FROM_RUN if name in run}
+        values = {name: run[name] for name in FROM_RUN if name in run}
         # The file of a fitted rule may have changed.
         fitted = {"select": None} if is_calibrated(str(values.get("select"))) else {}
         try:
@@ -108,7 +99,7 @@ class ReplayOptions(Options):
                 )
             values["select"] = "macro"
         given = {name: value for name, value in self.model_dump().items() if value is not None}
-        settings = Settings.of(**values | {name: given[name] for name in _FROM_RUN if name in given})
+        settings = Settings.of(**values | {name: given[name] for name in FROM_RUN if name in given})
         if self.second is None and run.get("looks", 1) != 1 and settings.count_eos != run.get("count_eos"):
             raise UserError(
                 f"The run in {self.trace} has looks={run['looks']}: by its perplexities, with count_eos="
@@ -130,21 +121,24 @@ def _check_calibration(folder: str, settings: Settings, then: Mapping[str, Any] 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What a run left in its trace folder. data: see `integrity.write_data`."""
+    """What a run left in its trace folder.
+
+    data: see `integrity.write_data`. damaged: lines of the traces that could not be read, by name; their
+    samples are missing.
+    """
 
     folder: str
     settings: dict[str, Any]
     data: dict[str, dict[str, Any]]
     traces: TracesBySample
+    damaged: tuple[str, ...]
 
     @classmethod
     def read(cls, folder: str) -> Recorded:
         """UserError where the folder holds no run."""
         traces, damaged = find_traces(folder)
-        for line in damaged:
-            logger.warning(f"Unreadable trace in {folder}, its sample is missing: {line}")
         settings = read_settings(folder)
-        return cls(folder, settings, read_data(folder), TracesBySample(traces))
+        return cls(folder, settings, read_data(folder), TracesBySample(traces), tuple(damaged))
 
     def tasks(self) -> set[tuple[str, str]]:
         """Tasks and their splits."""
@@ -158,8 +152,8 @@ class Recorded:
 # --- which traces ------------------------------------------------------------------------------------------
 
 
-def find(run: Recorded, requests: Sequence[Request], questions: Fingerprints) -> Sequence[Trace]:
-    """The run's trace of each request. UserError where the run was not asked all of them, or not the same.
+def find(run: Recorded, keys: Sequence[Mapping[str, Any]], questions: Fingerprints) -> Sequence[Trace]:
+    """The run's trace of each key. UserError where the run was not asked all of them, or not the same.
 
     questions: of what is asked now.
     """
@@ -170,7 +164,6 @@ def find(run: Recorded, requests: Sequence[Request], questions: Fingerprints) ->
                 f"The questions of {task} ({split}) have changed since the run in {run.folder}: their "
                 f"fingerprint was {then} and is {now} now. Give the data of that run, or run it again."
             )
-    keys = [request.key for request in requests]
     traces = _present(run, keys)
     changed = [
         _key(key)
@@ -327,7 +320,8 @@ class Joined(Sequence[Trace]):
 
 def joined(first: Trace, second: Trace) -> Trace:
     """Two macro answers as one sample: the second run's takes the place of the micro one."""
-    return _with_micro(first, replace(second.macro, pathway=SECOND), None)  # type: ignore[arg-type]
+    trace = _with_micro(first, replace(second.macro, pathway=SECOND), None)  # type: ignore[arg-type]
+    return replace(trace, prompts=trace.prompts | {SECOND: second.prompts["macro"]})
 
 
 def _with_micro(trace: Trace, micro: Answer | None, fallback: str | None) -> Trace:
@@ -339,49 +333,33 @@ def _with_micro(trace: Trace, micro: Answer | None, fallback: str | None) -> Tra
     )  # fmt: skip
 
 
-# --- the host ----------------------------------------------------------------------------------------------
+def rechooser(options: ReplayOptions, settings: Settings) -> Callable[[Trace], Trace]:
+    """What makes of a trace of the run the one that a replay would write. UserError as of `choose_again`.
+
+    settings: `options.settings` of the run. With a second run, its answer is the micro one, and its prompt is
+    among the prompts, as SECOND.
+    """
+    second = None if options.second is None else Recorded.read(options.second)
+    data = read_data(options.trace)
+
+    def choose(trace: Trace) -> Trace:
+        if second is not None:
+            task, split, _ = _key(trace.key)
+            asked = str(data.get(f"{task}/{split}", {}).get(FINGERPRINT, "unknown"))
+            (other,) = find_second(second, [trace], {(task, split): asked})
+            trace = joined(trace, other)
+        (chosen,) = choose_again([trace], settings)
+        return chosen if second is None else _as_micro(chosen)
+
+    return choose
 
 
-class Replay(GenerateOnly):
-    """Chat adapter. Model arguments: see `ReplayOptions`."""
-
-    is_simple = False
-
-    def __init__(self, **given: Any) -> None:
-        super().__init__()
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise UserError("A replay runs no model: start it as one process, without torchrun.")
-        options = ReplayOptions.of(given)
-        self._run = Recorded.read(options.trace)
-        self._settings = options.settings(self._run.settings)
-        self._second = None if options.second is None else Recorded.read(options.second)
-        logger.info(
-            f"Replay of {options.trace}{f' and {options.second}' if options.second else ''} with "
-            f"select={self._settings.rule_name}, skip_confidence={self._settings.skip_confidence:g}, "
-            f"count_eos={self._settings.count_eos}"
-        )
-
-    @classmethod
-    def create_from_arg_string(cls, arg_string: str, additional_config: dict | None = None) -> Replay:
-        """As the host's, without its batch size and device, which mean nothing here."""
-        return cls(**parse_model_args(arg_string, ReplayOptions))
-
-    def generate_until(self, requests: Sequence[Any]) -> list[GenerationResult]:
-        read = [read_request(instance, self.task_dict, chat=not self.is_simple) for instance in requests]
-        asked = {(request.key["task"], request.key["split"]) for request in read}
-        questions = {
-            (task, split): questions_fingerprint(self.task_dict[task][split]) for task, split in sorted(asked)
-        }
-        check_unseen(self._settings, self.task_dict, asked)
-        traces = find(self._run, read, questions)
-        if self._second is not None:
-            seconds = find_second(self._second, traces, questions)
-            traces = Joined(traces, seconds)
-        chosen = choose_again(traces, self._settings)
-        return [GenerationResult(trace.selection.text, SampleExtras.of(trace)) for trace in chosen]
-
-
-class ReplaySimple(Replay):
-    """Simple adapter, for tasks without messages (`--force_simple`)."""
-
-    is_simple = True
+def _as_micro(trace: Trace) -> Trace:
+    """With the second run's answer under the name of the micro one, which figures and tables know."""
+    chosen = trace.selection
+    return replace(
+        trace,
+        micro=replace(trace.micro, pathway="micro"),  # type: ignore[type-var]
+        selection=replace(chosen, pathway="macro" if chosen.pathway == "macro" else "micro"),
+        ppl={"macro": trace.ppl["macro"], "micro": trace.ppl[SECOND]},
+    )
