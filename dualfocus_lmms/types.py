@@ -167,7 +167,7 @@ class Answer:
                 f"{len(self.tokens)} tokens and ended={self.ended} need {len(self.tokens) + self.ended} "
                 f"log-probabilities, got {len(self.logprobs)}."
             )
-        if not self.logprobs or not all(math.isfinite(value) for value in self.logprobs):
+        if not self.logprobs or not all(map(math.isfinite, self.logprobs)):
             raise ValueError(f"An answer needs one or more finite log-probabilities, got {self.logprobs}.")
 
     def nll(self, count_eos: bool = False) -> float:

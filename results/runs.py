@@ -7,7 +7,7 @@ print(run.complete, {name: len(task.traces) for name, task in run.tasks.items()}
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.integrity import read_data
 from dualfocus_lmms.json_text import LONGEST_LINE, Kind, lines
+from dualfocus_lmms.results.trace_columns import TraceColumns
 from dualfocus_lmms.trace import read_settings
 from dualfocus_lmms.trace_folder import Traces, find_traces, no_traces
 
@@ -65,7 +66,7 @@ class TaskRun:
     tells.
     data: the task's entry in `data.json` (see `integrity`). samples_file: the host's, with --log_samples.
     include_path: the folder that the run took more tasks from. questions: how many the task has; None where
-    unknown.
+    unknown. columns: what was kept of all traces of the folder, at `traces.rows`; None where nothing was.
     """
 
     task: str
@@ -76,6 +77,7 @@ class TaskRun:
     samples_file: Path | None = None
     include_path: str | None = None
     questions: int | None = None
+    columns: TraceColumns | None = None
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """What the host logged of each sample (doc_id, target, input, filtered_resps and every metric), in
@@ -108,13 +110,18 @@ class Run:
         return sum(len(task.traces) for task in self.tasks.values()) / total
 
 
-def load_run(folder: str | Path, traces: str | Path | None = None) -> Run:
+def load_run(
+    folder: str | Path,
+    traces: str | Path | None = None,
+    keep: Callable[[Mapping[str, Any]], TraceColumns] | None = None,
+) -> Run:
     """The newest run below a folder: its results JSON, the samples files of the same moment, its traces.
 
     traces: their folder. Else it is the one that the results name (`trace=` in the model arguments), first
     looked for by its last name in `folder`, as that may be a copy; or `<folder>/traces`, or the folder
-    itself, which may hold traces alone: those of a run that did not end. UserError when there are neither
-    results nor traces, and for a replay.
+    itself, which may hold traces alone: those of a run that did not end. keep: makes the columns of the tasks
+    from the run's settings; a command that scores answers gives it, so that each trace is read once.
+    UserError when there are neither results nor traces, and for a replay.
     """
     folder = Path(folder)
     file = newest_results(folder)
@@ -130,13 +137,15 @@ def load_run(folder: str | Path, traces: str | Path | None = None) -> Run:
             f"No run in {folder}: give the --output_path of a run (with {RESULTS} in it or below it), "
             "or a folder of traces."
         )
-    found, damaged = (no_traces(), []) if where is None else find_traces(where)
     settings = read_settings(where) if where is not None and (where / "run.json").is_file() else {}
+    columns = None if keep is None else keep(settings)
+    each = None if columns is None else columns.add
+    found, damaged = (no_traces(), []) if where is None else find_traces(where, each)
     data = {} if where is None else read_data(where)
     found, strange = _of_known_questions(found, _questions(results, data))
     return Run(
         name=folder.resolve().name,
-        tasks=_tasks(results, file, found, data),
+        tasks=_tasks(results, file, found, data, columns),
         results=results,
         settings=settings,
         damaged=(*damaged, *strange),
@@ -193,7 +202,11 @@ def trace_argument(results: Mapping[str, Any] | None) -> Path | None:
 
 
 def _tasks(
-    results: Mapping[str, Any] | None, file: Path | None, traces: Traces, data: Mapping[str, Any]
+    results: Mapping[str, Any] | None,
+    file: Path | None,
+    traces: Traces,
+    data: Mapping[str, Any],
+    columns: TraceColumns | None,
 ) -> dict[str, TaskRun]:
     """By name: the tasks of the results, with the traces they have; without results all that have traces."""
     samples, splits = _by_task(traces)
@@ -213,6 +226,7 @@ def _tasks(
             samples_file=_samples_file(file, task),
             include_path=include_path,
             questions=questions.get(task),
+            columns=columns,
         )
     return tasks
 
