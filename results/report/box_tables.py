@@ -46,9 +46,7 @@ def located(samples: pd.DataFrame) -> Table:
             "coverage": 100 * some["coverage"].fillna(0).mean(),
             "all of it shown": 100 * (some["coverage"] >= ALL_OF_IT).mean(),
         }
-        for name, some in parts(
-            should_have_looked(samples[["task", "annotated", "fallback", "iou", "coverage"]])
-        )
+        for name, some in parts(should_have_looked(samples[list(_LOCATED)]))
     ]
     note = (
         "Samples with an annotated box that had a second look, or should have; without a box IoU and "
@@ -75,6 +73,7 @@ def by_coverage(samples: pd.DataFrame) -> Table:
     return Table("coverage", "Scores by coverage", frame, note, {"side": "{:.0f}"} | _BOX_STYLE)
 
 
+_LOCATED = ("task", "annotated", "fallback", "iou", "coverage")
 _NEEDED = ("crop_pixels", "iou", "macro", "micro", "selected", "pathway")
 _BOX_STYLE = {"IoU": "{:.3f}", "micro chosen": "{:.1f}%"}
 
