@@ -31,7 +31,8 @@ def test_the_values_of_some_rows(trace_of: Make) -> None:
     assert found["pathway"].tolist() == ["macro"] * 3
     assert found["fallback"].tolist() == [None, "no_box", None]
     assert found["ppl_macro"].tolist() == [traces[0].ppl["macro"]] * 3
-    np.testing.assert_array_equal(found["ppl_micro"], [traces[0].ppl["micro"], np.nan, traces[0].ppl["micro"]])
+    micro = traces[0].ppl["micro"]
+    np.testing.assert_array_equal(found["ppl_micro"], [micro, np.nan, micro])
     np.testing.assert_array_equal(found[list(COSTS)], [costs_of(traces[row]) for row in (3, 1, 0)])
     np.testing.assert_array_equal(found[list(BOX)].to_numpy()[:2], [(0, 0, 0.5, 0.5), (np.nan,) * 4])
     assert found[["width", "height"]].to_numpy().tolist() == [[60, 40]] * 3
@@ -63,7 +64,9 @@ def test_a_number_that_no_float_holds_is_damage(trace_of: Make, write_traces: Ma
 def test_columns_are_compact(trace_of: Make) -> None:
     chance = random.Random(0)
     words = [f"answer {number}" for number in range(20)]
-    traces = [trace_of(number, macro=chance.choice(words), micro=chance.choice(words)) for number in range(50)]
+    traces = [
+        trace_of(number, macro=chance.choice(words), micro=chance.choice(words)) for number in range(50)
+    ]
 
     def taken(count: int) -> int:
         tracemalloc.start()
