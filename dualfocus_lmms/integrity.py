@@ -34,6 +34,8 @@ _BESIDE_THE_QUESTION = {
 _DOCS_AT_ONCE = 1000
 _MEDIA = {"Image", "Audio", "Video"}
 
+_About = tuple[str, int, Any, str]  # "task/split", doc_id, context, hash of the image
+
 log = logging.getLogger(__name__)
 
 
@@ -96,17 +98,25 @@ def describe_data(traces: Iterable[Trace]) -> dict[str, dict[str, Any]]:
     prompts: of every sample's prompt and generation limits. images: of every sample's image, as the model
     received it. Both follow doc_id, so that neither the batches nor the number of processes matters.
     """
-    samples: dict[str, list[tuple[int, Any, str]]] = {}
-    for trace in traces:
-        about = (trace.key["doc_id"], trace.key.get("context"), sys.intern(trace.image_hash))
-        samples.setdefault(f"{trace.key['task']}/{trace.key['split']}", []).append(about)
+    return _described(map(_about, traces))
+
+
+def _about(trace: Trace) -> _About:
+    name = sys.intern(f"{trace.key['task']}/{trace.key['split']}")
+    return name, trace.key["doc_id"], trace.key.get("context"), sys.intern(trace.image_hash)
+
+
+def _described(every: Iterable[_About]) -> dict[str, dict[str, Any]]:
+    samples: dict[str, list[_About]] = {}
+    for about in every:
+        samples.setdefault(about[0], []).append(about)
     described = {}
     for name, some in sorted(samples.items()):
-        some.sort(key=itemgetter(0))
+        some.sort(key=itemgetter(1))
         described[name] = {
             "samples": len(some),
-            "prompts": fingerprint([doc_id, context] for doc_id, context, _ in some),
-            "images": fingerprint([doc_id, image] for doc_id, _, image in some),
+            "prompts": fingerprint([doc_id, context] for _, doc_id, context, _ in some),
+            "images": fingerprint([doc_id, image] for _, doc_id, _, image in some),
         }
     return described
 
@@ -118,7 +128,9 @@ def write_data(folder: str | Path, documents: Mapping[str, Any]) -> None:
     of tasks that are not run again stay.
     """
     data = _known(Path(folder))
-    for name, described in describe_data(find_traces(folder)[0]).items():
+    every: list[_About] = []
+    traces, _ = find_traces(folder, lambda trace: every.append(_about(trace)))
+    for name, described in _described(every[row] for row in traces.rows).items():
         data.setdefault(name, {}).update(described)
     for name, docs in documents.items():
         about = {"questions": len(docs), FINGERPRINT: known_fingerprint(docs)}

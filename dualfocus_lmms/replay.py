@@ -254,10 +254,10 @@ def _names(tasks: Iterable[tuple[str, str]]) -> str:
 
 
 def choose_again(traces: Sequence[Trace], settings: Settings) -> Iterator[Trace]:
-    """The traces as a run with these settings would have written them.
+    """The traces as a run with these settings would have written them, each read once.
 
-    UserError where that run would have looked a second time and this one did not, and where it would have
-    scored answers under one context and this one did not.
+    UserError at the end where that run would have looked a second time and this one did not, and where it
+    would have scored answers under one context and this one did not.
     """
     lacking, unscored = [], []
     for trace in traces:
@@ -265,6 +265,8 @@ def choose_again(traces: Sequence[Trace], settings: Settings) -> Iterator[Trace]
             lacking.append(_key(trace.key))
         if _lacks_scores(trace, settings):
             unscored.append(_key(trace.key))
+        if not lacking and not unscored:
+            yield _choose(trace, settings)
     if lacking:
         raise UserError(
             f"With skip_confidence={settings.skip_confidence:g} and count_eos={settings.count_eos}, "
@@ -277,7 +279,6 @@ def choose_again(traces: Sequence[Trace], settings: Settings) -> Iterator[Trace]
             f"scores of {len(unscored)} samples: {_some(unscored)}. Choose "
             f"another rule, such as ppl, or run again with select={settings.rule_name}."
         )
-    return (_choose(trace, settings) for trace in traces)
 
 
 def _lacks_second_look(trace: Trace, settings: Settings) -> bool:

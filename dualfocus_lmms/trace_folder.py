@@ -16,8 +16,8 @@ from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.json_text import LONGEST_LINE, placed_lines
 from dualfocus_lmms.trace import Trace, sample_of, trace_key
 
-_FIELDS = ("key", "file", "start", "group", "doc_id")
-_PLACE = np.dtype([("key", "V16"), *((name, np.int64) for name in _FIELDS[1:])])
+_FIELDS = {"file": np.int32, "start": np.int64, "group": np.int32, "doc_id": np.int64, "row": np.int64}
+_PLACE = np.dtype([("key", "V16"), *_FIELDS.items()])
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +25,7 @@ class Traces(Sequence[Trace]):
     """Traces on the disk: 48 bytes of memory each. A trace is read, and checked, each time it is taken.
 
     files: those of the folder. groups: the tasks and splits that there are. places: (n,) where each trace is,
-    which group it belongs to, its doc_id, and a hash of its key.
+    which group it belongs to, its doc_id, a hash of its key, and its row among all that were read.
     change: what is made of each trace when it is taken; None leaves it as it is.
     """
 
@@ -59,6 +59,11 @@ class Traces(Sequence[Trace]):
     def doc_ids(self) -> NDArray[np.int64]:
         """(n,)."""
         return self.places["doc_id"]
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """(n,): how many traces `find_traces` had read, and given to `each`, before this one."""
+        return self.places["row"]
 
 
 class TracesBySample:
@@ -161,8 +166,13 @@ def no_traces() -> Traces:
     return Traces((), (), np.empty(0, _PLACE))
 
 
-def find_traces(folder: str | Path) -> tuple[Traces, list[str]]:
+def find_traces(
+    folder: str | Path, each: Callable[[Trace], object] | None = None
+) -> tuple[Traces, list[str]]:
     """(traces, damaged) of a folder, in file order, the last of equal keys kept.
+
+    each: is given every trace that is read, those with equal keys too, so that what a command counts need not
+    be read again; see `Traces.rows`.
 
     damaged names every line that could not be read ("rank0.jsonl:17: ..."), as a kill leaves one behind; the
     samples they belonged to are missing. UserError when the folder does not exist, or no run wrote it.
@@ -176,28 +186,31 @@ def find_traces(folder: str | Path) -> tuple[Traces, list[str]]:
             f"{folder} holds no traces (rank0.jsonl): give the folder that a run wrote with trace=<folder>."
         )
     groups: dict[tuple[str, str], int] = {}
-    keys, columns = bytearray(), [array("q") for _ in _FIELDS[1:]]
-    damaged = []
+    keys, columns = bytearray(), [array(np.dtype(kind).char) for kind in _FIELDS.values()]
+    damaged: list[str] = []
     for file, path in enumerate(files):
         try:
             for number, start, line in placed_lines(path):
                 try:
                     trace = _read(line)
                     task, split, doc_id = sample_of(trace)
-                except ValueError as error:
+                    if each is not None:
+                        each(trace)
+                except (ValueError, OverflowError) as error:
                     damaged.append(f"{path.name}:{number}: {error}")
                     continue
                 group = groups.setdefault((task, split), len(groups))
+                row = len(columns[0])
                 keys += hashed(trace.key)
-                for column, value in zip(columns, (file, start, group, doc_id), strict=True):
+                for column, value in zip(columns, (file, start, group, doc_id, row), strict=True):
                     column.append(value)
         except OSError as error:
             raise _unreadable(path, error) from error
     places = np.empty(len(columns[0]), _PLACE)
     if len(places):
         places["key"] = np.frombuffer(keys, places.dtype["key"])
-        for name, column in zip(_FIELDS[1:], columns, strict=True):
-            places[name] = np.frombuffer(memoryview(column), np.int64)
+        for (name, kind), column in zip(_FIELDS.items(), columns, strict=True):
+            places[name] = np.frombuffer(memoryview(column), kind)
     return Traces(files, tuple(groups), _last_of_equal(places)), damaged
 
 

@@ -171,7 +171,7 @@ class Answer:
                 f"{len(self.tokens)} tokens and ended={self.ended} need {len(self.tokens) + self.ended} "
                 f"log-probabilities, got {len(self.logprobs)}."
             )
-        if not self.logprobs or not all(math.isfinite(value) for value in self.logprobs):
+        if not self.logprobs or not all(map(math.isfinite, self.logprobs)):
             raise ValueError(f"An answer needs one or more finite log-probabilities, got {self.logprobs}.")
         if self.lengths is not None and not self._is_divided(self.lengths):
             raise ValueError(f"lengths {self.lengths} do not divide {self.text!r:.80} among its tokens.")

@@ -18,7 +18,7 @@ Corners = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 def coverage(
-    crops: Sequence[Sequence[float]], image_size: tuple[int, int], regions: Sequence[Sequence[float]]
+    crops: Sequence[Sequence[float]], image_size: tuple[float, float], regions: Sequence[Sequence[float]]
 ) -> float:
     """The share of the annotated regions that lies inside the crops, 0 to 1; what several share counts once.
 

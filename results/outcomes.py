@@ -8,10 +8,10 @@ No model and no image is needed, but the task's questions are: the host's files 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import islice, repeat
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -22,10 +22,9 @@ from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.integrity import FINGERPRINT, each_doc, questions_fingerprint
 from dualfocus_lmms.results.coverage import annotated_regions, coverage
 from dualfocus_lmms.results.runs import TaskRun
+from dualfocus_lmms.results.trace_columns import BOX, COSTS, SIZE, TEXTS, Crops, TraceColumns
 from dualfocus_lmms.tasks.common.score import Metric, aggregate, load_task, process_results
-from dualfocus_lmms.trace import Look, Trace
 from dualfocus_lmms.trace_folder import Traces
-from dualfocus_lmms.types import Answer
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -35,15 +34,8 @@ Doc = dict[str, Any]
 Pathway = Literal["macro", "micro", "selected", "oracle"]
 
 ACCURACY = "accuracy"
-COSTS = (
-    *(
-        f"{what}_{stage}"
-        for what in ("seconds", "tokens", "encodes")
-        for stage in ("macro", "locate", "micro")
-    ),
-    *("area", "crop_pixels", "pixels_macro", "pixels_micro"),
-)
-_AT_ONCE = 1 << 16  # samples whose values are lists
+_AT_ONCE = 1 << 14  # samples whose documents are in memory
+_MOST_SHARED = 1 << 16  # answers that are looked for among those that came before
 
 
 @dataclass(frozen=True)
@@ -103,15 +95,16 @@ class Outcomes:
 def outcomes(task_run: TaskRun) -> Outcomes:
     """The outcomes of a task's samples. UserError when its questions cannot be found, or are others now."""
     loaded, questions = _questions(task_run)
-    docs = questions.select(task_run.traces.doc_ids.tolist())
+    traces = task_run.traces
+    docs = questions.select(traces.doc_ids)
     metric = main_metric(task_run.task, loaded)
-    rows = _rows(loaded, metric, task_run.traces, docs)
-    parts = [_frames(some) for some in iter(lambda: list(islice(rows, _AT_ONCE)), [])]
-    table, costs = (
-        pd.concat(some, ignore_index=True) if len(some) > 1 else some[0]
-        for some in zip(*(parts or [_frames([])]), strict=True)
-    )
-    return Outcomes(task_run.task, metric, loaded, docs, table, costs)
+    columns, rows = task_run.columns, traces.rows
+    if columns is None:
+        columns, rows = TraceColumns.of(traces), np.arange(len(traces))
+    seen = columns.at(rows)
+    scored = _scored(loaded, metric, traces, docs, seen, map(columns.shown, rows))
+    costs = seen.loc[:, COSTS[0] : COSTS[-1]]  # next to each other: a view
+    return Outcomes(task_run.task, metric, loaded, docs, _table(traces, seen, scored), costs)
 
 
 # --- the documents -----------------------------------------------------------------------------------------
@@ -164,24 +157,15 @@ def overlaps(located: Sequence[Any], annotated: Sequence[Any]) -> NDArray[np.flo
 
 
 class _Row(NamedTuple):
-    """What is kept of a sample."""
+    """What a document and the answers to it give."""
 
-    doc_id: int
-    pathway: str
-    fallback: str | None
-    text_macro: str
-    text_micro: str | None
-    ppl_macro: float
-    ppl_micro: float
     question: str
     answers: Any
-    box: Any
     annotated_box: Any
     coverage: float
     question_key: str
     macro: float
     micro: float
-    costs: list[float]
 
 
 def _columns(loaded: ConfigurableTask) -> dict[str, str]:
@@ -189,37 +173,65 @@ def _columns(loaded: ConfigurableTask) -> dict[str, str]:
     return (loaded.config.metadata or {}).get("dualfocus") or {}
 
 
-def _rows(loaded: ConfigurableTask, metric: str, traces: Traces, docs: Dataset) -> Iterator[_Row]:
-    """The samples, each trace and each document read once."""
+def _scored(
+    loaded: ConfigurableTask,
+    metric: str,
+    traces: Traces,
+    docs: Dataset,
+    seen: pd.DataFrame,
+    shown: Iterable[Crops],
+) -> pd.DataFrame:
+    """The columns of a table that need documents, each document read once. seen: see `TraceColumns`."""
+    rows = _rows(loaded, metric, traces, docs, seen, shown)
+    parts = []
+    for start in range(0, max(len(seen), 1), _AT_ONCE):
+        some = list(islice(rows, _AT_ONCE))
+        boxes = seen.iloc[start : start + _AT_ONCE][list(BOX)].to_numpy()
+        column = dict(
+            zip(_Row._fields, zip(*some, strict=True) if some else [()] * len(_Row._fields), strict=True)
+        )
+        annotated = column.pop("annotated_box")
+        found = {
+            "annotated": [box is not None for box in annotated],
+            "iou": overlaps(boxes, annotated),
+            **{name: np.array(column[name], dtype=float) for name in ("coverage", "macro", "micro")},
+            **{name: list(column[name]) for name in ("question", "answers", "question_key")},
+        }
+        parts.append(pd.DataFrame(found))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _rows(
+    loaded: ConfigurableTask,
+    metric: str,
+    traces: Traces,
+    docs: Dataset,
+    seen: pd.DataFrame,
+    shown: Iterable[Crops],
+) -> Iterator[_Row]:
     columns = _columns(loaded)
-    question = columns.get("question")
+    name = columns.get("question")
+    prompts = repeat("", len(traces)) if name else (trace.prompts.get("macro", "") for trace in traces)
     same = _Shared()
-    for trace, doc in zip(traces, each_doc(docs), strict=True):
-        texts = trace.macro.text, None if trace.micro is None else trace.micro.text
-        value = process_results(loaded, doc, texts[0])[metric]
+    known = (seen[column] for column in ("text_macro", "text_micro", *SIZE))
+    given = zip(traces.doc_ids, *known, strict=True)
+    every = zip(given, shown, prompts, each_doc(docs), strict=True)
+    for (doc_id, text_macro, text_micro, width, height), crops, prompt, doc in every:
+        value = process_results(loaded, doc, text_macro)[metric]
         macro = micro = _score(value)
-        if texts[1] is None:
+        if text_micro is None:
             micro = np.nan
-        elif texts[1] != texts[0]:
-            micro = _score(process_results(loaded, doc, texts[1])[metric])
+        elif text_micro != text_macro:
+            micro = _score(process_results(loaded, doc, text_micro)[metric])
         box, regions = annotated_regions(doc, columns)
         yield _Row(
-            doc_id=trace.key["doc_id"],
-            pathway=same(trace.selection.pathway),
-            fallback=same(trace.fallback),
-            text_macro=same(texts[0]),
-            text_micro=same(texts[1]),
-            ppl_macro=trace.ppl.get("macro", np.nan),
-            ppl_micro=trace.ppl.get("micro", np.nan),
-            question=trace.prompts.get("macro", "") if question is None else doc[question],
+            question=prompt if name is None else doc[name],
             answers=same(loaded.doc_to_target(doc)),
-            box=trace.box,
             annotated_box=box,
-            coverage=coverage(trace.shown, trace.image_size, regions),
-            question_key=question_key(value, trace.key["doc_id"]),
+            coverage=coverage(crops, (width, height), regions),
+            question_key=question_key(value, doc_id),
             macro=macro,
             micro=micro,
-            costs=costs_of(trace),
         )
 
 
@@ -234,66 +246,32 @@ class _Shared:
         key = tuple(value) if is_list else value
         if not is_list and not isinstance(value, str):
             return value
-        if len(self._known) < _AT_ONCE:
+        if len(self._known) < _MOST_SHARED:
             return self._known.setdefault(key, value)
         return self._known.get(key, value)
 
 
-def _frames(rows: Sequence[_Row]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(table, costs), see `Outcomes`."""
-    column = dict(
-        zip(_Row._fields, zip(*rows, strict=True) if rows else [()] * len(_Row._fields), strict=True)
-    )
-    ppl = {name: np.array(column[f"ppl_{name}"], dtype=float) for name in ("macro", "micro")}
+def _table(traces: Traces, seen: pd.DataFrame, scored: pd.DataFrame) -> pd.DataFrame:
+    """See `Outcomes`."""
+    ppl = {name: seen[f"ppl_{name}"].to_numpy() for name in ("macro", "micro")}
     table = pd.DataFrame(
         {
-            "doc_id": list(column["doc_id"]),
-            "pathway": list(column["pathway"]),
-            **{
-                name: pd.Series(column[name], dtype=object)
-                for name in ("fallback", "text_macro", "text_micro")
-            },
+            "doc_id": traces.doc_ids,
+            **{name: seen[name] for name in TEXTS},
             **{f"ppl_{name}": values for name, values in ppl.items()},
             **{f"nll_{name}": np.log(values) for name, values in ppl.items()},
             "confidence_macro": 1 / ppl["macro"],
-            "question": list(column["question"]),
-            "answers": list(column["answers"]),
-            "annotated": [box is not None for box in column["annotated_box"]],
-            "iou": overlaps(column["box"], column["annotated_box"]),
-            "coverage": np.array(column["coverage"], dtype=float),
-            "question_key": list(column["question_key"]),
-            "macro": np.array(column["macro"], dtype=float),
-            "micro": np.array(column["micro"], dtype=float),
-        }
+            **{
+                name: scored[name]
+                for name in ("question", "answers", "annotated", "iou", "coverage", "question_key")
+            },
+            **{name: scored[name] for name in ("macro", "micro")},
+        },
+        copy=False,
     )
     table["selected"] = table["macro"].where(table["pathway"] == "macro", table["micro"])
     table["oracle"] = table[["macro", "micro"]].max(axis=1)
-    costs = np.array(column["costs"], dtype=float).reshape(-1, len(COSTS))
-    return table, pd.DataFrame(costs, columns=list(COSTS))
-
-
-def costs_of(trace: Trace) -> list[float]:
-    """COSTS of a trace."""
-    looks: Sequence[Trace | Look] = trace.looks or [trace]
-    locates, micros = [look.locate for look in looks], [look.micro for look in looks]
-    stages: list[list[Answer | None]] = [[trace.macro], locates, micros]
-    usages = [[answer.usage for answer in stage if answer is not None] for stage in stages]
-    costs = [
-        sum(getattr(usage, what) for usage in stage) if stage else np.nan
-        for what in ("seconds", "tokens", "encodes")
-        for stage in usages
-    ]
-    area = pixels = np.nan
-    if trace.box is not None:
-        x0, y0, x1, y1 = (min(max(value, 0.0), 1.0) for value in trace.box)
-        area = 100 * max(x1 - x0, 0.0) * max(y1 - y0, 0.0)
-    if trace.shown:
-        pixels = sum((right - left) * (bottom - top) for left, top, right, bottom in trace.shown)
-    one = () if trace.crop_size is None else (trace.crop_size,)
-    whole = () if trace.input_size is None else (trace.input_size,)
-    sizes: list[tuple[tuple[int, int], ...]] = [whole, trace.crop_sizes or one]
-    seen = [sum(width * height for width, height in some) if some else np.nan for some in sizes]
-    return [*costs, area, pixels, *seen]
+    return table
 
 
 def question_key(value: Any, doc_id: int) -> str:

@@ -7,7 +7,7 @@ print(run.complete, {name: len(task.traces) for name, task in run.tasks.items()}
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.integrity import read_data
 from dualfocus_lmms.json_text import LONGEST_LINE, Kind, lines
 from dualfocus_lmms.results.replays import MODEL, ReplayedRun
+from dualfocus_lmms.results.trace_columns import TraceColumns
 from dualfocus_lmms.trace import read_settings
 from dualfocus_lmms.trace_folder import Traces, find_traces, no_traces
 
@@ -65,7 +66,7 @@ class TaskRun:
     tells.
     data: the task's entry in `data.json` (see `integrity`). samples_file: the host's, with --log_samples.
     include_path: the folder that the run took more tasks from. questions: how many the task has; None where
-    unknown.
+    unknown. columns: what was kept of all traces of the folder, at `traces.rows`; None where nothing was.
     """
 
     task: str
@@ -76,6 +77,7 @@ class TaskRun:
     samples_file: Path | None = None
     include_path: str | None = None
     questions: int | None = None
+    columns: TraceColumns | None = None
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """What the host logged of each sample (doc_id, target, input, filtered_resps and every metric), in
@@ -115,14 +117,21 @@ class Run:
         return sum(len(task.traces) for task in self.tasks.values()) / total
 
 
-def load_run(folder: str | Path, traces: str | Path | None = None, replays: bool = False) -> Run:
+def load_run(
+    folder: str | Path,
+    traces: str | Path | None = None,
+    keep: Callable[[Mapping[str, Any]], TraceColumns] | None = None,
+    replays: bool = False,
+) -> Run:
     """The newest run below a folder: its results JSON, the samples files of the same moment, its traces.
 
     traces: their folder. Else it is the one that the results name (`trace=` in the model arguments), first
     looked for by its last name in `folder`, as that may be a copy; or `<folder>/traces`, or the folder
-    itself, which may hold traces alone: those of a run that did not end. replays: whether a replay will do,
-    whose traces are those of the run, chosen again. UserError when there are neither results nor traces, and
-    for a replay otherwise.
+    itself, which may hold traces alone: those of a run that did not end. keep: makes the columns of the tasks
+    from the run's settings; a command that scores answers gives it, so that each trace is read once. A replay
+    has none, as its traces are changed when they are read. replays: whether a replay will do, whose traces are
+    those of the run, chosen again. UserError when there are neither results nor traces, and for a replay
+    otherwise.
     """
     folder = Path(folder)
     file = newest_results(folder)
@@ -139,8 +148,11 @@ def load_run(folder: str | Path, traces: str | Path | None = None, replays: bool
             f"No run in {folder}: give the --output_path of a run (with {RESULTS} in it or below it), "
             "or a folder of traces."
         )
-    found, damaged = (no_traces(), []) if where is None else find_traces(where)
     settings = read_settings(where) if where is not None and (where / "run.json").is_file() else {}
+    columns = None if keep is None or is_replay else keep(settings)
+    found, damaged = no_traces(), []
+    if where is not None:
+        found, damaged = find_traces(where, None if columns is None else columns.add)
     replay = None
     if results is not None and is_replay:
         if where is None:
@@ -152,7 +164,7 @@ def load_run(folder: str | Path, traces: str | Path | None = None, replays: bool
         found, settings = replay.asked(found), replay.settings
     data = {} if where is None else read_data(where)
     found, strange = _of_known_questions(found, _questions(results, data))
-    tasks = _tasks(results, file, found, data)
+    tasks = _tasks(results, file, found, data, columns)
     if replay is not None:
         tasks = {
             name: replace(task, traces=replay.chosen(name, task.traces, task.rows()))
@@ -218,7 +230,11 @@ def trace_argument(results: Mapping[str, Any] | None) -> Path | None:
 
 
 def _tasks(
-    results: Mapping[str, Any] | None, file: Path | None, traces: Traces, data: Mapping[str, Any]
+    results: Mapping[str, Any] | None,
+    file: Path | None,
+    traces: Traces,
+    data: Mapping[str, Any],
+    columns: TraceColumns | None,
 ) -> dict[str, TaskRun]:
     """By name: the tasks of the results, with the traces they have; without results all that have traces."""
     samples, splits = _by_task(traces)
@@ -238,6 +254,7 @@ def _tasks(
             samples_file=_samples_file(file, task),
             include_path=include_path,
             questions=questions.get(task),
+            columns=columns,
         )
     return tasks
 

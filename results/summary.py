@@ -13,6 +13,7 @@ from tabulate import tabulate
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.results.outcomes import outcomes
 from dualfocus_lmms.results.runs import TaskRun, load_run
+from dualfocus_lmms.results.trace_columns import TraceColumns
 
 _COLUMNS = ("task", "questions", "macro", "micro", "selected", "zoomed %", "s/question")
 
@@ -24,7 +25,7 @@ def summary(traces: str | Path) -> str:
     of the selected ones; the share of answers that come from the zoomed region; seconds a question took,
     those of a batch divided by its size.
     """
-    run = load_run(traces)
+    run = load_run(traces, keep=lambda settings: TraceColumns())
     rows, notes = [], []
     for name, task in sorted(run.tasks.items()):
         try:
@@ -48,8 +49,9 @@ def _scores(task: TaskRun) -> list[Any]:
 
 def _costs(task: TaskRun) -> list[str]:
     """The share of zoomed answers in percent, and seconds a question, as text."""
-    zoomed, seconds = 0, 0.0
-    for trace in task.traces:
-        zoomed += trace.selection.pathway == "micro"
-        seconds += trace.seconds
-    return [f"{100 * zoomed / len(task.traces):.0f}", f"{seconds / len(task.traces):.2f}"]
+    if task.columns is None or not len(task.traces):
+        return ["-", "-"]
+    columns = task.columns.at(task.traces.rows)
+    seconds = columns[["seconds_macro", "seconds_locate", "seconds_micro"]].sum().sum()
+    zoomed = (columns["pathway"] == "micro").mean()
+    return [f"{100 * zoomed:.0f}", f"{seconds / len(columns):.2f}"]

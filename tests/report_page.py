@@ -12,8 +12,8 @@ from PIL import Image
 
 from dualfocus_lmms import Answer, Selection, Trace
 from dualfocus_lmms.images import image_hash
-from dualfocus_lmms.results.outcomes import COSTS, costs_of
 from dualfocus_lmms.results.report import box_tables, comparison, gallery, page, plots, tables
+from dualfocus_lmms.results.trace_columns import COSTS, costs_of
 from dualfocus_lmms.text_output import script_json
 from dualfocus_lmms.types import Usage
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,17 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dualfocus_lmms.boxes import Box
-from dualfocus_lmms.calibrated import FORMAT, PREFIX, VERSION, Bias, CalibratedRule, Case, FittedOn, Logistic
+from dualfocus_lmms.calibrated import (
+    FEATURES,
+    FORMAT,
+    PREFIX,
+    VERSION,
+    Bias,
+    CalibratedRule,
+    Case,
+    FittedOn,
+    Logistic,
+)
 from dualfocus_lmms.errors import UserError, choose
 from dualfocus_lmms.files import save_text, writable
 from dualfocus_lmms.integrity import FINGERPRINT
@@ -27,6 +38,7 @@ from dualfocus_lmms.results.outcomes import outcomes
 from dualfocus_lmms.results.report import by_question
 from dualfocus_lmms.results.report.tables import BY_QUESTION, RIGHT, SIGNED, Table, micro_scores, parts
 from dualfocus_lmms.results.runs import Run, load_run
+from dualfocus_lmms.results.trace_columns import TraceColumns
 from dualfocus_lmms.trace import Trace
 
 RuleName = Literal["bias", "logistic"]
@@ -61,9 +73,9 @@ def calibrate(
     if traces is not None and len(runs) > 1:
         raise UserError(f"--traces goes with one run, {len(runs)} are given: leave it out.")
     writable(Path(out).parent, "--out")
-    loaded = [load_run(path, traces) for path in runs]
+    loaded = [load_run(path, traces, Cases) for path in runs]
     count_eos = _count_eos(loaded)
-    found_samples = [part for run in loaded for part in _samples(run, count_eos)]
+    found_samples = [part for run in loaded for part in _samples(run)]
     samples = pd.concat([table for table, _ in found_samples], ignore_index=True)
     answers = _answers(samples, np.concatenate([inputs for _, inputs in found_samples]))
     found = {name: _fitted(name, answers) for name in dict.fromkeys(("bias", rule))}
@@ -74,6 +86,26 @@ def calibrate(
 
 
 # --- the runs ----------------------------------------------------------------------------------------------
+
+
+class Cases(TraceColumns):
+    """`TraceColumns`, and what a rule sees of each trace, see `fit.Answers.inputs`."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.count_eos = bool(settings.get("count_eos", False))
+        self._inputs = array("d")
+
+    def add(self, trace: Trace) -> None:
+        box = None if trace.box is None else Box(*trace.box)
+        case = None if trace.micro is None else Case(trace.macro, trace.micro, box, self.count_eos)
+        inputs = array("d", fit.inputs_of(case))
+        super().add(trace)
+        self._inputs += inputs
+
+    def inputs(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(rows, features)."""
+        return np.frombuffer(self._inputs, float).reshape(-1, len(FEATURES))[rows]
 
 
 def _count_eos(runs: Sequence[Run]) -> bool:
@@ -87,7 +119,7 @@ def _count_eos(runs: Sequence[Run]) -> bool:
     return found.pop()
 
 
-def _samples(run: Run, count_eos: bool) -> Iterator[tuple[pd.DataFrame, NDArray[np.float64]]]:
+def _samples(run: Run) -> Iterator[tuple[pd.DataFrame, NDArray[np.float64]]]:
     """The columns that are counted of each task's outcomes, and what a rule sees: `fit.inputs_of`."""
     if not run.tasks:
         raise UserError(f"The run {run.name} has no traces: run it with --model_args trace=FOLDER.")
@@ -98,13 +130,8 @@ def _samples(run: Run, count_eos: bool) -> Iterator[tuple[pd.DataFrame, NDArray[
                 "asked. Finish it with resume=True."
             )
         table = outcomes(task).table[["question_key", "macro", "micro", "oracle"]]
-        yield table.assign(task=name), fit.inputs_of(_case(trace, count_eos) for trace in task.traces)
-
-
-def _case(trace: Trace, count_eos: bool) -> Case | None:
-    if trace.micro is None:
-        return None
-    return Case(trace.macro, trace.micro, None if trace.box is None else Box(*trace.box), count_eos)
+        assert isinstance(task.columns, Cases)
+        yield table.assign(task=name), task.columns.inputs(task.traces.rows)
 
 
 def _answers(samples: pd.DataFrame, inputs: NDArray[np.float64]) -> fit.Answers:

@@ -5,7 +5,7 @@ Seeds are fixed: the same answers give the same numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -50,11 +50,12 @@ class Answers:
         return self.inputs[:, _NLL_MACRO] - self.inputs[:, _NLL_MICRO]
 
 
-def inputs_of(cases: Iterable[Case | None]) -> NDArray[np.float64]:
-    """(n, features): `Answers.inputs` of cases, None where there is no micro answer."""
-    nothing = dict.fromkeys(FEATURES, np.nan)
-    found = (nothing if case is None else features(case) for case in cases)
-    return np.fromiter((one[name] for one in found for name in FEATURES), float).reshape(-1, len(FEATURES))
+def inputs_of(case: Case | None) -> list[float]:
+    """(features,): a row of `Answers.inputs`. None: there is no micro answer."""
+    if case is None:
+        return [np.nan] * len(FEATURES)
+    found = features(case)
+    return [found[name] for name in FEATURES]
 
 
 Choice = Bias | Logistic

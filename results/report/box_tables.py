@@ -19,7 +19,7 @@ IOUS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
 
 def boxes(samples: pd.DataFrame) -> Table:
     """Boxes by the share of the image they cover: how good a second look is through a small window."""
-    bins = _binned(samples[samples["area"].notna()], "area", AREAS, "{:g}-{:g}%")
+    bins = _binned(samples, "area", AREAS, "{:g}-{:g}%")
     note = (
         "Area: of the box, in percent of the image. Side: the square root of the crop's pixels, the median."
     )
@@ -30,7 +30,7 @@ def boxes(samples: pd.DataFrame) -> Table:
 
 def overlaps(samples: pd.DataFrame) -> Table:
     """Boxes by how well they fit the annotated one; empty where no box is annotated."""
-    bins = _binned(samples[samples["iou"].notna()], "iou", IOUS, "{:g}-{:g}")
+    bins = _binned(samples, "iou", IOUS, "{:g}-{:g}")
     return Table("overlaps", "Boxes by IoU", _box_rows("IoU of", bins), "", {"side": "{:.0f}"} | _BOX_STYLE)
 
 
@@ -46,7 +46,7 @@ def located(samples: pd.DataFrame) -> Table:
             "coverage": 100 * some["coverage"].fillna(0).mean(),
             "all of it shown": 100 * (some["coverage"] >= ALL_OF_IT).mean(),
         }
-        for name, some in parts(should_have_looked(samples))
+        for name, some in parts(should_have_looked(samples[list(_LOCATED)]))
     ]
     note = (
         "Samples with an annotated box that had a second look, or should have; without a box IoU and "
@@ -59,7 +59,7 @@ def located(samples: pd.DataFrame) -> Table:
 
 def by_coverage(samples: pd.DataFrame) -> Table:
     """Scores by how much of the annotated regions the crops show; empty where none is annotated."""
-    known = samples[samples["coverage"].notna()]
+    known = samples.loc[samples["coverage"].notna(), ["coverage", *_NEEDED]]
     places = np.select(
         [known["coverage"] <= 0, known["coverage"] < 0.5, known["coverage"] < ALL_OF_IT], [0, 1, 2], 3
     )
@@ -73,13 +73,16 @@ def by_coverage(samples: pd.DataFrame) -> Table:
     return Table("coverage", "Scores by coverage", frame, note, {"side": "{:.0f}"} | _BOX_STYLE)
 
 
+_LOCATED = ("task", "annotated", "fallback", "iou", "coverage")
+_NEEDED = ("crop_pixels", "iou", "macro", "micro", "selected", "pathway")
 _BOX_STYLE = {"IoU": "{:.3f}", "micro chosen": "{:.1f}%"}
 
 
 def _binned(
     samples: pd.DataFrame, column: str, edges: Sequence[float], name: str
 ) -> list[tuple[str, pd.DataFrame]]:
-    """Samples by which two edges they lie between, and all of them."""
+    """Samples with a number in a column by which two edges it lies between, and all of them."""
+    samples = samples.loc[samples[column].notna(), [*dict.fromkeys([column, *_NEEDED])]]
     places = np.searchsorted(edges[1:-1], samples[column], side="right")
     binned = [
         (name.format(low, high), samples[places == place])

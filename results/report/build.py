@@ -37,6 +37,7 @@ from dualfocus_lmms.results.report import (
 )
 from dualfocus_lmms.results.report.tables import Table
 from dualfocus_lmms.results.runs import Run, load_run
+from dualfocus_lmms.results.trace_columns import TraceColumns
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -110,7 +111,7 @@ def report(
     if images < 0:
         raise UserError(f"--pictures is a number of samples, 0 or more, got {images}.")
     folder = writable(out, "--out")
-    runs = [load_run(path, traces, replays=True) for path in folders]
+    runs = [load_run(path, traces, lambda settings: TraceColumns(), replays=True) for path in folders]
     shown = [_shown(run, name) for run, name in zip(runs, _names(folders, runs), strict=True)]
     compared, curve = _comparison(shown)
     total = sum(len(one.samples) for one in shown)
@@ -256,12 +257,18 @@ def _run_page(shown: Shown) -> page.RunPage:
         name=shown.name,
         facts=facts,
         tiles=_tiles(
-            shown.samples, "macro answer of the second run" if shown.run.second else "zoomed region"
+            _without_texts(shown.samples),
+            "macro answer of the second run" if shown.run.second else "zoomed region",
         ),
         sections=_sections(shown),
         notices=[*_replayed(shown.run), *incomplete(shown)],
         date=_date(shown.run.results),
     )
+
+
+def _without_texts(samples: pd.DataFrame) -> pd.DataFrame:
+    """What figures are made of: of parts of it there are copies."""
+    return samples.drop(columns=["question", "answers", "text_macro", "text_micro"])
 
 
 def _date(results: Mapping[str, Any] | None) -> datetime | None:
@@ -335,7 +342,7 @@ def _tiles(samples: pd.DataFrame, micro: str) -> list[page.Tile]:
 
 
 def _sections(shown: Shown) -> list[page.Section]:
-    samples, fitted = shown.samples, shown.run.settings.get("calibration")
+    samples, fitted = _without_texts(shown.samples), shown.run.settings.get("calibration")
     found = [
         page.Section(
             "pathways",

@@ -165,7 +165,9 @@ def dimensions(samples: pd.DataFrame) -> Table:
             "gain": (some["selected"] - some["macro"]).mean(),
             "micro chosen": 100 * (some["pathway"] == "micro").mean(),
         }
-        for (task, kind), some in samples.groupby(["task", "dimension"], sort=False)
+        for (task, kind), some in samples[
+            ["task", "dimension", "macro", "micro", "selected", "pathway"]
+        ].groupby(["task", "dimension"], sort=False)
     ]
     return Table("kinds", "Kinds of questions", pd.DataFrame(rows if len(rows) > 1 else []), "", SIGNED)
 
@@ -294,7 +296,7 @@ def fallbacks(samples: pd.DataFrame) -> Table:
             "macro": some["macro"].mean(),
             "selected": some["selected"].mean(),
         }
-        for name, some in samples.groupby(named, sort=False)
+        for name, some in samples[["macro", "selected"]].groupby(named, sort=False)
     ]
     frame = pd.DataFrame(rows)
     frame = frame.sort_values("samples", ascending=False, kind="stable") if len(frame) else frame

@@ -10,11 +10,12 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -32,6 +33,7 @@ Row = TypeVar("Row")
 
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 FAULTS_SHOWN = 20  # of a file, each by its line
+_AT_ONCE = 10_000  # documents of an iterator
 
 DATA = "DUALFOCUS_DATA"
 LOCAL = "DUALFOCUS_LOCAL"
@@ -93,8 +95,10 @@ def placeholder(*splits: str) -> dict[str, Any]:
     return {"data_files": dict.fromkeys(splits, str(Path(__file__)))}
 
 
-def build_dataset(read: Callable[[], list[Doc] | Dataset]) -> Dataset:
-    """The documents of `read`, a list or a data set, as the host's data set.
+def build_dataset(read: Callable[[], Iterable[Doc] | Dataset]) -> Dataset:
+    """The documents of `read`, a list, an iterator or a data set, as the host's data set.
+
+    Those of an iterator, texts, numbers and lists of them, are never all in memory as Python's objects.
 
     The host calls `process_docs` five times when it raises, two seconds apart, and then shows a RetryError
     instead of the message. So a UserError is kept as the only document, and `usable` raises it: the host
@@ -104,9 +108,24 @@ def build_dataset(read: Callable[[], list[Doc] | Dataset]) -> Dataset:
 
     try:
         docs = read()
+        if isinstance(docs, Iterator):
+            return _joined(
+                [Dataset.from_list(some) for some in iter(lambda: list(islice(docs, _AT_ONCE)), [])]
+            )
     except UserError as error:
         docs = [{_PROBLEM: str(error)}]
     return Dataset.from_list(docs) if isinstance(docs, list) else docs
+
+
+def _joined(parts: Sequence[Dataset]) -> Dataset:
+    """One after another; a column of empty lists in one part may have texts in another."""
+    import pyarrow
+    from datasets import Dataset
+
+    if len(parts) == 1:
+        return parts[0]
+    tables = [part.data.table.replace_schema_metadata(None) for part in parts]
+    return Dataset(pyarrow.concat_tables(tables, promote_options="permissive"))
 
 
 def usable(doc: Doc) -> Doc:
@@ -117,20 +136,26 @@ def usable(doc: Doc) -> Doc:
 
 
 def read_rows(path: Path, make: Callable[[Doc, str], Row]) -> list[Row]:
+    """`each_row` as a list."""
+    return list(each_row(path, make))
+
+
+def each_row(path: Path, make: Callable[[Doc, str], Row]) -> Iterator[Row]:
     """What `make` returns of each object of a file and its position, "file:line".
 
     The file holds JSON lines, or one JSON array of objects, or is a .csv or .tsv with the names in its first
     line; a cell that begins with [ is a JSON list, and an empty one is left out.
-    UserError that names every line that is damaged, or that `make` refuses, up to FAULTS_SHOWN of them.
+    At the end a UserError that names every line that is damaged, or that `make` refuses, up to FAULTS_SHOWN.
     """
-    rows, faults = [], []
+    faults = []
     for where, read in _objects(path):
         try:
-            rows.append(make(read(), where))
+            row = make(read(), where)
         except UserError as error:
             faults.append(str(error))
+        else:
+            yield row
     refuse(path, faults)
-    return rows
 
 
 def refuse(path: Path, faults: Sequence[str]) -> None:
@@ -200,13 +225,13 @@ def _of_cells(row: dict[Any, Any], where: str) -> Doc:
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
     """Every line that is not blank, with its position. Bytes that are not UTF-8 are that line's fault."""
     try:
-        content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+                if text.strip():
+                    yield f"{path}:{number}", text.removesuffix(b"\n").decode("utf-8", "surrogateescape")
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error}): give a UTF-8 file of JSON lines.") from error
-    # Not splitlines(): a JSON string may hold other line separators.
-    for number, line in enumerate(io.BytesIO(content), start=1):
-        if line.strip():
-            yield f"{path}:{number}", line.removesuffix(b"\n").decode("utf-8", "surrogateescape")
 
 
 def _parse(line: str, where: str) -> Doc:

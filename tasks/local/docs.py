@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,8 +17,8 @@ from dualfocus_lmms.tasks.common.prompts import LETTER_ANSWER, option_lines
 from dualfocus_lmms.tasks.common.sources import (
     LOCAL,
     Doc,
-    Row,
     build_dataset,
+    each_row,
     images_needed,
     named_path,
     placeholder,
@@ -37,10 +38,15 @@ _READERS = 4  # threads that open images
 
 def documents(dataset: Dataset) -> Dataset:
     """`process_docs`: the user's questions in the place of the placeholder."""
-    return build_dataset(lambda: read_questions(named_path(LOCAL)))
+    return build_dataset(lambda: each_question(named_path(LOCAL)))
 
 
 def read_questions(file: Path | None) -> list[Doc]:
+    """`each_question` as a list."""
+    return list(each_question(file))
+
+
+def each_question(file: Path | None) -> Iterator[Doc]:
     """The documents of a file: image (absolute path), question, options (may be empty), answers.
 
     answers: the accepted texts, or the letters of the correct options where there are options.
@@ -53,7 +59,12 @@ def read_questions(file: Path | None) -> list[Doc]:
         )
     if not file.is_file():
         raise UserError(f"{LOCAL} is {str(file)!r}, which is no file: give a file of questions.")
-    return _not_empty(file, read_rows(file, lambda row, where: _document(row, file.parent, where)))
+    questions = each_row(file, lambda row, where: _document(row, file.parent, where))
+    first = next(questions, None)
+    if first is None:
+        raise _no_question(file)
+    yield first
+    yield from questions
 
 
 def check(limit: int | None = None) -> None:
@@ -79,13 +90,14 @@ def _image_fault(image: str, where: str) -> str | None:
 
 def _read(file: Path) -> list[tuple[str, Doc]]:
     """The documents of a file, each with its place."""
-    return _not_empty(file, read_rows(file, lambda row, where: (where, _document(row, file.parent, where))))
-
-
-def _not_empty(file: Path, rows: list[Row]) -> list[Row]:
+    rows = read_rows(file, lambda row, where: (where, _document(row, file.parent, where)))
     if not rows:
-        raise UserError(f"{file} holds no question: give at least one line.")
+        raise _no_question(file)
     return rows
+
+
+def _no_question(file: Path) -> UserError:
+    return UserError(f"{file} holds no question: give at least one line.")
 
 
 def _document(row: Doc, folder: Path, where: str) -> Doc:

@@ -70,6 +70,16 @@ def test_the_last_of_equal_keys_stands_where_the_first_stood(tmp_path: Path) -> 
     assert [(one.key["doc_id"], one.macro.text) for one in found] == [(0, "no"), (1, "never"), (2, "yes")]
 
 
+def test_every_trace_is_given_while_it_is_found(tmp_path: Path) -> None:
+    write(tmp_path, [trace(2), trace(0), trace(2, text="no"), trace(1)])
+    given: list[Trace] = []
+    found, _ = find_traces(tmp_path, given.append)
+    assert ids(given) == [2, 0, 2, 1]
+    assert found.rows.tolist() == [2, 1, 3]
+    assert [given[row] for row in found.rows] == list(found)
+    assert found.at(np.argsort(found.doc_ids)).rows.tolist() == [1, 3, 2]
+
+
 def test_a_sample_is_found_by_its_key(tmp_path: Path) -> None:
     write(tmp_path, [trace(7), trace(0), trace(7, context="d", text="later"), trace(3, "u")])
     by_sample = TracesBySample(find_traces(tmp_path)[0])

@@ -24,6 +24,21 @@ def folder(tmp_path: Path, save_image: Callable[[Path], None]) -> Path:
     return tmp_path
 
 
+def test_questions_are_one_table_in_however_many_parts(
+    folder: Path, write_lines: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Options are empty lists in the first part and the last, and texts in the second."""
+    choice = {**GOOD, "answer": "a dog", "options": ["a cat", "a dog"]}
+    rows = [GOOD, GOOD, GOOD, choice, {**GOOD, "answer": ["red", "crimson"]}]
+    monkeypatch.setenv("DUALFOCUS_LOCAL", str(write_lines(folder / "mine.jsonl", rows)))
+    whole = local_docs.documents(None)
+    monkeypatch.setattr(sources, "_AT_ONCE", 2)
+    parts = local_docs.documents(None)
+    assert len(parts) == 5
+    assert list(parts) == list(whole)
+    assert parts.features == whole.features
+
+
 def test_documents(
     load_task: Callable[[str], dict[Any, Any]],
     folder: Path,

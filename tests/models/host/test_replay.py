@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from dualfocus_lmms import Settings, UserError, answer_batch, read_traces
+from dualfocus_lmms import Settings, Trace, UserError, answer_batch, read_traces
 from dualfocus_lmms.integrity import questions_fingerprint, write_data
 from dualfocus_lmms.models.host.replay_model import Replay
 from dualfocus_lmms.models.host.requests import read_request
@@ -124,6 +124,17 @@ def test_other_settings_choose_as_a_run_with_them_does(
     assert replay(",".join(arguments)) == named(expected)
     again, _ = read_traces(finish("again", **given))
     assert [trace.selection.text for trace in again] == named(expected)
+
+
+def test_a_trace_is_read_when_it_is_found_and_when_it_is_chosen(
+    finish: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = finish("run")
+    lines: list[bytes] = []
+    read = Trace.from_json
+    monkeypatch.setattr(Trace, "from_json", lambda line: lines.append(line) or read(line))
+    assert replay(f"trace={folder},select=macro") == named("aaaaaa")
+    assert len(lines) == 2 * len(set(lines)) == 12
 
 
 def test_what_reaches_the_samples_file_is_what_such_a_run_writes(finish: Any) -> None:

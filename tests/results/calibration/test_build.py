@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from dualfocus_lmms import Answer, Selection, UserError
+from dualfocus_lmms import Answer, Selection, Trace, UserError
 from dualfocus_lmms.calibrated import Bias, Logistic
 from dualfocus_lmms.cli import app
 from dualfocus_lmms.plugins import load_rule
 from dualfocus_lmms.results.calibration.build import calibrate
+from dualfocus_lmms.results.summary import summary
 
 pytest.importorskip("lmms_eval.tasks")
 
@@ -87,6 +88,17 @@ def test_what_is_written_and_said(finish: Make, tmp_path: Path):
     (seen,) = data["fitted_on"]
     assert (seen["task"], seen["split"], seen["samples"]) == ("df_local", "test", 40)
     assert len(seen["questions_fingerprint"]) == 16
+
+
+def test_each_trace_is_read_once(finish: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run = finish("run")
+    lines: list[bytes] = []
+    read = Trace.from_json
+    monkeypatch.setattr(Trace, "from_json", lambda line: lines.append(line) or read(line))
+    calibrate([run], tmp_path / "b.json")
+    assert len(lines) == len(set(lines)) == len(QUESTIONS)
+    summary(run)
+    assert len(lines) == 2 * len(QUESTIONS)
 
 
 def test_the_same_run_gives_the_same_file(finish: Make, tmp_path: Path):

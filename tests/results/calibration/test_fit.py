@@ -30,7 +30,7 @@ def made(count: int, bias: float, by_area: float = 0.0, seed: int = 0) -> fit.An
     """See `made_cases`; two samples a question."""
     cases, wins = made_cases(count, bias, by_area, seed)
     scores = np.where(wins, 0.0, 100.0), np.where(wins, 100.0, 0.0)
-    return fit.Answers(fit.inputs_of(cases), *scores, np.arange(count) // 2)
+    return fit.Answers(np.array([fit.inputs_of(case) for case in cases]), *scores, np.arange(count) // 2)
 
 
 def everything(answers: fit.Answers) -> np.ndarray:
@@ -109,7 +109,7 @@ def test_all_samples_at_once_are_chosen_as_one_by_one(fitted: fit.Fit):
 def test_what_is_worth_more_weighs_more():
     cases = [case(1.0, 0.5), case(1.0, 0.5), case(1.0, 0.5)]
     macro, micro = np.array([100.0, 30.0, 30.0]), np.array([0.0, 60.0, 60.0])
-    answers = fit.Answers(fit.inputs_of(cases), macro, micro, np.arange(3))
+    answers = fit.Answers(np.array([fit.inputs_of(case) for case in cases]), macro, micro, np.arange(3))
     assert fit.scores(answers, fit.fit_logistic(answers, everything(answers))).tolist() == macro.tolist()
 
 
@@ -128,7 +128,10 @@ def test_what_cannot_be_had():
 
 def test_without_a_second_look_it_is_macro():
     answers = fit.Answers(
-        fit.inputs_of([None, case(1.0, 0.1)]), np.array([100.0, 0.0]), np.array([100.0, 100.0]), np.arange(2)
+        np.array([fit.inputs_of(None), fit.inputs_of(case(1.0, 0.1))]),
+        np.array([100.0, 0.0]),
+        np.array([100.0, 100.0]),
+        np.arange(2),
     )
     assert np.isnan(answers.advantage[0])
     assert np.isnan(answers.inputs[0]).all()

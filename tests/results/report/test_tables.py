@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dualfocus_lmms.results.outcomes import COSTS
 from dualfocus_lmms.results.report import accuracy as right
 from dualfocus_lmms.results.report import box_tables, by_question, comparison, plots, tables
+from dualfocus_lmms.results.trace_columns import COSTS
 
 NAN = float("nan")
 
