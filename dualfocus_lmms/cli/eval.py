@@ -88,11 +88,11 @@ def _options(model: str) -> type[Options]:
 
         return ModelOptions
     if model == "dualfocus_server":
-        from dualfocus_lmms.models.server.host import ServerOptions
+        from dualfocus_lmms.models.server.options import ServerOptions
 
         return ServerOptions
     if model == "dualfocus_replay":
-        from dualfocus_lmms.models.host.replay import ReplayOptions
+        from dualfocus_lmms.models.host.replay_options import ReplayOptions
 
         return ReplayOptions
     raise choose("model", model, ("dualfocus", "dualfocus_server", "dualfocus_replay"))

@@ -151,8 +151,8 @@ def test_bench_passes_its_options_and_prints_the_report(run, monkeypatch: pytest
 
 def test_arguments_are_those_of_a_model_class(run):
     from dualfocus_lmms.models.host.options import ModelOptions
-    from dualfocus_lmms.models.host.replay import ReplayOptions
-    from dualfocus_lmms.models.server.host import ServerOptions
+    from dualfocus_lmms.models.host.replay_options import ReplayOptions
+    from dualfocus_lmms.models.server.options import ServerOptions
     from dualfocus_lmms.options_text import table
 
     assert run("arguments").out == f"{table(ModelOptions)}\n"

@@ -168,7 +168,8 @@ def read_records(folder: Path) -> None:
 
 
 def replay(folder: Path) -> None:
-    from dualfocus_lmms.models.host.replay import Recorded, ReplayOptions, choose_again
+    from dualfocus_lmms.models.host.replay import Recorded, choose_again
+    from dualfocus_lmms.models.host.replay_options import ReplayOptions
 
     run = Recorded.read(str(folder))
     options = ReplayOptions.of({"trace": str(folder), "select": "micro"})

@@ -24,8 +24,8 @@ ARGUMENTS = {
 
 def arguments(folder: Path) -> None:
     from dualfocus_lmms.models.host.options import ModelOptions, parse_model_args
-    from dualfocus_lmms.models.host.replay import ReplayOptions
-    from dualfocus_lmms.models.server.host import ServerOptions
+    from dualfocus_lmms.models.host.replay_options import ReplayOptions
+    from dualfocus_lmms.models.server.options import ServerOptions
 
     (file,) = folder.iterdir()
     given = parse_model_args(file.read_bytes().decode("utf-8", "replace"))

@@ -16,7 +16,8 @@ from PIL import Image
 
 from dualfocus_lmms import Settings, UserError, answer_batch, read_traces
 from dualfocus_lmms.integrity import questions_fingerprint, write_data
-from dualfocus_lmms.models.host.replay import Replay, ReplayOptions
+from dualfocus_lmms.models.host.replay import Replay
+from dualfocus_lmms.models.host.replay_options import ReplayOptions
 from dualfocus_lmms.models.host.requests import read_request
 from dualfocus_lmms.options_text import table
 from dualfocus_lmms.testing import FakeBackend, Reply
