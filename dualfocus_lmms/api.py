@@ -18,6 +18,7 @@ from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.flow import answer_batch
 from dualfocus_lmms.grounding import ATTENTION, ATTENTIONS, MODEL_GROUNDINGS
 from dualfocus_lmms.images import UNREADABLE, is_address, open_image, unreadable
+from dualfocus_lmms.imports import large_imports
 from dualfocus_lmms.notebook import remember
 from dualfocus_lmms.options import Keywords, SettingOptions, keywords
 from dualfocus_lmms.prompts import SHORT_ANSWER
@@ -70,8 +71,9 @@ class DualFocusModel:
         """Load a checkpoint folder or hub name; UserError when that is impossible."""
         given = Keywords.of(keywords(locals()))
         settings = given.settings()
-        from dualfocus_lmms.models.checkpoint.loading import load_checkpoint
-        from dualfocus_lmms.models.engines.registry import make_engine
+        with large_imports():
+            from dualfocus_lmms.models.checkpoint.loading import load_checkpoint
+            from dualfocus_lmms.models.engines.registry import make_engine
 
         checkpoint = load_checkpoint(
             given.pretrained,

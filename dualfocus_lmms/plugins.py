@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import entry_points
-from typing import TYPE_CHECKING
+from importlib.metadata import EntryPoints, entry_points
+from typing import TYPE_CHECKING, Any
 
 from dualfocus_lmms import calibrated
 from dualfocus_lmms.errors import UserError, choose
@@ -26,17 +26,18 @@ def load_rule(name: str) -> Rule:
     """The selection rule called `name`, or in the file that it names; UserError lists the known ones."""
     if calibrated.is_calibrated(name):
         return calibrated.load(name)
-    return _load(RULES, "selection rule", name, calibrated.NAMES)  # type: ignore[return-value]
+    return _load(entry_points(group=RULES), "selection rule", name, calibrated.NAMES)
 
 
 def load_family(name: str) -> Family:
     """The model family called `name`; UserError lists the known ones."""
-    return _load(FAMILIES, "model family", name)  # type: ignore[return-value]
+    return _load(entry_points(group=FAMILIES), "model family", name)
 
 
 def family_for(model_type: str) -> Family:
     """The family that handles a checkpoint's `model_type` (config.json); UserError lists all types."""
-    families = [load_family(name) for name in names(FAMILIES)]
+    registered = entry_points(group=FAMILIES)  # reads the metadata of all installed packages
+    families = [_load(registered, "model family", name) for name in sorted(registered.names)]
     for family in families:
         if model_type in family.model_types:
             return family
@@ -48,11 +49,11 @@ def family_for(model_type: str) -> Family:
     )
 
 
-def _load(group: str, what: str, name: str, others: Sequence[str] = ()) -> object:
+def _load(registered: EntryPoints, what: str, name: str, others: Sequence[str] = ()) -> Any:
     """What is registered as `name`. others: names of other things of that kind, for the message."""
-    found = entry_points(group=group, name=name)
+    found = registered.select(name=name)
     if not found:
-        raise choose(what, name, [*names(group), *others])
+        raise choose(what, name, [*sorted(registered.names), *others])
     if len({entry.value for entry in found}) > 1:
         packages = ", ".join(sorted(entry.dist.name for entry in found if entry.dist))
         raise UserError(f"More than one package brings a {what} {name!r}: {packages}. Remove all but one.")

@@ -127,8 +127,8 @@ def load_run(
 
     traces: their folder. Else it is the one that the results name (`trace=` in the model arguments), first
     looked for by its last name in `folder`, as that may be a copy; or `<folder>/traces`, or the folder
-    itself, which may hold traces alone: those of a run that did not end. keep: makes the columns of the tasks
-    from the run's settings; a command that scores answers gives it, so that each trace is read once. A replay
+    itself, which may hold traces alone: those of a run that did not end. keep: makes the columns of the
+    tasks from the run's settings; a command that scores answers gives it, so that each trace is read once. A replay
     has none, as its traces are changed when they are read. replays: whether a replay will do, whose traces are
     those of the run, chosen again. UserError when there are neither results nor traces, and for a replay
     otherwise.

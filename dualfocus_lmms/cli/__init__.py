@@ -17,6 +17,7 @@ from dualfocus_lmms.cli import ask, bench, checkpoints, data, reproduce, results
 from dualfocus_lmms.cli import eval as evaluation
 from dualfocus_lmms.cli.output import show
 from dualfocus_lmms.errors import GenerationError, Interrupted, UserError
+from dualfocus_lmms.imports import own_process
 
 # In the order of a person's day: ask, evaluate, look at the results, then models of one's own.
 ORDER = (
@@ -78,6 +79,7 @@ app.command()(bench.bench)
 def main() -> None:
     """The entry point. Exit codes: 0 done, 1 the model, the program or a check failed, 2 a user's mistake
     or a full disk, 130 interrupted."""
+    own_process()
     try:
         app(prog_name="dualfocus")
     except UserError as error:

@@ -93,7 +93,7 @@ def _options(model: str) -> type[Options]:
 
         return ModelOptions
     if model == "dualfocus_server":
-        from dualfocus_lmms.models.server.host import ServerOptions
+        from dualfocus_lmms.models.server.options import ServerOptions
 
         return ServerOptions
     if model == "dualfocus_replay":

@@ -31,6 +31,7 @@ from dualfocus_lmms.models.checkpoint.folder import (
     with_adapter,
 )
 from dualfocus_lmms.models.checkpoint.image_inputs import bound_pixels, complete_processor
+from dualfocus_lmms.models.checkpoint.placing import check_placing
 from dualfocus_lmms.models.checkpoint.shipped import SHIPPED, resolve_path
 from dualfocus_lmms.models.qwen_vl import QwenVLConfig, load_qwen_image_processor
 from dualfocus_lmms.plugins import family_for, load_family
@@ -177,17 +178,6 @@ def _folders_beside(path: Path) -> list[str]:
         return sorted(str(folder) for folder in path.parent.iterdir() if folder.is_dir())
     except OSError:  # no folder, or one that may not be read: nothing to propose
         return []
-
-
-def check_placing(device: str | None, device_map: str | Mapping[str, Any] | None) -> None:
-    """UserError where a model cannot be placed so. device_map: "auto", or which parts go where."""
-    if device_map not in (None, "auto") and not isinstance(device_map, Mapping):
-        raise choose("device_map", device_map, ["auto"])
-    if device_map is not None and device is not None:
-        raise UserError(
-            f"device={device} holds the whole model, device_map=auto spreads it over all GPUs: "
-            "give one of the two. CUDA_VISIBLE_DEVICES=0,1 chooses the GPUs."
-        )
 
 
 def _check_vocabulary(pretrained: str, tokenizer: Any) -> None:

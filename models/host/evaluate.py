@@ -8,23 +8,26 @@ and exits with 0).
 
 from __future__ import annotations
 
-import gc
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
+from importlib import import_module
 from traceback import walk_tb
 from typing import Any
 
 from dualfocus_lmms.errors import GenerationError, Interrupted, UserError, choose, did_you_mean
 from dualfocus_lmms.files import writable
+from dualfocus_lmms.imports import large_imports, without_pipelines
 from dualfocus_lmms.models.host.manifest import ONLY_OUR_TASKS
 from dualfocus_lmms.models.host.requests import GENERATION_SETTINGS, ONLY_GENERATE_UNTIL
 from dualfocus_lmms.models.host.task_list import task_names
 
 OUR_PREFIX = "df_"
 OUR_MODELS = "dualfocus"  # how the names of ours begin
+_HOST = "lmms_eval.__main__"
+_METRICS = "lmms_eval.api.registry"  # imports `evaluate`
 _REPLAY = "dualfocus_replay"  # opens no image
 _NO_MODEL = "hf"  # the host's default for --model, which it does not have itself
 # The host's functions that check its arguments: their own ValueError or AssertionError is the user's mistake.
@@ -119,13 +122,11 @@ def _how_to_go_on(args: Any) -> str:
 
 
 def _import_host() -> Any:
-    """The host's main module. What it loads stays: searching it for garbage takes a tenth longer."""
-    gc.disable()
-    try:
-        import lmms_eval.__main__ as host
-    finally:
-        gc.enable()
-    return host
+    """The host's main module."""
+    with large_imports():
+        with without_pipelines():
+            import_module(_METRICS)
+        return import_module(_HOST)
 
 
 def _check(args: Any) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from dualfocus_lmms.errors import UserError
-from dualfocus_lmms.models.checkpoint.loading import check_placing
+from dualfocus_lmms.models.checkpoint.placing import check_placing
 from dualfocus_lmms.models.run.batches import LARGEST_SIZE
 from dualfocus_lmms.options import (
     FlowChoices,

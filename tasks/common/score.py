@@ -9,10 +9,9 @@ and replies are scored.
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib.metadata import version
@@ -24,6 +23,7 @@ from tabulate import tabulate
 from dualfocus_lmms._version import __version__
 from dualfocus_lmms.errors import UserError, choose
 from dualfocus_lmms.files import save_text
+from dualfocus_lmms.imports import large_imports, without_pipelines
 from dualfocus_lmms.integrity import fingerprint, questions_fingerprint
 from dualfocus_lmms.tasks.common.scoring import NO_ANSWER
 from dualfocus_lmms.tasks.common.sheets import columns, read_sheet
@@ -245,25 +245,10 @@ def task_manager(include_path: str | None = None) -> TaskManager:
 
 @lru_cache(maxsize=1)
 def _task_manager(folders: tuple[str, ...], files: tuple[tuple[str, int], ...]) -> TaskManager:
-    with _without_pipelines():
+    with large_imports(), without_pipelines():
         from lmms_eval.tasks import TaskManager
 
     return TaskManager(include_defaults=False, include_path=list(folders))
-
-
-@contextmanager
-def _without_pipelines() -> Iterator[None]:
-    """Inside, `evaluate`, which the host imports for its metrics, takes transformers' pipelines as not
-    installed, as it may be: they bring torchvision and torch's compiler, 4 s and 220 MB for nothing."""
-    name = "transformers.pipelines"
-    if name in sys.modules or "evaluate" in sys.modules:
-        yield
-        return
-    sys.modules[name] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        del sys.modules[name]
 
 
 def load(name: str, include_path: str | None = None, images: bool = False) -> dict[Any, Any]:

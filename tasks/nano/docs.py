@@ -10,7 +10,7 @@ from PIL import Image
 from dualfocus_lmms.prompts import SHORT_ANSWER
 from dualfocus_lmms.scene_layouts import VERSION as LAYOUTS_VERSION
 from dualfocus_lmms.scene_layouts import Layout, make_layouts, scene_named
-from dualfocus_lmms.scenes import VERSION, Kind, make_scenes
+from dualfocus_lmms.scenes import VERSION, Kind, Scene, make_scenes
 from dualfocus_lmms.tasks.common.sources import Doc, build_dataset, placeholder, usable
 
 if TYPE_CHECKING:
@@ -59,10 +59,15 @@ def questions(split: str, kind: Kind) -> list[Doc]:
             "scene": scene.number,
             "version": VERSION,
         }
-        for scene in make_scenes(split, SEED, SCENES)
+        for scene in _scenes(split)
         for question in scene.questions
         if question.kind == kind
     ]
+
+
+@lru_cache(maxsize=2)  # three tasks ask about the same scenes, and their answers are scored once more
+def _scenes(split: str) -> tuple[Scene, ...]:
+    return tuple(make_scenes(split, SEED, SCENES))
 
 
 def near(dataset: Dataset) -> Dataset:

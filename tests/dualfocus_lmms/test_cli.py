@@ -151,7 +151,7 @@ def test_bench_passes_its_options_and_prints_the_report(run, monkeypatch: pytest
 
 def test_arguments_are_those_of_a_model_class(run):
     from dualfocus_lmms.models.host.options import ModelOptions
-    from dualfocus_lmms.models.server.host import ServerOptions
+    from dualfocus_lmms.models.server.options import ServerOptions
     from dualfocus_lmms.options_text import table
     from dualfocus_lmms.replay import ReplayOptions
 

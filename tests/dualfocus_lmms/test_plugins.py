@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dualfocus_lmms import Family, Settings, UserError
+from dualfocus_lmms import Family, Settings, UserError, plugins
 from dualfocus_lmms.joint_rules import JointRule
 from dualfocus_lmms.plugins import FAMILIES, RULES, family_for, load_family, load_rule, names
 
@@ -160,3 +160,11 @@ def test_two_packages_with_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(UserError) as caught:
         Settings.of(select="ppl")
     assert all(word in str(caught.value) for word in ("ppl", "intruder", "dualfocus-lmms"))
+
+
+def test_the_installed_packages_are_read_once_to_find_a_family(monkeypatch: pytest.MonkeyPatch):
+    read = []
+    find = plugins.entry_points
+    monkeypatch.setattr(plugins, "entry_points", lambda **given: read.append(given) or find(**given))
+    assert family_for("llava").name == "llava"
+    assert read == [{"group": FAMILIES}]

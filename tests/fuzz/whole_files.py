@@ -24,7 +24,7 @@ ARGUMENTS = {
 
 def arguments(folder: Path) -> None:
     from dualfocus_lmms.models.host.options import ModelOptions, parse_model_args
-    from dualfocus_lmms.models.server.host import ServerOptions
+    from dualfocus_lmms.models.server.options import ServerOptions
     from dualfocus_lmms.replay import ReplayOptions
 
     (file,) = folder.iterdir()

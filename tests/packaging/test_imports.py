@@ -133,15 +133,37 @@ def test_a_circle_is_named(third: str, circular: bool):
 
 
 # Imported where they are used: none of them answers a question.
-UNUSED = ("pandas", "pyarrow", "datasets", "matplotlib", "sklearn", "lmms_eval", "openai", "peft")
+UNUSED = (
+    "pandas", "pyarrow", "datasets", "matplotlib", "sklearn", "lmms_eval", "openai", "peft", "evaluate",
+    "transformers.pipelines", "librosa",
+)  # fmt: skip
+# What no command loads that only prints or compares numbers.
+HEAVY = ("torch", "torchvision", "transformers", "accelerate", "sympy", "scipy", *UNUSED)
 
 
-@pytest.mark.parametrize(
-    "module", ["dualfocus_lmms", "dualfocus_lmms.models.host.manifest", "dualfocus_lmms.cli"]
-)
+@pytest.mark.parametrize("module", ["dualfocus_lmms", "dualfocus_lmms.models.host.manifest"])
 def test_loading_the_plugin_is_light(module: str, tmp_path: Path):
-    """lmms-eval and the command line load these before they know what they are asked for."""
-    assert loaded_after(f"import {module}", ("torch", "transformers", "tabulate", *UNUSED), tmp_path) == []
+    """lmms-eval loads these before it knows what it is asked for."""
+    assert loaded_after(f"import {module}", (*HEAVY, "tabulate"), tmp_path) == []
+
+
+def test_a_command_without_a_model_loads_no_library_of_models(tmp_path: Path):
+    """One process runs them all, so that what one has loaded stays for those after it."""
+    run = (
+        "import contextlib, io\n"
+        "from dualfocus_lmms import cli\n"
+        "def run(arguments):\n"
+        "    sys.argv = ['dualfocus', *arguments.split()]\n"
+        "    with contextlib.redirect_stdout(io.StringIO()):\n"
+        "        try: cli.main()\n"
+        "        except SystemExit as stopped: assert not stopped.code, arguments\n"
+    )
+    light = ["--help", "ask --help", "tasks", "families", "arguments", "arguments --model dualfocus_replay"]
+    code = run + "".join(f"run({arguments!r})\n" for arguments in light)
+    assert loaded_after(code, HEAVY, tmp_path) == []
+    code = run + "import dualfocus_lmms.results.gate.check, dualfocus_lmms.results.gate.report\n"
+    code += "run('leaderboard')\nrun('arguments --model dualfocus_server')\n"
+    assert loaded_after(code, HEAVY, tmp_path) == ["pandas", "pyarrow", "openai"]
 
 
 @pytest.mark.seconds(8)

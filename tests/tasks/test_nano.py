@@ -47,6 +47,16 @@ def test_boxes_contain_the_things_that_the_questions_name(kind: Kind):
             assert doc["box"] == [0, 0, 1, 1]
 
 
+def test_the_scenes_of_a_split_are_made_once_for_all_kinds(monkeypatch: pytest.MonkeyPatch):
+    made = []
+    make = nano_docs.make_scenes
+    monkeypatch.setattr(nano_docs, "make_scenes", lambda *given: made.append(given) or make(*given))
+    nano_docs._scenes.cache_clear()
+    for kind in get_args(Kind) * 2:
+        nano_docs.questions("validation", kind)
+    assert made == [("validation", nano_docs.SEED, nano_docs.SCENES)]
+
+
 def test_threads_draw_the_same_scenes():
     docs = nano_docs.questions("test", "exist")[:40]
     with ThreadPoolExecutor(4) as threads:

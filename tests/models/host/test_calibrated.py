@@ -11,7 +11,7 @@ import pytest
 from dualfocus_lmms import read_traces
 from dualfocus_lmms.integrity import read_data
 from dualfocus_lmms.models.host.options import ModelOptions
-from dualfocus_lmms.models.server.host import ServerOptions
+from dualfocus_lmms.models.server.options import ServerOptions
 from dualfocus_lmms.trace import read_settings
 
 pytestmark = pytest.mark.seconds(20)

@@ -16,7 +16,8 @@ from fuzz.servers import VALID, FaultyServer, Sent, completion, prompt
 from dualfocus_lmms import GenerationError, UserError, chat_client
 from dualfocus_lmms.chat_client import check_url, connect, public
 from dualfocus_lmms.models.server.client import ServerBackend
-from dualfocus_lmms.models.server.host import ServerOptions, served
+from dualfocus_lmms.models.server.host import served
+from dualfocus_lmms.models.server.options import ServerOptions
 from dualfocus_lmms.models.server.spelling import Piece, begins, spells, tail
 
 pytestmark = pytest.mark.seconds(40)

@@ -13,7 +13,8 @@ from PIL import Image
 
 from dualfocus_lmms import Trace, UserError, read_traces
 from dualfocus_lmms.models.host.options import parse_model_args
-from dualfocus_lmms.models.server.host import Server, ServerOptions, served
+from dualfocus_lmms.models.server.host import Server, served
+from dualfocus_lmms.models.server.options import ServerOptions
 from dualfocus_lmms.options import FlowChoices, SettingOptions
 from dualfocus_lmms.options_text import table
 from dualfocus_lmms.trace import read_settings, trace_key
