@@ -128,10 +128,10 @@ def load_run(
     traces: their folder. Else it is the one that the results name (`trace=` in the model arguments), first
     looked for by its last name in `folder`, as that may be a copy; or `<folder>/traces`, or the folder
     itself, which may hold traces alone: those of a run that did not end. keep: makes the columns of the
-    tasks from the run's settings; a command that scores answers gives it, so that each trace is read once. A replay
-    has none, as its traces are changed when they are read. replays: whether a replay will do, whose traces are
-    those of the run, chosen again. UserError when there are neither results nor traces, and for a replay
-    otherwise.
+    tasks from the run's settings; a command that scores answers gives it, so that each trace is read once. A
+    replay has none, as its traces are changed when they are read. replays: whether a replay will do, whose
+    traces are those of the run, chosen again. UserError when there are neither results nor traces, and for a
+    replay otherwise.
     """
     folder = Path(folder)
     file = newest_results(folder)
@@ -150,9 +150,8 @@ def load_run(
         )
     settings = read_settings(where) if where is not None and (where / "run.json").is_file() else {}
     columns = None if keep is None or is_replay else keep(settings)
-    found, damaged = no_traces(), []
-    if where is not None:
-        found, damaged = find_traces(where, None if columns is None else columns.add)
+    each = None if columns is None else columns.add
+    found, damaged = (no_traces(), []) if where is None else find_traces(where, each)
     replay = None
     if results is not None and is_replay:
         if where is None:

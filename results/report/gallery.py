@@ -50,12 +50,14 @@ MOST_DETAILS = 400  # samples with prompts and tokens, where more have no image
 Open = Callable[[int], Image.Image]  # the image of a task's sample, by doc_id
 
 
-def outcome_names(samples: pd.DataFrame) -> NDArray[np.object_]:
+def outcome_names(samples: pd.DataFrame) -> NDArray[Any]:
     """(n,): the outcome of each sample, one of OUTCOMES."""
     right = [samples["macro"] >= RIGHT, micro_scores(samples) >= RIGHT, samples["selected"] >= RIGHT]
     # A rule of a plugin may choose only between the two: no other combination exists.
-    names = np.array([OUTCOMES.get(tuple(map(bool, number))) for number in np.ndindex(2, 2, 2)], dtype=object)
-    return names.reshape(2, 2, 2)[tuple(one.to_numpy(dtype=int) for one in right)]
+    names = np.full((2, 2, 2), None, dtype=object)
+    for combination, name in OUTCOMES.items():
+        names[tuple(map(int, combination))] = name
+    return names[tuple(one.to_numpy(dtype=int) for one in right)]
 
 
 def choose(samples: pd.DataFrame, number: int) -> NDArray[np.int64]:
