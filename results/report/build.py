@@ -30,6 +30,7 @@ from dualfocus_lmms.results.report import (
     comparison,
     confidence,
     gallery,
+    notices,
     page,
     plots,
     report_files,
@@ -60,7 +61,6 @@ FACTS = (
     "skip_confidence",
     "dtype",
 )
-NAMES_SHOWN = 5
 HOST_ZONE = timezone(timedelta(hours=8))  # of the dates that lmms-eval writes, wherever it runs: Singapore's
 
 
@@ -118,8 +118,8 @@ def report(
     rows, kept = gallery.collect(_listed(shown), images, _openers(shown))
     title = " · ".join(one.name for one in shown)
     pages = [_run_page(one) for one in shown]
-    notices = _notices(total, rows, kept, images)
-    text = page.render(title, pages, compared, rows, kept, notices, curve)
+    left_out = notices.of_samples(total, rows, kept, images)
+    text = page.render(title, pages, compared, rows, kept, left_out, curve)
     try:
         atomic_write(folder / "report.html", text)
         report_files.write_tables(folder, pages, compared, [one.samples for one in shown], curve)
@@ -128,7 +128,9 @@ def report(
         raise UserError(
             f"Cannot write the report to {folder}: {error}. Give another folder with --out."
         ) from error
-    missing = tuple(f"{one.name}: {notice}" for one in shown for notice in incomplete(one))
+    missing = tuple(
+        f"{one.name}: {notice}" for one in shown for notice in notices.incomplete(one.run, one.questions)
+    )
     return Report(folder, total, sum(place >= 0 for place in rows["photo"]), missing)
 
 
@@ -261,7 +263,7 @@ def _run_page(shown: Shown) -> page.RunPage:
             "macro answer of the second run" if shown.run.second else "zoomed region",
         ),
         sections=_sections(shown),
-        notices=[*_replayed(shown.run), *incomplete(shown)],
+        notices=[*notices.replayed(shown.run), *notices.incomplete(shown.run, shown.questions)],
         date=_date(shown.run.results),
     )
 
@@ -277,43 +279,6 @@ def _date(results: Mapping[str, Any] | None) -> datetime | None:
         return datetime.strptime(str((results or {}).get("date")), "%Y%m%d_%H%M%S").replace(tzinfo=HOST_ZONE)
     except ValueError:
         return None
-
-
-def _replayed(run: Run) -> list[str]:
-    """Of a replay, what it chose from and how."""
-    if not run.replay_of:
-        return []
-    first = run.replay_of[0]
-    notices = [
-        f"A replay: select={run.settings['select']} chose again between the answers recorded in {first}. "
-        "Seconds and tokens are those of the run."
-    ]
-    if run.second:
-        notices.append(f"What is called micro is the macro answer of a second run, {run.second}.")
-    return [" ".join(notices)]
-
-
-def incomplete(shown: Shown) -> list[str]:
-    """What a run lacks, in words; nothing for a complete one."""
-    notices = []
-    for name, task in shown.run.tasks.items():
-        asked = task.expected if task.expected is not None else shown.questions.get(name)
-        if asked is not None and len(task.traces) < asked:
-            share = 100 * len(task.traces) / asked
-            notices.append(f"{name}: {len(task.traces):,} of {asked:,} samples are here ({share:.1f}%).")
-            lacking = [str(doc_id) for doc_id in np.setdiff1d(np.arange(asked), task.traces.doc_ids)]
-            notices.append(f"Missing: doc_id {_first(lacking)}.")
-    if shown.run.results is None and notices:
-        notices.append("The run wrote no results: it was killed, still works, or was given a --limit.")
-    if shown.run.damaged:
-        named = _first(shown.run.damaged)
-        notices.append(f"Lines of the traces that cannot be read: {len(shown.run.damaged):,}, {named}.")
-    return [" ".join(notices)] if notices else []
-
-
-def _first(names: Sequence[str]) -> str:
-    """The first few by name."""
-    return ", ".join(names[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")
 
 
 def _tiles(samples: pd.DataFrame, micro: str) -> list[page.Tile]:
@@ -396,22 +361,3 @@ def _sections(shown: Shown) -> list[page.Section]:
         for one in found
     ]
     return [one for one in filled if one.tables and not (one.name == "boxes" and shown.run.second)]
-
-
-def _notices(total: int, rows: dict[str, Any], kept: gallery.PageImages, wanted: int) -> list[str]:
-    """What a reader of the samples must know: which are left out, and why images are."""
-    notices = []
-    listed, with_image = len(rows["id"]), sum(place >= 0 for place in rows["photo"])
-    if listed < total:
-        notices.append(f"{listed:,} of {total:,} samples are listed, evenly from every outcome and task.")
-    if kept.problems:
-        reason, _ = max(kept.problems.items(), key=lambda item: item[1])
-        missing = sum(kept.problems.values())
-        which = "The images are not available" if with_image == 0 else f"{missing:,} images are not available"
-        notices.append(f"{which}: {reason}")
-    if 0 < with_image < listed:
-        notices.append(
-            f"{with_image:,} samples have their image, evenly from every outcome and task; they come first"
-            f"{'. More would make the page too large' if kept.full else f' (--pictures {wanted})'}."
-        )
-    return notices
