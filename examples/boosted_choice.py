@@ -34,12 +34,12 @@ def samples_of(folder: Path) -> pd.DataFrame:
     traces = [
         {
             "task": name,
-            "doc_id": one.doc_id,
-            "area": np.nan if one.trace.box is None else Box(*one.trace.box).clip().area,
-            "nll_box": np.nan if one.trace.locate is None else one.trace.locate.nll(False),
+            "doc_id": one.key["doc_id"],
+            "area": np.nan if one.box is None else Box(*one.box).clip().area,
+            "nll_box": np.nan if one.locate is None else one.locate.nll(False),
         }
         for name, task in load_run(folder).tasks.items()
-        for one in task.samples
+        for one in task.traces
     ]
     return answers(folder).merge(pd.DataFrame(traces), on=["task", "doc_id"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import random
 import sys
@@ -94,3 +95,16 @@ def test_a_page_gets_its_tables(runs: list[Path], tmp_path: Path, monkeypatch, c
     assert row["now"] - row["before"] == pytest.approx(row["value"])
     assert found["prompts"]["second"]["DualFocus"]["all"]["now"] == pytest.approx(row["before"])
     assert sorted(found["prompts"]["second"]["second"]) == ["all", "detail", "exist", "global"]
+
+
+def test_boosted_trees_choose_between_the_same_answers(runs: list[Path], monkeypatch: pytest.MonkeyPatch):
+    """examples/boosted_choice.py: what it sees of each trace, and a choice of one of the two answers."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[3] / "examples")
+    trees = importlib.import_module("boosted_choice")
+    samples = trees.samples_of(runs[0])
+    assert samples["nll_macro"].tolist() == claims.answers(runs[0])["nll_macro"].tolist()
+    located = samples[samples["area"].notna()]
+    assert located["area"].between(0, 1).all()
+    assert (located["nll_box"] >= 0).all()
+    scores = trees.chosen(trees.samples_of(runs[1]), samples)
+    assert ((scores == samples["macro"]) | (scores == samples["micro"])).all()
