@@ -50,7 +50,7 @@ def test_what_the_model_says_never_ends_a_run(tmp_path: Path, image: Image.Image
     generate = engine.generate
 
     def located(prompts: Sequence[Prompt]) -> list[Answer]:
-        written = {"text": text, "tokens": tokens, "logprobs": (0.0,) * len(tokens)}
+        written = {"text": text, "tokens": tokens, "logprobs": (0.0,) * len(tokens), "lengths": None}
         return [
             replace(answer, **written) if prompt.stage == "locate" else answer
             for prompt, answer in zip(prompts, generate(prompts), strict=True)

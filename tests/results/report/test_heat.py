@@ -60,7 +60,6 @@ def show(browser: Any, page: Path, sample: int) -> None:
 
 
 def test_the_attention_lies_over_the_image_until_it_is_switched_off(browser: Any, page: Path, tmp_path: Path):
-    browser.errors.clear()
     show(browser, page, 0)
     heated = [color(browser, *place, tmp_path / "heat.png") for place in ((0.03, 0.03), (0.97, 0.97))]
     browser.run("document.querySelector('.key-of-boxes input').click()")

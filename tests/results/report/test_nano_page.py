@@ -26,7 +26,7 @@ def figures(name: str) -> Any:
 @pytest.mark.parametrize(
     ("mark", "name", "written"),
     [
-        ("claims", "2026-11-27-cpu", claims.written),
+        ("claims", "2026-11-28-cpu", claims.written),
         ("choices", "2026-11-28-cpu-choices", choices.written),
         ("layouts", "2026-11-28-cpu-layouts", layouts.written),
     ],

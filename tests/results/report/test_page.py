@@ -17,7 +17,6 @@ from dualfocus_lmms.results.report import gallery
 @pytest.fixture
 def opened(browser: Browser, html: Path) -> Browser:
     browser.requests.clear()
-    browser.errors.clear()
     browser.open(html)
     return browser
 
@@ -322,7 +321,6 @@ def test_print_cuts_no_table(browser: Browser, html: Path):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [375, 1280])
 def test_nothing_is_wider_than_the_screen(browser: Browser, html: Path, width: int, scheme: str):
-    browser.errors.clear()
     browser.open(html, width=width, height=800, scheme=scheme)
     assert browser.run("document.documentElement.scrollWidth") <= width
     shade = browser.run("getComputedStyle(document.body).backgroundColor")

@@ -49,7 +49,6 @@ def differing(browser: Any, value: str) -> str:
 
 
 def test_where_a_run_and_its_replay_differ(both: Path, browser: Any):
-    browser.errors.clear()
     browser.open(both / "report.html")
     browser.run("document.getElementById('tab-1').click()")
     assert differing(browser, "") == "20 samples"
