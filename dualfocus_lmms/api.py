@@ -9,6 +9,7 @@ print(trace.selection.text, trace.ppl)
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from os import PathLike
 from typing import Any, NoReturn
 
@@ -156,8 +157,8 @@ class DualFocusModel:
 
         Images are opened batch by batch.
         """
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise UserError(f"batch_size is a number of questions, 1 or more, got {batch_size!r:.80}.")
+        if not isinstance(batch_size, Integral) or batch_size < 1:
+            raise UserError(f"batch_size must be a whole number, 1 or more, got {batch_size!r:.80}.")
         if instruction is None:
             instruction = SHORT_ANSWER
         elif not isinstance(instruction, str):

@@ -356,11 +356,13 @@ def rechooser(options: ReplayOptions, settings: Settings) -> Callable[[Trace], T
 
 
 def _as_micro(trace: Trace) -> Trace:
-    """With the second run's answer under the name of the micro one, which figures and tables know."""
+    """With the second run's answer, if there is one, under the name of the micro one, which figures know."""
+    if trace.micro is None:  # the first run's was certain enough
+        return trace
     chosen = trace.selection
     return replace(
         trace,
-        micro=replace(trace.micro, pathway="micro"),  # type: ignore[type-var]
+        micro=replace(trace.micro, pathway="micro"),
         selection=replace(chosen, pathway="macro" if chosen.pathway == "macro" else "micro"),
         ppl={"macro": trace.ppl["macro"], "micro": trace.ppl[SECOND]},
     )

@@ -86,7 +86,9 @@ class StopCriteria:
 
     def __post_init__(self) -> None:
         if not isinstance(self.max_new_tokens, Integral) or self.max_new_tokens < 1:
-            raise UserError(f"max_new_tokens must be a number, at least 1, got {self.max_new_tokens!r:.80}.")
+            raise UserError(
+                f"max_new_tokens must be a whole number, 1 or more, got {self.max_new_tokens!r:.80}."
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,9 +52,9 @@ wait "$data" || { tail -n 5 "$out/data.log"; exit 1; }
 echo "data: $((SECONDS - start)) s" | tee -a "$out/base.log"
 loaders=$(($(nproc) - 2))
 for seed in 0 1 2; do
-    [ "$(left)" -ge 45 ] || break
+    [ "$(left)" -ge 180 ] || break # a seed that is killed before its end leaves nothing
     timeout "$(left)" "${nano[@]}" --seed "$seed" \
-        training.dataloader_num_workers=$((loaders > 0 ? loaders : 0)) evaluation.every=500 \
+        training.dataloader_num_workers=$((loaders > 0 ? loaders : 0)) evaluation.every=1000 \
         >>"$out/last.log" 2>&1 || break
     keep
     echo "seed $seed: $((SECONDS - start)) s" | tee -a "$out/last.log"

@@ -51,6 +51,11 @@ class ReplayedRun:
         """traces: the folder of the run's, where it is now. run: its settings. UserError for what no replay
         could have chosen by."""
         options = _options(results).but(trace=str(traces))
+        if options.second is not None and not Path(options.second).is_dir():
+            raise UserError(
+                f"The replay chose from two runs, and the traces of the second, {options.second}, are not "
+                "there: start the command in the folder that the replay was started in."
+            )
         how = options.settings(run)
         chosen = how.to_dict()
         names = {*FROM_RUN, _FITTED} & chosen.keys()
@@ -100,7 +105,14 @@ def _options(results: Mapping[str, Any]) -> ReplayOptions:
     if isinstance(given, str):
         from lmms_eval.utils import simple_parse_args_string
 
-        given = as_written(simple_parse_args_string(given), given, ReplayOptions)
+        try:
+            read = simple_parse_args_string(given)
+        except ValueError as error:
+            raise UserError(
+                f"The replay's results have model_args={given!r:.80}, which is not name=value,name=value: "
+                "replay again."
+            ) from error
+        given = as_written(read, given, ReplayOptions)
     return ReplayOptions.of(given)
 
 

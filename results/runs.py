@@ -159,7 +159,7 @@ def load_run(
                 f"{folder} holds a replay of {trace_argument(results)}, where no traces are: name their "
                 "folder with --traces, or start the command in the folder that the replay was started in."
             )
-        replay = ReplayedRun.of(results, where, settings)
+        replay = ReplayedRun.of(results, where, read_settings(where))
         found, settings = replay.asked(found), replay.settings
     data = {} if where is None else read_data(where)
     found, strange = _of_known_questions(found, _questions(results, data))

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.trace import Look, Trace
 from dualfocus_lmms.types import Answer
 
@@ -50,10 +51,16 @@ class TraceColumns:
 
     @classmethod
     def of(cls, traces: Iterable[Trace]) -> TraceColumns:
-        """The columns of these traces."""
+        """The columns of these traces. UserError where a number of one is too large for a float."""
         columns = cls()
         for trace in traces:
-            columns.add(trace)
+            try:
+                columns.add(trace)
+            except OverflowError as error:
+                raise UserError(
+                    f"The trace of {trace.question_id!r:.80} is damaged ({error}): delete its line, and run "
+                    "the same command with resume=True."
+                ) from error
         return columns
 
     def __len__(self) -> int:

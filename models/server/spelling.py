@@ -74,7 +74,8 @@ def tail(pieces: Sequence[Piece], stop: str) -> int | None:
 
 def texts_of(pieces: Sequence[Piece], text: str) -> list[str]:
     """What each token writes of a text, without special tokens that the text leaves out."""
-    written = [b"" if is_special(piece.text) and piece.text not in text else piece.raw for piece in pieces]
+    left_out = (is_special(piece.text) and piece.text.strip() not in text for piece in pieces)
+    written = [b"" if out else piece.raw for out, piece in zip(left_out, pieces, strict=True)]
     return list(whole_characters(written, lambda some: b"".join(some).decode("utf-8", "replace")))
 
 

@@ -42,7 +42,7 @@ MEANING = {
     "both wrong": "both answers are wrong",
 }
 MOST_ROWS = 20_000  # samples on a page
-MOST_BYTES = 17_000_000  # of all images, as they stand in the page
+MOST_BYTES = 17_000_000  # of photos and crops, as they stand in the page; attention maps come on top
 PHOTO, CROP, HEAT = 480, 256, 96  # the longer side of an image, in pixels
 LONGEST_TEXT = 400  # characters of a question or an answer
 MOST_DETAILS = 400  # samples with prompts and tokens, where more have no image

@@ -105,6 +105,19 @@ def test_two_runs(
     assert (run.settings["second"], run.replay_of[1]) == (str(second), str(second))
     row = {"doc_id": 0, "token_counts": [{"dualfocus": {"pathway": "second"}}]}
     assert chosen(replayed(f"{given},select=micro", rows=[row]))[0][1] == "micro"
+    skipped = chosen(replayed(f"{given},skip_confidence=0.5"))  # macro's is 0.9
+    assert skipped == [(number, "macro", "yes", "ppl") for number in range(4)]
     write_data(second, {"df_other/test": docs[::-1]})
     with pytest.raises(UserError, match="df_other"):
         chosen(replayed(given))
+
+
+def test_replays_whose_files_are_not_whole(replayed: Replay, tmp_path: Path) -> None:
+    traces = tmp_path / "run" / "traces"
+    with pytest.raises(UserError, match="name=value"):
+        replayed(f"trace={traces},select")
+    with pytest.raises(UserError, match="nowhere"):
+        replayed(f"trace={traces},second=nowhere")
+    (traces / "run.json").unlink()
+    with pytest.raises(UserError, match=r"run\.json"):
+        replayed(f"trace={traces},select=micro")

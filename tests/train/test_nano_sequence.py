@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 
@@ -61,3 +62,9 @@ def test_the_stages_follow_each_other_from_nothing_to_a_model_that_answers(tmp_p
     )
     assert trace.locate is not None
     assert trace.macro.tokens
+    note = json.loads((tmp_path / "seed-0" / "dualfocus" / "recipe.json").read_text())
+    assert note["model"] == str(tmp_path / "seed-0" / "first" / "model")
+    assert [source["share"] for source in note["data"]] == [0.7, 0.15, 0.15]
+    written = (model / "model.safetensors").stat().st_mtime_ns
+    run(tmp_path, *RECIPE)  # both runs are finished: nothing is trained again
+    assert (model / "model.safetensors").stat().st_mtime_ns == written

@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from dualfocus_lmms.boxes import PADDING, Box, BoxFormat
+from dualfocus_lmms.boxes import PADDING, WHOLE, Box, BoxFormat
 from dualfocus_lmms.conversation import Conversation
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.flow import locate_prompt, micro_prompt
@@ -110,7 +110,7 @@ def jittered(sample: TrainingSample, share: float, protocol: Protocol) -> Traini
 
     The boxes to learn stay. The moves depend on the sample's id alone, so that a run can be repeated.
     """
-    if share == 0 or sample.box is None:
+    if share == 0 or sample.box is None or sample.box == WHOLE:  # nothing of a whole image is cut off
         return sample
     chance = Random(f"jitter {sample.id}")  # seeded by text: the same in every process, on every machine
     image = sample.image.decode()

@@ -164,7 +164,8 @@ function token(kind, ids, logprob, ...content) { // one token, or several that w
 
 const tile = (name, ids, logprob) => token("token", ids, logprob, make("b", {}, name), ` ${percent(logprob)}`);
 
-const endOf = (reply) => reply.logprobs.slice(reply.tokens.length).map((logprob) => tile("end", [], logprob));
+const endOf = (reply) => (reply.more ? [make("span", { class: "token" }, `and ${reply.more} more`)]
+  : reply.logprobs.slice(reply.tokens.length).map((logprob) => tile("end", [], logprob)));
 
 function written(reply) { // the text of a reply, token by token
   const letters = [...reply.text]; // lengths count characters
@@ -184,13 +185,12 @@ function written(reply) { // the text of a reply, token by token
 function tokens(reply) { // where a trace has no texts of tokens
   const tiles = reply.tokens.map((id, place) => tile(String(id), [id], reply.logprobs[place]));
   tiles.push(...endOf(reply));
-  if (reply.more) tiles.push(make("span", { class: "token" }, `and ${reply.more} more`));
   return make("p", { class: "tokens" }, ...tiles);
 }
 
 function keyOfTokens(i) { // what the colours of tokens mean
   if (!traceOf(i)?.replies.some((reply) => reply.lengths)) return [];
-  return [make("p", { class: "key-of-tokens" }, "Tokens by probability: 100%", make("span", { class: "scale" }), "0%")];
+  return [make("p", { class: "key-of-tokens" }, "Tokens by probability: 100%", make("span", { class: "chances" }), "0%")];
 }
 
 function cost(reply) {
