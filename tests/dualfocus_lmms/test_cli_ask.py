@@ -140,7 +140,7 @@ def test_ask_keeps_the_map_that_it_draws(
         (["--box-margin", "-1"], "Error: box_margin is a number of pixels, 0 or more, got -1.\n"),
         (["--crop-pixels", "large"], "Error: crop_pixels is 'auto'"),
         (["--crop-pixels", "0"], "Error: crop_pixels is 'auto'"),
-        (["--max-new-tokens", "0"], "Error: max_new_tokens must be a number, at least 1, got 0.\n"),
+        (["--max-new-tokens", "0"], "Error: max_new_tokens must be a whole number, 1 or more, got 0.\n"),
         (["--save", "out.doc"], "Error: 'out.doc' is not the name of an image file: end it with"),
         (["--save", "none/out.png"], "Error: The folder 'none' of the image does not exist: make it"),
         (["--box-margin", "wide"], "Invalid value for '--box-margin'"),

@@ -182,3 +182,15 @@ def test_an_answer_begins_after_its_reasoning(pieces, text):
 def test_reasoning_without_an_answer_is_a_failure(pieces):
     with pytest.raises(GenerationError, match="enable_thinking"):
         read(completion(pieces, finish="length"))
+
+
+@pytest.mark.parametrize(
+    ("pieces", "text", "written"),
+    [
+        (["yes", " <b> ", "</s>"], "yes <b>", ("yes", " <b>")),  # looks special, and is in the text
+        (["a", " [B]", " c", "</s>"], "a [B] c", ("a", " [B]", " c")),
+        (["<|im|>", "yes", "</s>"], "yes", ("", "yes")),
+    ],
+)
+def test_each_token_has_its_part_of_the_text(pieces, text, written):
+    assert read(completion(pieces, text)).pieces == written
