@@ -110,10 +110,11 @@ class Browser:
     def open(
         self, path: Path, width: int = 1280, height: int = 900, scheme: str = "light", medium: str = "screen"
     ) -> None:
-        """Load a page and wait until its list of samples is drawn; errors of the page before are forgotten,
-        such as those of a report whose server is gone. medium: or "print"."""
+        """Load a page and wait until its list of samples is drawn; requests and errors of the page before are
+        forgotten, such as those of a report whose server is gone. medium: or "print"."""
         self.call("Page.navigate", url="about:blank")
         self.run("0")
+        self.requests.clear()
         self.errors.clear()
         self.call(
             "Emulation.setDeviceMetricsOverride",

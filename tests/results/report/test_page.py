@@ -16,7 +16,6 @@ from dualfocus_lmms.results.report import gallery
 
 @pytest.fixture
 def opened(browser: Browser, html: Path) -> Browser:
-    browser.requests.clear()
     browser.open(html)
     return browser
 
