@@ -27,6 +27,7 @@ from dualfocus_lmms.trace import Trace, read_settings
 from dualfocus_lmms.trace_folder import InOrder, TracesBySample, find_traces
 from dualfocus_lmms.types import Answer, Fallback
 
+MODEL = "dualfocus_replay"  # the model class that answers from traces
 SECOND = "second"  # the pathway of the second run's answer
 FROM_RUN = ("protocol", "pathway", "select", "skip_confidence", "count_eos")
 _SHOWN = 5
@@ -71,7 +72,7 @@ class ReplayOptions(Options):
 
     @classmethod
     def kind(cls) -> str:
-        return "model argument of dualfocus_replay"
+        return f"model argument of {MODEL}"
 
     @classmethod
     def missing(cls, name: str) -> str:

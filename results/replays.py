@@ -19,7 +19,6 @@ from dualfocus_lmms.replay import FROM_RUN, SECOND, ReplayOptions, rechooser
 from dualfocus_lmms.trace import Trace
 from dualfocus_lmms.trace_folder import Traces
 
-MODEL = "dualfocus_replay"  # the model class that answers from traces
 _FITTED = "calibration"
 # What a choice between two macro answers does not depend on.
 _OF_SECOND_LOOKS = (

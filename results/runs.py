@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.integrity import read_data
 from dualfocus_lmms.json_text import LONGEST_LINE, Kind, lines
-from dualfocus_lmms.results.replays import MODEL, ReplayedRun
+from dualfocus_lmms.replay import MODEL
+from dualfocus_lmms.results.replays import ReplayedRun
 from dualfocus_lmms.results.trace_columns import TraceColumns
 from dualfocus_lmms.trace import read_settings
 from dualfocus_lmms.trace_folder import Traces, find_traces, no_traces

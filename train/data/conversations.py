@@ -6,7 +6,6 @@ Prompts, boxes and ids are those of inference: `flow.locate_prompt`, `flow.micro
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from random import Random
@@ -20,7 +19,7 @@ from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.flow import locate_prompt, micro_prompt
 from dualfocus_lmms.models.checkpoint.tokenize_chat import ImageIds, Renderer
 from dualfocus_lmms.protocol import Protocol
-from dualfocus_lmms.train.data.samples import SampleImage, TrainingSample
+from dualfocus_lmms.train.data.samples import SampleImage, TrainingSample, cut_out
 from dualfocus_lmms.types import Question
 from dualfocus_lmms.zoom import DynamicResolution, zoomed
 
@@ -114,9 +113,10 @@ def jittered(sample: TrainingSample, share: float, protocol: Protocol) -> Traini
         return sample
     chance = Random(f"jitter {sample.id}")  # seeded by text: the same in every process, on every machine
     image = sample.image.decode()
-    crop = _cut_out(_moved(sample.box, share, chance), image, protocol)
-    regions = [_moved(box, share, chance).grown(PADDING) for box in sample.boxes]
-    return replace(sample, crop=crop, crops=tuple(_cut_out(box, image, protocol) for box in regions))
+    shown = [_moved(sample.box, share, chance)]
+    shown += [_moved(box, share, chance).grown(PADDING) for box in sample.boxes]
+    crop, *crops = (cut_out(box, image, protocol, compress_level=1) for box in shown)
+    return replace(sample, crop=crop, crops=tuple(crops))
 
 
 def _moved(box: Box, share: float, chance: Random) -> Box:
@@ -124,14 +124,6 @@ def _moved(box: Box, share: float, chance: Random) -> Box:
     x0, y0, x1, y1 = box.xyxy
     dx, dy = share * (x1 - x0), share * (y1 - y0)
     return Box(*(edge + chance.uniform(-d, d) for edge, d in zip(box.xyxy, (dx, dy) * 2, strict=True)))
-
-
-def _cut_out(box: Box, image: Image.Image, protocol: Protocol) -> SampleImage:
-    """The region as the protocol cuts it; all of the image where nothing is left of the box."""
-    rectangle = protocol.geometry(box, image.size, protocol.margin) or (0, 0, *image.size)
-    file = io.BytesIO()
-    image.crop(rectangle).save(file, "PNG", compress_level=1)
-    return SampleImage(file.getvalue())
 
 
 def enlarged_crop(

@@ -24,6 +24,7 @@ from dualfocus_lmms.errors import UserError, choose
 from dualfocus_lmms.files import replacing
 from dualfocus_lmms.images import UNREADABLE, open_image, opened, unreadable
 from dualfocus_lmms.prompts import MOST_REGIONS
+from dualfocus_lmms.protocol import Protocol
 from dualfocus_lmms.settings import Regions
 
 SHARDS = "samples-*.parquet"
@@ -121,6 +122,15 @@ class TrainingSample:
         if not self.boxes:
             raise UserError(f"Sample {self.id!r} has one region only. {_SEPARATE_AGAIN}")
         return self.boxes, self.crops
+
+
+def cut_out(box: Box, image: Image.Image, protocol: Protocol, name: str = "", **save: Any) -> SampleImage:
+    """The file of a region, cut out as the protocol does (PROTOCOLS); of the whole image where nothing is
+    left of the box. save: of Pillow's `save`, PNG unless it has a format."""
+    rectangle = protocol.geometry(box, image.size, protocol.margin) or (0, 0, *image.size)
+    file = io.BytesIO()
+    image.crop(rectangle).save(file, **({"format": "PNG"} | save))
+    return SampleImage(file.getvalue(), name)
 
 
 def are_separate(regions: str, protocol: str) -> bool:

@@ -9,7 +9,6 @@ Versions 1.0, 1.2 and 1.4 are read alike; a field that is missing or has another
 
 from __future__ import annotations
 
-import io
 import math
 import os
 import re
@@ -25,7 +24,7 @@ from dualfocus_lmms.boxes import PADDING, Box, in_reading_order
 from dualfocus_lmms.errors import UserError
 from dualfocus_lmms.prompts import MOST_REGIONS
 from dualfocus_lmms.protocol import Protocol
-from dualfocus_lmms.train.data.samples import SampleImage, TrainingSample
+from dualfocus_lmms.train.data.samples import SampleImage, TrainingSample, cut_out
 from dualfocus_lmms.train.vg.config import VGConfig
 from dualfocus_lmms.train.vg.json_array import JsonArray
 from dualfocus_lmms.train.vg.objects import Scene, Thing, is_group
@@ -346,14 +345,10 @@ def _sample(
 
 
 def _crop(name: str, box: Box, image: Image.Image, config: VGConfig, protocol: Protocol) -> SampleImage:
-    """The file of a region, cut out as the protocol does (PROTOCOLS)."""
-    rectangle = protocol.geometry(box, image.size, protocol.margin) or (0, 0, *image.size)
-    file = io.BytesIO()
+    """The file of a region, in the format of the settings."""
     if config.crop_format == "png":
-        image.crop(rectangle).save(file, "PNG")
-    else:
-        image.crop(rectangle).save(file, "JPEG", quality=config.crop_quality)
-    return SampleImage(file.getvalue(), f"{name}.{'png' if config.crop_format == 'png' else 'jpg'}")
+        return cut_out(box, image, protocol, f"{name}.png")
+    return cut_out(box, image, protocol, f"{name}.jpg", format="JPEG", quality=config.crop_quality)
 
 
 def _why(error: Exception) -> str:
