@@ -34,7 +34,7 @@ def _check_questions(tasks: Sequence[str], limit: int | None) -> None:
 
 def _finished(args: Any) -> None:
     """Show what a run is worth, from its traces, and the next command."""
-    from dualfocus_lmms.results.replays import MODEL
+    from dualfocus_lmms.replay import MODEL
     from dualfocus_lmms.results.runs import trace_argument
     from dualfocus_lmms.results.summary import summary
 
